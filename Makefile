@@ -1,0 +1,47 @@
+# Everything runs in .venv, which is made from pyproject.toml and constraints.txt when it is
+# missing or older than they are. `make PYTHON=python3.12 test` takes another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench docs clean
+
+help: ## Show these targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	@touch $@
+
+demo: $(VENV)/.installed ## Mask 1 % of the filters of the blind super-resolution model, into demo-output
+	$(BIN)/paramattr blindsr mask --pct 1 --out demo-output
+
+test: $(VENV)/.installed ## Run the tests and doctests, the slow ones aside
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## Check style, types and import directions, then run the tests
+
+bench: $(VENV)/.installed ## Run the benchmarks
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed-docs ## Build the documentation into site
+	$(BIN)/mkdocs build --strict
+
+clean: ## Remove what was built, cached and written; the environment stays
+	rm -rf build dist site demo-output *.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,111 @@
+"""The two networks of the study, with the layer names and shapes of the authors' checkpoints."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from paramattr.errors import ParamattrError
+
+SCALE = 2
+
+
+class ResidualBlock(nn.Module):
+    """Convolution, ReLU, convolution, added to the input; no batch normalisation."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        for conv in (self.conv1, self.conv2):  # small residuals at the start: a deep stack trains
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            with torch.no_grad():
+                conv.weight.mul_(0.1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Add the block's residual to `x`."""
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class SRResNet(nn.Module):
+    """SRResNet x2 without batch normalisation; its output is added to the bilinear upsampling.
+
+    With the default 64 features and 16 blocks it has 1,369,859 parameters and 151,936 KxK
+    filters (Ledig et al. 2017; Xie et al. 2021, Sec. 5.1).
+
+    Args:
+        features: channels of every inner layer.
+        blocks: residual blocks.
+
+    Shape:
+        Input `(B, 3, H, W)` in [0, 1]; output `(B, 3, 2H, 2W)`.
+    """
+
+    def __init__(self, features: int = 64, blocks: int = 16) -> None:
+        super().__init__()
+        self.conv_first = nn.Conv2d(3, features, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(features) for _ in range(blocks)))
+        self.upconv1 = nn.Conv2d(features, features * SCALE**2, 3, padding=1)
+        self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """Restore and upsample `x` by 2."""
+        out = self.body(F.leaky_relu(self.conv_first(x), 0.1))
+        out = F.leaky_relu(F.pixel_shuffle(self.upconv1(out), SCALE), 0.1)
+        out = self.conv_last(F.leaky_relu(self.conv_hr(out), 0.1))
+        return out + F.interpolate(x, scale_factor=SCALE, mode="bilinear", align_corners=False)
+
+
+class SRCNNStyle(nn.Module):
+    """Nine plain 3x3 convolutions with the upsampling near the end; no skip, 156,224 filters.
+
+    Shape:
+        Input `(B, 3, H, W)` in [0, 1]; output `(B, 3, 2H, 2W)`.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (64, 128, 128, 128, 128, 128)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.1)]
+            channels = width
+        layers += [nn.Conv2d(channels, channels * SCALE**2, 3, padding=1)]
+        layers += [nn.PixelShuffle(SCALE), nn.LeakyReLU(0.1)]
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(0.1)]
+        layers += [nn.Conv2d(channels, 3, 3, padding=1)]
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """Restore and upsample `x` by 2."""
+        return self.features(x)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"srresnet": SRResNet, "srcnn": SRCNNStyle}
+
+
+def build(network: str) -> nn.Module:
+    """Make a freshly initialised network of the study.
+
+    Args:
+        network: `"srresnet"` or `"srcnn"`.
+
+    Returns:
+        The network, in training mode, float32.
+
+    Raises:
+        ParamattrError: if there is no network of that name.
+    """
+    if network not in NETWORKS:
+        raise ParamattrError(
+            f"network {network!r} is not known: expected one of {', '.join(NETWORKS)}"
+        )
+    return NETWORKS[network]()

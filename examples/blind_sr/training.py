@@ -1,0 +1,338 @@
+"""Training of baseline and target: L1, Adam, averaged weights, resumable after a kill."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from blind_sr.degradations import (
+    BLUR_RADIUS,
+    add_noise,
+    blur_valid,
+    degrade,
+    downsample,
+    to_8bit,
+)
+from blind_sr.images import centre_crop, find_images, read_image
+from blind_sr.measures import psnr
+from blind_sr.networks import build
+from paramattr.checkpoints import save_state_dict
+from paramattr.errors import CheckpointError, DataError
+
+STAGES: dict[str, tuple[str, ...]] = {
+    "baseline": ("clean",),
+    "target": ("clean", "blur", "noise", "both"),
+}
+"""Stage of training: the conditions it learns, which are also those it is validated on."""
+
+HELD_OUT = 8
+VALIDATION_CROP = 128
+VALIDATE_EVERY = 200
+SAVE_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome of one stage of training.
+
+    Attributes:
+        network: `"srresnet"` or `"srcnn"`.
+        stage: `"baseline"` (clean input) or `"target"` (blur and noise, each with probability 0.5).
+        iterations: optimiser steps.
+        learning_rate: the peak of the one-cycle schedule.
+        batch_size: patches a step.
+        patch: side of a high-resolution patch in pixels, even.
+        ema: decay of the averaged weights, which are what is kept.
+        seed: of the first weights and of every patch.
+        precision: `"bfloat16"` (autocast) or `"float32"`; see `fast_precision`.
+        device: where to train.
+    """
+
+    network: str
+    stage: str
+    iterations: int
+    learning_rate: float
+    batch_size: int = 16
+    patch: int = 64
+    ema: float = 0.999
+    seed: int = 0
+    precision: str = "float32"
+    device: str = "cpu"
+
+
+def fast_precision(device: str) -> str:
+    """Name the faster training precision of a device: bfloat16 where its hardware computes in it.
+
+    A CPU without AVX-512 emulates bfloat16, many times slower than float32.
+    """
+    if torch.device(device).type == "cpu":
+        return "bfloat16" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "float32"
+    return "bfloat16"
+
+
+class Patches:
+    """Random patches of photographs with their low-resolution inputs.
+
+    A patch is cut with a border, so that blurring it equals blurring the whole photograph. The
+    draw depends on the seed and the iteration alone: a resumed run sees the same patches.
+    """
+
+    def __init__(self, photographs: Sequence[UInt8[Tensor, "3 h w"]], recipe: Recipe) -> None:
+        self.recipe = recipe
+        side = (BLUR_RADIUS, BLUR_RADIUS)
+        self.padded = [
+            np.pad(photograph.numpy(), ((0, 0), side, side), mode="reflect")
+            for photograph in photographs
+        ]
+
+    def batch(
+        self, iteration: int
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h2 w2"]]:
+        """Draw the batch of one iteration: low-resolution inputs and high-resolution truths."""
+        recipe = self.recipe
+        draw = np.random.default_rng((recipe.seed, iteration))
+        crops = torch.from_numpy(
+            np.stack([self._crop(draw) for _ in range(recipe.batch_size)])
+        ).float()
+        crops /= 255
+        high = crops[..., BLUR_RADIUS:-BLUR_RADIUS, BLUR_RADIUS:-BLUR_RADIUS]
+        degrading = recipe.stage == "target"
+        blurred = torch.from_numpy(draw.random(recipe.batch_size) < 0.5) & degrading
+        noisy = torch.from_numpy(draw.random(recipe.batch_size) < 0.5) & degrading
+        low = downsample(high)
+        if blurred.any():
+            low[blurred] = downsample(blur_valid(crops[blurred]))
+        if noisy.any():
+            noise = torch.Generator().manual_seed(int(draw.integers(2**31)))
+            low[noisy] = add_noise(low[noisy], noise)
+        return to_8bit(low), high
+
+    def _crop(self, draw: np.random.Generator) -> np.ndarray:
+        image = self.padded[draw.integers(len(self.padded))]
+        side = self.recipe.patch + 2 * BLUR_RADIUS
+        top = 2 * draw.integers((image.shape[1] - side) // 2 + 1)
+        left = 2 * draw.integers((image.shape[2] - side) // 2 + 1)
+        crop = image[:, top : top + side, left : left + side]
+        crop = np.rot90(crop, draw.integers(4), axes=(1, 2))
+        return crop[:, :, ::-1] if draw.random() < 0.5 else crop
+
+
+def load_photographs(
+    folder: str | Path, patch: int
+) -> tuple[list[UInt8[Tensor, "3 h w"]], Float[Tensor, "n 3 s s"]]:
+    """Read a folder and hold some photographs out for validation.
+
+    Returns:
+        The training photographs (those smaller than a patch are an error that names the file),
+        and the middle 128x128 of 8 photographs spread evenly over those that are large enough.
+
+    Raises:
+        DataError: for a missing or empty folder, an unreadable or too small file, or a folder
+            of fewer than 16 photographs.
+    """
+    files = find_images(folder)
+    photographs = {path: read_image(path) for path in files}
+    for path, photograph in photographs.items():
+        if min(photograph.shape[1:]) < patch:
+            centre_crop(photograph, patch, name=path)
+    large = [p for p in files if min(photographs[p].shape[1:]) >= VALIDATION_CROP]
+    if len(large) < 2 * HELD_OUT:
+        raise DataError(
+            f"folder {folder} has {len(large)} photographs of at least {VALIDATION_CROP} pixels a "
+            f"side: at least {2 * HELD_OUT} are needed, {HELD_OUT} of them for validation"
+        )
+    held_out = large[:: len(large) // HELD_OUT][:HELD_OUT]
+    crops = [centre_crop(photographs.pop(path), VALIDATION_CROP) for path in held_out]
+    return list(photographs.values()), torch.stack(crops).float() / 255
+
+
+def train_stage(
+    recipe: Recipe,
+    photographs: Sequence[UInt8[Tensor, "3 h w"]],
+    held_out: Float[Tensor, "n 3 s s"],
+    out: str | Path,
+    *,
+    initial: dict[str, Tensor] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train one stage and keep the averaged weights that did best on the held-out photographs.
+
+    Args:
+        recipe: what to train, and how.
+        photographs: 8-bit training photographs.
+        held_out: validation crops in [0, 1].
+        out: folder for `STAGE.safetensors`, the log `STAGE.csv` and the running state `STAGE.ckpt`.
+        initial: weights to start from; the target starts from the baseline's.
+        resume: go on from the running state where there is one.
+        force: start afresh over what is there.
+        console: where to draw the progress bar; none by default.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        CheckpointError: if `out` already holds this stage and neither `resume` nor `force` is
+            set, or if the running state belongs to another recipe.
+    """
+    out = Path(out)
+    weights, log = (out / f"{recipe.stage}{suffix}" for suffix in (".safetensors", ".csv"))
+    run = _Run(recipe, initial, out / f"{recipe.stage}.ckpt")
+    if run.state_file.exists() and resume:
+        run.load()
+    elif (run.state_file.exists() or weights.exists()) and not force:
+        raise CheckpointError(
+            f"folder {out} already holds a {recipe.stage}: give --resume to go on with it, --force "
+            "to start afresh over it, or another folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    patches = Patches(photographs, recipe)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[quality]}"),
+    )
+    console = console or Console(quiet=True)
+    with Progress(*columns, console=console, disable=console.quiet) as progress:
+        task = progress.add_task(
+            f"{recipe.network} {recipe.stage}", total=recipe.iterations, quality=""
+        )
+        while True:
+            finished = run.iteration == recipe.iterations
+            if (run.iteration % VALIDATE_EVERY == 0 or finished) and not run.validated():
+                quality = run.validate(held_out)
+                if quality > run.best:
+                    run.best = quality
+                    metadata = {**asdict(recipe), "iteration": run.iteration, "psnr": quality}
+                    save_state_dict(weights, run.average.module.state_dict(), metadata)
+                _write_log(log, run.rows)
+            if run.iteration % SAVE_EVERY == 0 or finished:
+                run.save()
+            progress.update(task, completed=run.iteration, quality=f"{run.best:.2f} dB")
+            if finished:
+                break
+            run.step(*patches.batch(run.iteration))
+    return weights
+
+
+class _Run:
+    """The state of a stage that changes while it trains; all of it is saved and restored."""
+
+    def __init__(
+        self, recipe: Recipe, initial: dict[str, Tensor] | None, state_file: Path
+    ) -> None:
+        self.recipe, self.state_file = recipe, state_file
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = build(recipe.network)
+        if initial is not None:
+            model.load_state_dict(initial)
+        self.model = model.to(recipe.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, max_lr=recipe.learning_rate, total_steps=recipe.iterations + 1,
+            cycle_momentum=False,
+        )
+        self.iteration, self.best, self.seconds = 0, float("-inf"), 0.0
+        self.losses: list[float] = []
+        self.rows: list[dict[str, float]] = []
+
+    def step(self, low: Tensor, high: Tensor) -> None:
+        started = time.monotonic()
+        device = self.recipe.device
+        low = low.to(device, memory_format=torch.channels_last)
+        half = self.recipe.precision == "bfloat16"
+        kind = torch.device(device).type
+        with torch.autocast(kind, torch.bfloat16) if half else nullcontext():
+            output = self.model(low)
+        loss = F.l1_loss(output.float(), high.to(device))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.schedule.step()
+        self.average.update_parameters(self.model)
+        self.losses.append(loss.item())
+        self.iteration += 1
+        self.seconds += time.monotonic() - started
+
+    def validated(self) -> bool:
+        return bool(self.rows) and self.rows[-1]["iteration"] == self.iteration
+
+    @torch.no_grad()
+    def validate(self, held_out: Tensor) -> float:
+        row = {
+            "iteration": self.iteration,
+            "loss": float(np.mean(self.losses)) if self.losses else float("nan"),
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "seconds": round(self.seconds, 1),
+        }
+        model: nn.Module = self.average.module.eval()
+        for condition in STAGES[self.recipe.stage]:
+            low = degrade(held_out, condition, torch.Generator().manual_seed(0))
+            low = low.to(self.recipe.device)
+            output = torch.cat([model(one) for one in low.split(1)]).cpu()
+            row[f"psnr_{condition}"] = float(psnr(output, held_out).mean())
+        self.losses = []
+        self.rows.append(row)
+        return float(np.mean([v for k, v in row.items() if k.startswith("psnr_")]))
+
+    def save(self) -> None:
+        partial = self.state_file.with_suffix(".partial")
+        parts: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
+        torch.save(
+            {
+                **parts, "recipe": asdict(self.recipe), "iteration": self.iteration,
+                "best": self.best, "seconds": self.seconds, "losses": self.losses,
+                "rows": self.rows,
+            },
+            partial,
+        )
+        os.replace(partial, self.state_file)
+
+    def load(self) -> None:
+        state = torch.load(self.state_file, map_location=self.recipe.device, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            changed = [k for k, v in asdict(self.recipe).items() if state["recipe"].get(k) != v]
+            raise CheckpointError(
+                f"the running state {self.state_file} was made with another recipe: "
+                + ", ".join(f"{k} was {state['recipe'].get(k)!r}" for k in changed)
+                + "; give the same options, another folder, or --force to start afresh"
+            )
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.iteration, self.best = state["iteration"], state["best"]
+        self.seconds, self.losses, self.rows = state["seconds"], state["losses"], state["rows"]
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.model, "average": self.average,
+            "optimiser": self.optimiser, "schedule": self.schedule,
+        }
+
+
+def _write_log(path: Path, rows: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,108 @@
+"""The integral of Eq. 5 over a batch: a path, a quadrature rule and an objective put together."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paramattr.batches import Batch
+from paramattr.gradients import ObjectiveOfParameters
+from paramattr.paths import Path, breakpoints
+from paramattr.quadrature import Rule
+
+Attributions = dict[str, Tensor]
+Node = tuple[float, float, list[str]]
+"""A node of the path: its alpha, its weight, and the parameters that move there."""
+
+
+class PathIntegral:
+    """One path, one rule, one objective: the integral over any batch.
+
+    Args:
+        objective: as a function of the parameters.
+        path: from the target to the baseline.
+        rule: placed on each smooth piece of the path.
+        reported: the parameters whose attributions are kept.
+
+    Attributes:
+        nodes: each node's alpha, weight, and the parameters that move there.
+        device: where the path's parameters are.
+    """
+
+    def __init__(
+        self, objective: ObjectiveOfParameters, path: Path, rule: Rule, reported: list[str]
+    ) -> None:
+        self.objective, self.path, self.rule, self.reported = objective, path, rule, reported
+        self.device = next(iter(path.evaluate(0.0).values())).device
+        self.nodes = list(_nodes(path, rule))
+
+    def values(self, alpha: float, batch: Batch, chunk: int) -> Float[Tensor, "b"]:
+        """Evaluate the objective at one place of the path, at most `chunk` samples at once.
+
+        Returns:
+            `(B,)`, in float64.
+        """
+        point = self.path.evaluate(alpha)
+        parts = [self.objective.values(point, part) for part in batch.chunks(chunk)]
+        return torch.cat(parts).double()
+
+    def over(self, batch: Batch, *, whole: bool) -> tuple[Attributions, Tensor]:
+        """Integrate over the path; `whole` totals all that moves, not the reported alone."""
+        start = self.path.evaluate(0.0)
+        sums = {
+            name: torch.zeros_like(start[name], dtype=_accumulator(start[name]))
+            for name in self.reported
+        }
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for alpha, weight, moving in self.nodes:
+            names = moving if whole else [name for name in moving if name in sums]
+            if not names:
+                continue
+            gradients = self.objective.gradient(self.path.evaluate(alpha), batch, names)
+            speeds = self.path.derivative(alpha)
+            for name, gradient in gradients.items():
+                kind = _accumulator(gradient)
+                product = gradient.to(kind) * speeds[name].to(kind)
+                if name in sums:
+                    sums[name].add_(product, alpha=weight)
+                if whole:
+                    total += weight * product.sum(dtype=torch.float64)
+        return sums, total
+
+    def settings(self) -> dict[str, Any]:
+        """Describe the integral, so that two runs can be told apart."""
+        digest = hashlib.sha256()
+        for alpha in breakpoints(self.path):
+            for name, value in self.path.evaluate(alpha).items():
+                digest.update(name.encode())
+                digest.update(value.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+        objective = self.objective.objective
+        return {
+            "rule": [self.rule.name, list(self.rule.nodes)],
+            "path": digest.hexdigest(),
+            "objective": getattr(objective, "__name__", type(objective).__name__),
+            "parameters": self.reported,
+        }
+
+
+def _nodes(path: Path, rule: Rule) -> Iterator[Node]:
+    places = breakpoints(path)
+    for start, end in zip(places[:-1], places[1:], strict=True):
+        # A node at a breakpoint belongs to the piece it was placed on: step inside it.
+        low = start if start == 0 else math.nextafter(start, end)
+        high = end if end == 1 else math.nextafter(end, start)
+        for node, weight in zip(rule.nodes, rule.weights, strict=True):
+            alpha = min(max(start + node * (end - start), low), high)
+            speeds = path.derivative(alpha)
+            moving = [name for name, speed in speeds.items() if bool(speed.any())]
+            yield alpha, weight * (end - start), moving
+
+
+def _accumulator(value: Tensor) -> torch.dtype:
+    return torch.promote_types(value.dtype, torch.float32)

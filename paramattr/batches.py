@@ -1,0 +1,130 @@
+"""One batch of samples: what goes into the model, what the objective compares it with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paramattr.errors import DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs, targets and further arguments of the model for some samples, all batch first.
+
+    Attributes:
+        inputs: one or more tensors `(B, ...)`, the model's first arguments.
+        targets: a tensor `(B, ...)`, a tuple, list or dict of such, or None.
+        extra: the model's further arguments; tensors are batch first, all else is passed on as it
+            is to every sample.
+    """
+
+    inputs: tuple[Tensor, ...]
+    targets: Any
+    extra: tuple[Any, ...]
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Tensor | tuple[Tensor, ...],
+        targets: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        device: torch.device | None = None,
+    ) -> Batch:
+        """Check that all tensors hold the same number of samples, and move them to `device`.
+
+        Raises:
+            DataError: if an input is no tensor, there is no sample, or the numbers differ.
+        """
+        several = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        for number, one in enumerate(several):
+            if not isinstance(one, Tensor) or one.ndim == 0:
+                raise DataError(
+                    f"input {number} is {_described(one)}: expected a tensor with the batch first"
+                )
+        if not several:
+            raise DataError("there is no input: expected a tensor or a tuple of tensors")
+        extra = additional_forward_args
+        if not isinstance(extra, tuple):
+            extra = () if extra is None else (extra,)
+        size = several[0].shape[0]
+        if size == 0:
+            raise DataError("the inputs hold no sample: expected at least one")
+        for place, tensors in (("inputs", several), ("targets", targets), ("extra", extra)):
+            for tensor in _tensors(tensors):
+                if tensor.ndim == 0 or tensor.shape[0] != size:
+                    label = "additional_forward_args" if place == "extra" else place
+                    raise DataError(
+                        f"the inputs hold {size} samples and the {label} "
+                        f"{tensor.shape[0] if tensor.ndim else 'a single number'}: expected as "
+                        "many of each, the batch first"
+                    )
+        moved = [_mapped(part, lambda t: _usable(t, device)) for part in (several, targets, extra)]
+        return cls(tuple(moved[0]), moved[1], tuple(moved[2]))
+
+    @classmethod
+    def from_loader(cls, item: Any, *, device: torch.device | None = None) -> Batch:
+        """Read what a data loader gives: `(inputs, targets)`, or a tensor alone.
+
+        Raises:
+            DataError: for anything else.
+        """
+        if isinstance(item, Tensor):
+            return cls.of(item, device=device)
+        if isinstance(item, tuple | list) and len(item) in (1, 2):
+            return cls.of(*item, device=device)
+        raise DataError(
+            f"the loader gave {_described(item)}: expected (inputs, targets) or a tensor alone; "
+            "wrap the loader in a generator that gives that"
+        )
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return self.inputs[0].shape[0]
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """Cut the batch into batches of at most `size` samples, in order."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Batch(*(_mapped(p, lambda t, part=part: t[part]) for p in self._parts()))
+
+    def _parts(self) -> tuple[Any, Any, Any]:
+        return self.inputs, self.targets, self.extra
+
+
+def _mapped(tree: Any, function: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, tuple | list):
+        return type(tree)(_mapped(branch, function) for branch in tree)
+    if isinstance(tree, dict):
+        return {key: _mapped(branch, function) for key, branch in tree.items()}
+    return tree
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, tuple | list):
+        for branch in tree:
+            yield from _tensors(branch)
+    elif isinstance(tree, dict):
+        yield from _tensors(tuple(tree.values()))
+
+
+def _usable(tensor: Tensor, device: torch.device | None) -> Tensor:
+    moved = tensor.detach() if device is None else tensor.detach().to(device)
+    return moved.clone() if moved.is_inference() else moved  # autograd refuses inference tensors
+
+
+def _described(found: Any) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of shape {tuple(found.shape)}"
+    if isinstance(found, tuple | list):
+        return f"a {type(found).__name__} of {len(found)}"
+    return f"a {type(found).__name__}"

@@ -1,0 +1,152 @@
+"""Files: safetensors for what we write; for what we read also `torch.save` files without code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from paramattr.errors import CheckpointError
+
+WRAPPINGS = ("params_ema", "params", "state_dict", "model_state_dict")
+"""Keys under which trainers put the state dict, the one to prefer first (BasicSR: the EMA)."""
+
+_METADATA_KEY = "paramattr"
+
+
+def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file or a `torch.save` file, without running its code.
+
+    A dict of dicts is unwrapped (`params_ema`, `params`, `state_dict`, `model_state_dict`, in this
+    order), and a `module.` prefix that every name carries is taken off.
+
+    Args:
+        path: the file.
+        key: the wrapping key to take where the file has several; by default the first found.
+
+    Returns:
+        Names to tensors, on the CPU, in the file's precision.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, holds pickled code, or is no state dict.
+    """
+    path = Path(path)
+    _check_is_file(path)
+    if _is_safetensors(path):
+        found: Any = load_tensors(path)[0]
+    else:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"checkpoint {path} holds pickled code or objects, which could run anything when "
+                "read: expected tensors and plain containers alone; in a place you trust, save its "
+                f"state dict again with torch.save(model.state_dict(), ...) ({_first_line(error)})"
+            ) from None
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"checkpoint {path} cannot be read: expected a safetensors or torch.save file, "
+                f"found {_first_line(error)}"
+            ) from None
+    return _without_prefix(_unwrapped(found, path, key))
+
+
+def save_state_dict(
+    path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        state: names to tensors. Tensors that share memory are written once each.
+        metadata: what else to keep, of the kinds JSON knows.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(dict(metadata or {}))})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"file {path} cannot be written ({error}): give a path in a folder you may write to"
+        ) from None
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a safetensors file: its tensors, and the metadata that `save_state_dict` put there.
+
+    Raises:
+        CheckpointError: if the file is missing or is not a whole safetensors file.
+    """
+    path = Path(path)
+    _check_is_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"file {path} is not a whole safetensors file ({_first_line(error)}): write it again"
+        ) from None
+    return tensors, metadata
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"file {path} is not there: give the path of a checkpoint file")
+
+
+def _is_safetensors(path: Path) -> bool:
+    # A safetensors file opens with the header's length in 8 bytes and the header's brace.
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _unwrapped(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+    keys = (key,) if key is not None else WRAPPINGS
+    for candidate in keys:
+        if isinstance(found, Mapping) and isinstance(found.get(candidate), Mapping):
+            found = found[candidate]
+            break
+    else:
+        if key is not None:
+            raise CheckpointError(
+                f"checkpoint {path} has no state dict under {key!r}: found "
+                f"{', '.join(map(str, found)) if isinstance(found, Mapping) else type(found)}"
+            )
+    if not isinstance(found, Mapping) or not found:
+        raise CheckpointError(
+            f"checkpoint {path} is no state dict: expected names to tensors, found "
+            f"{'nothing' if isinstance(found, Mapping) else type(found).__name__}"
+        )
+    for name, value in found.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"checkpoint {path} is no state dict: expected tensors, found {name!r} of type "
+                f"{type(value).__name__}; name the key that wraps the state dict (key=...)"
+            )
+    return dict(found)
+
+
+def _without_prefix(state: dict[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
+    if all(name.startswith(prefix) for name in state):
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

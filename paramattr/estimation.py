@@ -1,0 +1,95 @@
+"""Stream a data loader into `Scores`: the mean over samples of the magnitude in each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paramattr.batches import Batch
+from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.errors import CheckpointError, DataError
+from paramattr.progress import progress_bar
+from paramattr.reducers import UnitIndex
+from paramattr.scores import Scores
+
+Attributions = Callable[[Batch], Iterator[Mapping[str, Tensor]]]
+"""A batch to its samples' attributions, one by one."""
+
+
+def mean_magnitude(
+    attributions: Attributions,
+    loader: Iterable[Any],
+    index: UnitIndex,
+    *,
+    device: torch.device,
+    checkpoint: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    show_progress: bool = False,
+) -> Scores:
+    r"""Average over samples the sum of absolute attributions in each unit.
+
+    .. math:: S_u = \frac{1}{|X|} \sum_{x \in X} \sum_{i \in u} |A_i(x)|
+
+    The absolute value and the sum over the unit come before the mean: the two do not commute.
+    One sample's attributions are held at a time.
+
+    Args:
+        attributions: gives a batch's samples their attributions.
+        loader: `(inputs, targets)` batches, or tensors alone.
+        index: the units.
+        device: where the batches are moved.
+        checkpoint: a file that holds the running sums after each batch. Where it exists, the
+            batches that it already holds are passed over.
+        settings: what the checkpoint must have been made with, of the kinds JSON knows.
+        show_progress: draw a bar on stderr.
+
+    Returns:
+        Scores of all units.
+
+    Raises:
+        DataError: if the loader gives no sample, or something that is no batch.
+        CheckpointError: if the checkpoint was made with other settings.
+    """
+    sums, samples, finished = _resumed(checkpoint, len(index), dict(settings or {}))
+    batches: float | None = None
+    with suppress(TypeError):
+        batches = len(loader)  # type: ignore[arg-type]
+    with progress_bar("attributing", batches, show=show_progress) as advance:
+        for number, item in enumerate(loader):
+            if number < finished:
+                advance(1)
+                continue
+            batch = Batch.from_loader(item, device=device)
+            for attribution in attributions(batch):
+                magnitudes = {name: value.abs() for name, value in attribution.items()}
+                sums += index.reduce(magnitudes).cpu()
+                samples += 1
+                advance(1 / len(batch))
+            if checkpoint is not None:
+                state = {"sums": sums, "counts": torch.tensor([samples, number + 1])}
+                save_state_dict(checkpoint, state, {"kind": "running sums", **dict(settings or {})})
+    if not samples:
+        raise DataError("the loader gave no batch: expected at least one (inputs, targets)")
+    return Scores(index, sums / samples)
+
+
+def _resumed(
+    checkpoint: str | Path | None, units: int, settings: dict[str, Any]
+) -> tuple[Tensor, int, int]:
+    if checkpoint is None or not Path(checkpoint).exists():
+        return torch.zeros(units, dtype=torch.float64), 0, 0
+    tensors, found = load_tensors(checkpoint)
+    expected = {"kind": "running sums", **settings}
+    differing = [key for key in expected if found.get(key) != expected[key]]
+    if differing or tensors["sums"].shape != (units,):
+        raise CheckpointError(
+            f"checkpoint {checkpoint} was made with other settings "
+            f"({', '.join(differing) or 'units'} differ): give another file, or remove this one"
+        )
+    samples, finished = (int(count) for count in tensors["counts"])
+    return tensors["sums"], samples, finished

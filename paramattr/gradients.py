@@ -1,0 +1,150 @@
+"""Gradients of the objective with respect to parameters that are not the model's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from paramattr.batches import Batch
+from paramattr.errors import ModelError, ObjectiveError
+from paramattr.objectives import Objective
+
+
+class ObjectiveOfParameters:
+    """The objective as a function of the parameters: the model itself is never written to.
+
+    The model runs through `torch.func.functional_call` on the parameters it is given and on copies
+    of its buffers, so any layer works that plain autograd can differentiate, tied ones included.
+
+    Args:
+        model: in evaluation mode.
+        objective: `(output, targets)` to a tensor `(B,)`.
+
+    Raises:
+        ModelError: if a layer that acts otherwise in training (batch norm, dropout) is in training
+            mode.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        _check_evaluating(model)
+        self.model, self.objective = model, objective
+
+    def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Evaluate the objective without a graph.
+
+        Returns:
+            `(B,)`.
+
+        Raises:
+            ObjectiveError: if the objective gives anything but one finite number a sample.
+        """
+        with torch.no_grad():
+            return self._evaluate(parameters, batch)
+
+    def gradient(
+        self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Differentiate the objective's sum over the batch; with one sample, that sample's.
+
+        Args:
+            parameters: values of all the model's parameters that take part.
+            batch: samples.
+            names: the parameters to differentiate by.
+
+        Returns:
+            Names to gradients shaped like the parameters; zeros where the objective does not
+            depend on one.
+
+        Raises:
+            ObjectiveError: if the objective gives anything but one finite number a sample, or
+                does not depend on the parameters.
+        """
+        leaves = {name: parameters[name].detach().requires_grad_() for name in names}
+        values = self._evaluate({**parameters, **leaves}, batch)
+        if not leaves:
+            return {}
+        if not values.requires_grad:
+            raise ObjectiveError(
+                "the objective does not depend on the parameters: expected a value that autograd "
+                "can follow; leave detach(), .item() and no_grad() out of model and objective"
+            )
+        found = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(leaf) if gradient is None else gradient
+            for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
+        }
+
+    def _evaluate(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        output = functional_call(
+            self.model, {**buffers, **parameters}, (*batch.inputs, *batch.extra)
+        )
+        values = self.objective(output, batch.targets)
+        _check_values(values, len(batch))
+        return values
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave the random state of torch, NumPy and Python as it was, also after an error.
+
+    Inside, autograd records whatever the caller had switched off.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _check_evaluating(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if module.training and _acts_otherwise_in_training(module):
+            raise ModelError(
+                f"layer {path or 'model'!r} ({type(module).__name__}) is in training mode, where "
+                "its output depends on chance or on the other samples: call model.eval() first"
+            )
+
+
+def _acts_otherwise_in_training(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU):
+        return True
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.track_running_stats
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return module.dropout > 0
+    return False
+
+
+def _check_values(values: object, samples: int) -> None:
+    if not isinstance(values, Tensor):
+        raise ObjectiveError(
+            f"the objective gave a {type(values).__name__}: expected a tensor of shape "
+            f"({samples},), one number a sample"
+        )
+    if values.ndim == 0:
+        raise ObjectiveError(
+            f"the objective gave a scalar: expected one number a sample, shape ({samples},); sum "
+            "over all but the batch (reduction='none', then .flatten(1).sum(1))"
+        )
+    if values.shape != (samples,):
+        raise ObjectiveError(
+            f"the objective gave shape {tuple(values.shape)}: expected ({samples},), one number a "
+            "sample; sum over all but the batch"
+        )
+    if not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).nonzero()[0])
+        raise ObjectiveError(
+            f"the objective is {values[bad].item()} for sample {bad}: expected a finite number; "
+            "check that sample's inputs and targets, and the model's range in this precision"
+        )

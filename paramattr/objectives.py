@@ -1,0 +1,105 @@
+"""Per-sample objectives: what a model's output is worth, one number a sample.
+
+An objective is any callable of `(output, targets)` that returns a tensor of shape `(B,)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from paramattr.errors import ObjectiveError
+
+Objective = Callable[[Any, Any], Tensor]
+"""`(model output, targets)` to a tensor `(B,)`."""
+
+
+def squared_error(
+    output: Float[Tensor, "b *rest"], targets: Float[Tensor, "b *rest"]
+) -> Float[Tensor, "b"]:
+    r"""Squared error summed over all but the batch: :math:`\|F(\theta, x) - x^{gt}\|_2^2`.
+
+    Args:
+        output: `(B, ...)`.
+        targets: of the output's shape.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ObjectiveError: if there is no target, or one of another shape (it is never broadcast).
+
+    Source: Xie et al. 2021, Eq. 3.
+
+    >>> import torch
+    >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
+    tensor([5.])
+    """
+    _check_same_shape("squared_error", output, targets)
+    return (output - targets).square().flatten(1).sum(1)
+
+
+def absolute_error(
+    output: Float[Tensor, "b *rest"], targets: Float[Tensor, "b *rest"]
+) -> Float[Tensor, "b"]:
+    """Absolute error summed over all but the batch.
+
+    Args:
+        output: `(B, ...)`.
+        targets: of the output's shape.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ObjectiveError: if there is no target, or one of another shape (it is never broadcast).
+
+    >>> import torch
+    >>> absolute_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
+    tensor([3.])
+    """
+    _check_same_shape("absolute_error", output, targets)
+    return (output - targets).abs().flatten(1).sum(1)
+
+
+def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> Float[Tensor, "b"]:
+    """Cross entropy of logits, summed over all but the batch (positions of a sequence or image).
+
+    Args:
+        output: logits `(B, C)` or `(B, C, ...)`.
+        targets: class numbers `(B,)` or `(B, ...)`, or probabilities of the output's shape.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ObjectiveError: if there is no target.
+
+    >>> import torch
+    >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2])).exp()
+    tensor([4.0000])
+    """
+    if not isinstance(targets, Tensor):
+        raise ObjectiveError(
+            f"cross_entropy needs targets: expected class numbers, found {targets!r}; give them "
+            "beside the inputs"
+        )
+    loss = F.cross_entropy(output, targets, reduction="none")
+    return loss.reshape(loss.shape[0], -1).sum(1)
+
+
+def _check_same_shape(name: str, output: Tensor, targets: Tensor) -> None:
+    if not isinstance(targets, Tensor):
+        raise ObjectiveError(
+            f"{name} needs targets: expected a tensor of the output's shape "
+            f"{tuple(output.shape)}, found {targets!r}; give them beside the inputs"
+        )
+    if output.shape != targets.shape:
+        raise ObjectiveError(
+            f"{name} needs targets of the output's shape: the output is {tuple(output.shape)}, "
+            f"the targets are {tuple(targets.shape)}; reshape one of them"
+        )

@@ -1,0 +1,192 @@
+"""Which parameters take part: two models aligned name by name, parameters apart from buffers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from paramattr.errors import ModelError
+
+Baseline = nn.Module | Mapping[str, Tensor]
+"""A model, or a mapping of names to tensors such as its state dict."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The module that holds a parameter, and the attribute it is held under."""
+
+    path: str
+    module: nn.Module
+    attribute: str
+
+
+def named_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """List the floating-point parameters of a model, detached; tied parameters are one.
+
+    Raises:
+        ModelError: if `model` is no module, has no such parameter, or a lazy or complex one.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model is a {type(model).__name__}: expected a torch.nn.Module; put a state dict "
+            "into one with load_state_dict"
+        )
+    found = {}
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ModelError(
+                f"parameter {name!r} has no shape yet: run the model once so that its lazy layers "
+                "take one"
+            )
+        if parameter.is_complex():
+            raise ModelError(
+                f"parameter {name!r} is complex ({parameter.dtype}): expected real numbers; hold "
+                "it as torch.view_as_real and build the complex one in forward"
+            )
+        if parameter.is_floating_point():
+            found[name] = parameter.detach()
+    if not found:
+        raise ModelError(
+            f"model {type(model).__name__} has no floating-point parameter: nothing can be "
+            "attributed to it"
+        )
+    return found
+
+
+def owners(model: nn.Module) -> dict[str, list[Owner]]:
+    """Find for each parameter all the places that hold it; a tied parameter has several."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: dict[str, list[Owner]] = {name: [] for name in names.values()}
+    for path, module in model.named_modules():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            found[names[id(parameter)]].append(Owner(path, module, attribute))
+    return found
+
+
+def align(model: nn.Module, baseline: Baseline) -> dict[str, Tensor]:
+    """Take the baseline's values of the model's parameters, in the model's order.
+
+    Args:
+        model: the target.
+        baseline: a module or a mapping of names to tensors; of a mapping, buffers may be missing.
+
+    Returns:
+        Names to detached tensors, on the device and in the precision of the model's.
+
+    Raises:
+        ModelError: naming the first parameter that is missing, left over, of another shape, not
+            finite, or tied in the model but not in the baseline.
+    """
+    own = named_parameters(model)
+    other = _state_of(baseline)
+    aliases = _aliases(model)
+    aligned = {}
+    for name, value in own.items():
+        present = [alias for alias in aliases[name] if alias in other]
+        if not present:
+            raise ModelError(
+                f"parameter {name!r} of shape {tuple(value.shape)} is missing in the baseline: "
+                f"expected a model of the same architecture{_nearby(other)}"
+            )
+        first = other[present[0]]
+        if first.shape != value.shape:
+            raise ModelError(
+                f"parameter {name!r} has shape {tuple(value.shape)} in the model and "
+                f"{tuple(first.shape)} in the baseline: expected two models of one architecture"
+            )
+        for alias in present[1:]:
+            if not torch.equal(other[alias], first):
+                raise ModelError(
+                    f"parameters {present[0]!r} and {alias!r} are tied in the model but differ in "
+                    "the baseline: tie them there, or untie them in the model"
+                )
+        aligned[name] = first.detach().to(value)
+    _check_no_more(model, other)
+    for side, values in (("model", own), ("baseline", aligned)):
+        check_finite(values, f"the {side}")
+    return aligned
+
+
+def warn_of_buffers(model: nn.Module, baseline: Baseline) -> None:
+    """Warn where the baseline's buffers differ from the model's, which are the ones used.
+
+    Warns:
+        UserWarning: naming the first such buffer.
+    """
+    other = _state_of(baseline)
+    differing = [
+        name
+        for name, buffer in model.named_buffers()
+        if name in other
+        and (other[name].shape != buffer.shape or not torch.equal(other[name].to(buffer), buffer))
+    ]
+    if differing:
+        warnings.warn(
+            f"{len(differing)} buffers of the baseline differ from the model's ({differing[0]!r} "
+            "first): they stay the model's along the whole path, since no gradient reaches them",
+            stacklevel=3,
+        )
+
+
+def check_finite(values: Mapping[str, Tensor], where: str) -> None:
+    """Refuse parameters that are not finite.
+
+    Raises:
+        ModelError: naming the first such parameter and how many of its entries are not finite.
+    """
+    for name, value in values.items():
+        finite = torch.isfinite(value)
+        if not finite.all():
+            raise ModelError(
+                f"parameter {name!r} of {where} has {int((~finite).sum())} of {value.numel()} "
+                "entries that are not finite: expected numbers; take a checkpoint from before the "
+                "training diverged"
+            )
+
+
+def _state_of(baseline: Baseline) -> dict[str, Tensor]:
+    if isinstance(baseline, nn.Module):
+        return dict(baseline.state_dict(keep_vars=False))
+    if not isinstance(baseline, Mapping):
+        raise ModelError(
+            f"the baseline is a {type(baseline).__name__}: expected a torch.nn.Module or a mapping "
+            "of parameter names to tensors; read a file with paramattr.checkpoints.load_state_dict"
+        )
+    for name, value in baseline.items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"entry {name!r} of the baseline is a {type(value).__name__}: expected a tensor; "
+                "a checkpoint that wraps its state dict is unwrapped by "
+                "paramattr.checkpoints.load_state_dict"
+            )
+    return dict(baseline)
+
+
+def _aliases(model: nn.Module) -> dict[str, list[str]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: dict[str, list[str]] = {name: [] for name in names.values()}
+    for alias, parameter in model.named_parameters(remove_duplicate=False):
+        found[names[id(parameter)]].append(alias)
+    return found
+
+
+def _check_no_more(model: nn.Module, other: Mapping[str, Tensor]) -> None:
+    known = set(model.state_dict())
+    known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    for name, value in other.items():
+        if name not in known:
+            raise ModelError(
+                f"entry {name!r} of shape {tuple(value.shape)} in the baseline is missing in the "
+                "model: expected two models of one architecture"
+            )
+
+
+def _nearby(other: Mapping[str, Tensor]) -> str:
+    shown = ", ".join(f"{n!r} {tuple(t.shape)}" for n, t in list(other.items())[:3])
+    return f"; the baseline holds {shown}, ..." if shown else "; the baseline is empty"

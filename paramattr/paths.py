@@ -1,0 +1,148 @@
+"""Paths through parameter space: where one is at `alpha`, and how fast it moves there.
+
+A path is anything with `evaluate(alpha)` and `derivative(alpha)`; one that is not smooth all along
+says so by `breakpoints`, the increasing places in [0, 1], ends included, between which it is.
+`alpha = 0` is the target model and `alpha = 1` the baseline, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from paramattr.errors import ModelError
+from paramattr.parameters import named_parameters
+
+Parameters = dict[str, Tensor]
+
+
+class Path(Protocol):
+    """What every path offers."""
+
+    def evaluate(self, alpha: float) -> Parameters:
+        """Give the parameters at `alpha`."""
+        ...
+
+    def derivative(self, alpha: float) -> Parameters:
+        """Give the derivative of the parameters with respect to `alpha`."""
+        ...
+
+
+def breakpoints(path: Path) -> tuple[float, ...]:
+    """Give the places between which a path is smooth: its own, or the two ends."""
+    return tuple(getattr(path, "breakpoints", (0.0, 1.0)))
+
+
+class PiecewiseLinear:
+    r"""Straight pieces through a list of models, the target first and the baseline last.
+
+    Of :math:`K + 1` points, point `k` lies at :math:`\alpha = k / K`. At a point between two
+    pieces the derivative is that of the piece which begins there.
+
+    Args:
+        points: two or more models, or mappings of names to tensors, of one architecture.
+
+    Raises:
+        ModelError: for fewer than two points, or points that do not hold the same parameters.
+
+    >>> import torch
+    >>> path = PiecewiseLinear([{"w": torch.tensor(0.0)}, {"w": torch.tensor(1.0)},
+    ...                         {"w": torch.tensor(4.0)}])
+    >>> path.evaluate(0.75)["w"], path.derivative(0.75)["w"]
+    (tensor(2.5000), tensor(6.))
+    """
+
+    def __init__(self, points: Sequence[nn.Module | Mapping[str, Tensor]]) -> None:
+        self.points = [_values(point) for point in points]
+        if len(self.points) < 2:
+            raise ModelError(
+                f"a path needs at least two models, its ends: found {len(self.points)}"
+            )
+        first = self.points[0]
+        for number, point in enumerate(self.points[1:], start=1):
+            _check_alike(first, point, number)
+            self.points[number] = {name: point[name].to(first[name]) for name in first}
+
+    @property
+    def breakpoints(self) -> tuple[float, ...]:
+        """The places of the points."""
+        pieces = len(self.points) - 1
+        return tuple(k / pieces for k in range(pieces + 1))
+
+    def evaluate(self, alpha: float) -> Parameters:
+        """Give the parameters at `alpha` in [0, 1]; at a point they are that point's, to the bit."""
+        piece, within = self._locate(alpha)
+        start, end = self.points[piece], self.points[piece + 1]
+        return {name: torch.lerp(start[name], end[name], within) for name in start}
+
+    def derivative(self, alpha: float) -> Parameters:
+        """Give the derivative with respect to `alpha` on the piece that holds `alpha`."""
+        piece, _ = self._locate(alpha)
+        start, end = self.points[piece], self.points[piece + 1]
+        pieces = len(self.points) - 1
+        return {name: (end[name] - start[name]) * pieces for name in start}
+
+    def _locate(self, alpha: float) -> tuple[int, float]:
+        breakpoints = self.breakpoints
+        pieces = len(breakpoints) - 1
+        piece = pieces - 1
+        while piece > 0 and alpha < breakpoints[piece]:
+            piece -= 1
+        return piece, (alpha - breakpoints[piece]) * pieces
+
+
+class StraightLine:
+    r"""The straight line :math:`\gamma(\alpha) = \theta + \alpha (\bar\theta - \theta)` (Eq. 6).
+
+    Args:
+        target: the model at `alpha = 0`, or a mapping of names to tensors.
+        baseline: the model at `alpha = 1`, likewise.
+
+    Raises:
+        ModelError: if the two do not hold the same parameters.
+
+    >>> import torch
+    >>> line = StraightLine({"w": torch.tensor(1.0)}, {"w": torch.tensor(3.0)})
+    >>> line.evaluate(0.25)["w"], line.derivative(0.25)["w"]
+    (tensor(1.5000), tensor(2.))
+    """
+
+    def __init__(
+        self,
+        target: nn.Module | Mapping[str, Tensor],
+        baseline: nn.Module | Mapping[str, Tensor],
+    ) -> None:
+        self._path = PiecewiseLinear([target, baseline])
+
+    def evaluate(self, alpha: float) -> Parameters:
+        """Give the parameters at `alpha` in [0, 1]; at the ends they are the models', to the bit."""
+        return self._path.evaluate(alpha)
+
+    def derivative(self, alpha: float) -> Parameters:
+        """Give the baseline minus the target, at every `alpha`."""
+        return self._path.derivative(alpha)
+
+
+def _values(point: nn.Module | Mapping[str, Tensor]) -> Parameters:
+    if isinstance(point, nn.Module):
+        return named_parameters(point)
+    if not isinstance(point, Mapping):
+        raise ModelError(
+            f"a point of the path is a {type(point).__name__}: expected a torch.nn.Module or a "
+            "mapping of parameter names to tensors"
+        )
+    return {name: value.detach() for name, value in point.items()}
+
+
+def _check_alike(first: Parameters, other: Parameters, number: int) -> None:
+    for name, value in first.items():
+        if name not in other:
+            raise ModelError(f"parameter {name!r} is missing in point {number} of the path")
+        if other[name].shape != value.shape:
+            raise ModelError(
+                f"parameter {name!r} has shape {tuple(value.shape)} at the path's start and "
+                f"{tuple(other[name].shape)} in point {number}: expected models of one architecture"
+            )

@@ -1,0 +1,345 @@
+"""Units: the groups of parameter entries that get one number each, and the reducers that form them.
+
+A reducer is any callable of `(name, parameter, module)`, called once for each parameter with its
+full name, its values and the module that holds it. It returns `Units`, or None to leave the
+parameter out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from paramattr.errors import UnitError
+from paramattr.parameters import owners
+
+
+@dataclass(frozen=True)
+class Units:
+    """How one parameter falls into units.
+
+    Attributes:
+        group: name of the grid of units; parameters that give the same group share its units.
+        shape: shape of the grid.
+        labels: the unit of each entry, counted row by row over the grid; -1 for none. Of the
+            parameter's number of dimensions, with size 1 along those that a unit spans.
+    """
+
+    group: str
+    shape: tuple[int, ...]
+    labels: Int[Tensor, "..."]
+
+
+Reducer = Callable[[str, Tensor, nn.Module], Units | None]
+"""`(name, parameter, module)` to the parameter's units, or None to leave it out."""
+
+_CONVOLUTIONS = nn.modules.conv._ConvNd
+_TRANSPOSED = nn.modules.conv._ConvTransposeNd
+
+
+def scalar(name: str, parameter: Tensor, module: nn.Module) -> Units:
+    """Take each entry of each parameter as a unit."""
+    shape = tuple(parameter.shape)
+    return Units(name, shape, _counted(*shape))
+
+
+def kernel(name: str, parameter: Tensor, module: nn.Module) -> Units | None:
+    """Take each spatial slice `weight[i, j]` of the convolutions, the paper's "filter", as a unit.
+
+    Biases, and all that is no convolution, are left out (Xie et al. 2021, footnote 2).
+    """
+    if not isinstance(module, _CONVOLUTIONS) or parameter.ndim < 3:
+        return None
+    shape = tuple(parameter.shape[:2])
+    return Units(name, shape, _spread(_counted(*shape), parameter))
+
+
+def output_channel(name: str, parameter: Tensor, module: nn.Module) -> Units | None:
+    """Take the weights that make one output channel (or neuron of a linear layer) as a unit.
+
+    Biases and parameters of fewer than two dimensions are left out.
+    """
+    if parameter.ndim < 2:
+        return None
+    labels = _counted(parameter.shape[0])
+    if isinstance(module, _TRANSPOSED):  # weight (in, out / groups, ...)
+        labels = _grouped(parameter, module.groups)
+    return Units(name, (int(labels.max()) + 1,), _spread(labels, parameter))
+
+
+def input_channel(name: str, parameter: Tensor, module: nn.Module) -> Units | None:
+    """Take the weights that read one input channel (or feature of a linear layer) as a unit.
+
+    Biases and parameters of fewer than two dimensions are left out.
+    """
+    if parameter.ndim < 2:
+        return None
+    labels = _counted(1, parameter.shape[1])
+    if isinstance(module, _TRANSPOSED):
+        labels = _counted(parameter.shape[0])
+    elif isinstance(module, _CONVOLUTIONS):  # weight (out, in / groups, ...)
+        labels = _grouped(parameter, module.groups)
+    return Units(name, (int(labels.max()) + 1,), _spread(labels, parameter))
+
+
+def layer(name: str, parameter: Tensor, module: nn.Module) -> Units:
+    """Take all the parameters that one module holds, weight and bias alike, as a unit."""
+    path = layer_of(name)
+    return Units(path, (1,), torch.zeros([1] * parameter.ndim, dtype=torch.int32))
+
+
+REDUCERS: dict[str, Reducer] = {
+    "scalar": scalar,
+    "kernel": kernel,
+    "output_channel": output_channel,
+    "input_channel": input_channel,
+    "layer": layer,
+}
+
+
+def layer_of(name: str) -> str:
+    """Name the layer of a parameter: its module's path, or its own name at the model's root.
+
+    >>> layer_of("body.0.conv1.weight"), layer_of("weight")
+    ('body.0.conv1', 'weight')
+    """
+    return name.rpartition(".")[0] or name
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit: the parameter (or group of parameters) it lies in, and its position there."""
+
+    name: str
+    position: tuple[int, ...]
+
+
+class UnitIndex:
+    """Which entries of which parameters belong to which unit.
+
+    Make one with `UnitIndex.of(model, reducer)`. Indexing it by a number gives the `Unit`.
+
+    Attributes:
+        shapes: names of all the model's parameters to their shapes.
+        labels: names of the parameters that have units to the unit of each entry, -1 for none, of
+            size 1 along dimensions that a unit spans.
+        groups: names of the grids of units to their first unit and shape, in the units' order.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        labels: Mapping[str, Int[Tensor, "..."]],
+        groups: Mapping[str, tuple[int, tuple[int, ...]]],
+    ) -> None:
+        self.shapes, self.labels, self.groups = dict(shapes), dict(labels), dict(groups)
+        self._length = sum(math.prod(shape) for _, shape in self.groups.values())
+
+    @classmethod
+    def of(cls, model: nn.Module, reducer: str | Reducer) -> UnitIndex:
+        """Ask a reducer for the units of every floating-point parameter of a model.
+
+        Raises:
+            UnitError: for an unknown reducer, one that leaves every parameter out, or one whose
+                answer does not fit the parameter; the message names it.
+        """
+        function = _function(reducer)
+        shapes: dict[str, tuple[int, ...]] = {}
+        labels: dict[str, Tensor] = {}
+        groups: dict[str, tuple[int, tuple[int, ...]]] = {}
+        found = owners(model)
+        length = 0
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point():
+                continue
+            shapes[name] = tuple(parameter.shape)
+            units = function(name, parameter.detach(), found[name][0].module)
+            if units is None:
+                continue
+            _check_units(units, name, parameter)
+            if units.group not in groups:
+                groups[units.group] = (length, tuple(units.shape))
+                length += math.prod(units.shape)
+            start, shape = groups[units.group]
+            if shape != tuple(units.shape):
+                raise UnitError(
+                    f"the reducer gave group {units.group!r} the shape {shape} and, for parameter "
+                    f"{name!r}, {tuple(units.shape)}: expected one shape a group"
+                )
+            own = units.labels.to("cpu", torch.int32)
+            labels[name] = torch.where(own < 0, own, own + start)
+        if not labels:
+            raise UnitError(
+                f"the reducer {reducer!r} leaves every parameter of {type(model).__name__} out: "
+                "there is no unit to score; 'kernel' takes convolutions alone, 'output_channel' "
+                "takes linear layers too"
+            )
+        return cls(shapes, labels, groups)
+
+    def __len__(self) -> int:
+        """Count the units."""
+        return self._length
+
+    def __getitem__(self, number: int) -> Unit:
+        """Name the unit of a number."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"unit {number} of {len(self)}")
+        number = int(number) % len(self)
+        for name, (start, shape) in self.groups.items():
+            if number < start + math.prod(shape):
+                place = torch.unravel_index(torch.tensor(number - start), shape)
+                return Unit(name, tuple(int(p) for p in place))
+        raise AssertionError("unreachable: the groups cover all units")
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether two indexes hold the same units of the same parameters."""
+        if not isinstance(other, UnitIndex):
+            return NotImplemented
+        if self is other:
+            return True
+        return (
+            self.shapes == other.shapes
+            and self.groups == other.groups
+            and self.labels.keys() == other.labels.keys()
+            and all(torch.equal(own, other.labels[name]) for name, own in self.labels.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def reduce(self, magnitudes: Mapping[str, Tensor]) -> Float[Tensor, "units"]:
+        """Sum the entries of each unit, in float64.
+
+        Args:
+            magnitudes: names to tensors shaped like the parameters; those that are missing, or
+                have no unit, count as zero.
+        """
+        device = next(iter(magnitudes.values())).device if magnitudes else torch.device("cpu")
+        sums = torch.zeros(len(self) + 1, dtype=torch.float64, device=device)
+        for name, labels in self.labels.items():
+            if name in magnitudes:
+                spanned = [d for d, size in enumerate(labels.shape) if size == 1]
+                values = magnitudes[name]
+                if spanned:
+                    values = values.sum(spanned, keepdim=True, dtype=torch.float64)
+                target = labels.to(device, torch.int64).flatten()  # -1 falls into the spare place
+                sums.index_add_(0, target % (len(self) + 1), values.double().flatten())
+        return sums[:-1]
+
+    def mask(self, name: str, chosen: Bool[Tensor, "units"]) -> Bool[Tensor, "..."]:
+        """Mark the entries of a parameter that lie in chosen units.
+
+        Returns:
+            A boolean tensor of the parameter's shape, all False where it has no unit.
+
+        Raises:
+            UnitError: if there is no such parameter.
+        """
+        if name not in self.shapes:
+            raise UnitError(
+                f"parameter {name!r} is not known: expected one of the model's, such as "
+                f"{next(iter(self.shapes))!r}"
+            )
+        shape = self.shapes[name]
+        if name not in self.labels:
+            return torch.zeros(shape, dtype=torch.bool)
+        spare = torch.cat([chosen.cpu(), torch.zeros(1, dtype=torch.bool)])
+        return spare[self.labels[name].to(torch.int64)].expand(shape).clone()
+
+    def layers(self) -> dict[str, Int[Tensor, "..."]]:
+        """Give the numbers of the units that touch each layer, in the model's order."""
+        found: dict[str, list[Tensor]] = {}
+        for name, labels in self.labels.items():
+            found.setdefault(layer_of(name), []).append(labels[labels >= 0].flatten())
+        return {path: torch.cat(parts).unique().to(torch.int64) for path, parts in found.items()}
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give what `from_tensors` makes the index of again: tensors, and metadata for JSON."""
+        tensors = {f"labels.{name}": labels for name, labels in self.labels.items()}
+        metadata = {
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "labels": list(self.labels),
+            "groups": [[name, start, list(shape)] for name, (start, shape) in self.groups.items()],
+        }
+        return tensors, metadata
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> UnitIndex:
+        """Make the index again from what `to_tensors` gave."""
+        return cls(
+            {name: tuple(shape) for name, shape in metadata["shapes"].items()},
+            {name: tensors[f"labels.{name}"] for name in metadata["labels"]},
+            {name: (start, tuple(shape)) for name, start, shape in metadata["groups"]},
+        )
+
+
+def check_same_units(one: UnitIndex, other: UnitIndex, what: str) -> None:
+    """Refuse to combine what speaks of different units.
+
+    Raises:
+        UnitError: naming `what` was asked for, and both sides.
+    """
+    if one != other:
+        raise UnitError(
+            f"{what} needs the same units on both sides: found {_summary(one)} and "
+            f"{_summary(other)}; score both on one model with one reducer"
+        )
+
+
+def _summary(index: UnitIndex) -> str:
+    return f"{len(index)} units in {len(index.groups)} groups ({next(iter(index.groups), None)!r}, ...)"
+
+
+def _function(reducer: str | Reducer) -> Reducer:
+    if callable(reducer):
+        return reducer
+    if reducer not in REDUCERS:
+        raise UnitError(
+            f"reducer {reducer!r} is not known: expected one of {', '.join(REDUCERS)}, or a "
+            "callable of (name, parameter, module) that returns paramattr.reducers.Units"
+        )
+    return REDUCERS[reducer]
+
+
+def _check_units(units: Units, name: str, parameter: Tensor) -> None:
+    if not isinstance(units, Units):
+        raise UnitError(
+            f"the reducer gave a {type(units).__name__} for parameter {name!r}: expected "
+            "paramattr.reducers.Units, or None to leave the parameter out"
+        )
+    labels = units.labels
+    fits = labels.ndim == parameter.ndim and all(
+        own in (1, size) for own, size in zip(labels.shape, parameter.shape, strict=True)
+    )
+    if not fits:
+        raise UnitError(
+            f"the reducer gave labels of shape {tuple(labels.shape)} for parameter {name!r} of "
+            f"shape {tuple(parameter.shape)}: expected the same number of dimensions, each of the "
+            "parameter's size or 1"
+        )
+    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < math.prod(units.shape):
+        raise UnitError(
+            f"the reducer gave labels from {int(labels.min())} to {int(labels.max())} for "
+            f"parameter {name!r}: expected -1 (no unit) to {math.prod(units.shape) - 1}, since "
+            f"the group's shape is {tuple(units.shape)}"
+        )
+
+
+def _counted(*shape: int) -> Tensor:
+    return torch.arange(math.prod(shape), dtype=torch.int32).reshape(shape)
+
+
+def _spread(labels: Tensor, parameter: Tensor) -> Tensor:
+    return labels.reshape(labels.shape + (1,) * (parameter.ndim - labels.ndim))
+
+
+def _grouped(parameter: Tensor, groups: int) -> Tensor:
+    # Of a weight (a, b / groups, ...): the number in 0..b-1 of each (row, column).
+    rows, columns = parameter.shape[:2]
+    group = torch.arange(rows, dtype=torch.int32) // (rows // groups)
+    return group[:, None] * columns + torch.arange(columns, dtype=torch.int32)

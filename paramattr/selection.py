@@ -1,0 +1,136 @@
+"""`Selection`: a set of units, and what sets can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.errors import CheckpointError, UnitError
+from paramattr.reducers import UnitIndex, check_same_units
+
+
+class Selection:
+    """A set of units of one model, such as the top 1% of its filters.
+
+    Sets of the same units combine by `|` (union), `&` (both), `-` (without) and `~` (the rest).
+
+    Args:
+        index: the units there are.
+        chosen: `(units,)`, True for those in the set.
+
+    Raises:
+        UnitError: if `chosen` is not one boolean a unit.
+    """
+
+    def __init__(self, index: UnitIndex, chosen: Bool[Tensor, "units"]) -> None:
+        if chosen.dtype != torch.bool or chosen.shape != (len(index),):
+            raise UnitError(
+                f"a selection needs one boolean for each of {len(index)} units: found "
+                f"{chosen.dtype} of shape {tuple(chosen.shape)}"
+            )
+        self.index = index
+        self.chosen = chosen.detach().cpu().clone()
+
+    def __len__(self) -> int:
+        """Count the units in the set."""
+        return int(self.chosen.sum())
+
+    def __repr__(self) -> str:
+        """Say how many units of how many."""
+        return f"Selection({len(self)} of {len(self.index)} units)"
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether two selections hold the same units of the same index."""
+        if not isinstance(other, Selection):
+            return NotImplemented
+        return self.index == other.index and torch.equal(self.chosen, other.chosen)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __or__(self, other: Selection) -> Selection:
+        """Take the units in either."""
+        return Selection(self.index, self.chosen | self._of(other, "|"))
+
+    def __and__(self, other: Selection) -> Selection:
+        """Take the units in both."""
+        return Selection(self.index, self.chosen & self._of(other, "&"))
+
+    def __sub__(self, other: Selection) -> Selection:
+        """Take the units in this one but not in the other."""
+        return Selection(self.index, self.chosen & ~self._of(other, "-"))
+
+    def __invert__(self) -> Selection:
+        """Take the units that are not in the set."""
+        return Selection(self.index, ~self.chosen)
+
+    def mask(self, name: str) -> Bool[Tensor, "..."]:
+        """Mark the entries of a parameter that lie in the selected units.
+
+        Args:
+            name: a parameter's name.
+
+        Returns:
+            A boolean tensor of the parameter's shape, on the CPU.
+
+        Raises:
+            UnitError: if there is no such parameter.
+        """
+        return self.index.mask(name, self.chosen)
+
+    def overlap(self, other: Selection) -> float:
+        r"""Give the share of this selection's units that are in the other too.
+
+        :math:`OS = |A \cap B| / |A|` with this selection as `A`: with the filters found for an
+        image as `A` and those of a degradation as `B` it is the overlap score.
+
+        Returns:
+            A number from 0 to 1.
+
+        Raises:
+            UnitError: if this selection is empty, or the two are of different units.
+
+        Source: Xie et al. 2021, Eq. 8.
+        """
+        both = len(self & other)
+        if not len(self):
+            raise UnitError("an empty selection has no overlap: select at least one unit")
+        return both / len(self)
+
+    def by_layer(self) -> dict[str, int]:
+        """Count the selected units of each layer, in the model's order."""
+        return {path: int(self.chosen[own].sum()) for path, own in self.index.layers().items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the selection and its units to a safetensors file."""
+        tensors, metadata = self.index.to_tensors()
+        save_state_dict(
+            path, {**tensors, "chosen": self.chosen}, {"kind": "selection", **metadata}
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Selection:
+        """Read a selection that `save` wrote.
+
+        Raises:
+            CheckpointError: if the file is missing, broken, or holds no selection.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != "selection":
+            raise CheckpointError(
+                f"file {path} holds {metadata.get('kind') or 'something else'}: expected a "
+                "selection, written by Selection.save"
+            )
+        return cls(UnitIndex.from_tensors(tensors, metadata), tensors["chosen"])
+
+    def _of(self, other: Selection, operation: str) -> Tensor:
+        if not isinstance(other, Selection):
+            raise UnitError(
+                f"{operation!r} takes two selections: found a {type(other).__name__}; take the "
+                "top of scores first, scores.top(fraction=0.01)"
+            )
+        check_same_units(self.index, other.index, repr(operation))
+        return other.chosen

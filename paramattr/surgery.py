@@ -1,0 +1,188 @@
+"""Editing models with a selection: substitute, modulate, retrain only these."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from paramattr.errors import ModelError, UnitError
+from paramattr.parameters import Baseline, align, named_parameters, owners
+from paramattr.selection import Selection
+
+
+def substitute(model: nn.Module, baseline: Baseline, selection: Selection) -> nn.Module:
+    """Put the baseline's values in the place of the selected entries ("masking" in the paper).
+
+    Args:
+        model: the target, left as it is.
+        baseline: where the values come from, or a mapping of names to tensors.
+        selection: what is substituted. Nothing gives the target, everything the baseline, to the
+            bit; buffers stay the target's.
+
+    Returns:
+        A new module.
+
+    Raises:
+        ModelError: if the two are not of one architecture.
+        UnitError: if the selection is of another model's units.
+
+    Source: Xie et al. 2021, Sec. 5.2.1.
+    """
+    return modulate(model, baseline, selection, 0.0)
+
+
+def modulate(
+    model: nn.Module, baseline: Baseline, selection: Selection, strength: float
+) -> nn.Module:
+    r"""Blend the selected entries: :math:`\lambda \theta + (1 - \lambda) \bar\theta`.
+
+    Args:
+        model: the target, left as it is.
+        baseline: what is blended with, or a mapping of names to tensors.
+        selection: what is blended.
+        strength: lambda. 0 gives `substitute`, 1 the target, both to the bit; above 1 the function
+            found is exaggerated.
+
+    Returns:
+        A new module.
+
+    Raises:
+        ModelError: if the two are not of one architecture, or `strength` is not finite.
+        UnitError: if the selection is of another model's units.
+    """
+    if not isinstance(strength, int | float) or not math.isfinite(strength):
+        raise ModelError(
+            f"strength is {strength!r}: expected a finite number, 0 for the baseline's values and "
+            "1 for the target's"
+        )
+    other = align(model, baseline)
+    edited = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, mask in _masks(model, selection):
+            own = edited.get_parameter(name)
+            blended = torch.lerp(other[name], own, strength)
+            own.copy_(torch.where(mask.to(own.device), blended, own))
+    return edited
+
+
+def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
+    """Make the selected entries, and nothing else, trainable under any optimiser.
+
+    The selected entries of each parameter become one small vector, and the parameter is put
+    together from it and the frozen rest at each use. So every other entry stays the same to the
+    bit, under weight decay and momentum too, and an optimiser's state is of the selection's size::
+
+        trainable = retrain_only(model, selection)
+        optimiser = torch.optim.AdamW(trainable.parameters())
+        ...
+        model.load_state_dict(trainable.state_dict())  # the plain names and shapes
+
+    Args:
+        model: left as it is.
+        selection: what is to be trained.
+
+    Returns:
+        A new module of the same behaviour. Its `state_dict()` has the original's names and
+        shapes, and it loads such. Buffers (batch norm's statistics) are not held back: put
+        those layers in evaluation mode.
+
+    Raises:
+        UnitError: if the selection is empty, or of another model's units.
+
+    Source: Xie et al. 2021, Sec. 5.2.2.
+    """
+    if not len(selection):
+        raise UnitError("the selection is empty: there is nothing to train; select a unit at least")
+    masks = dict(_masks(model, selection))
+    trainable = copy.deepcopy(model)
+    places = owners(trainable)
+    plain = _PlainNames()
+    for name, parameter in list(trainable.named_parameters()):
+        parameter.requires_grad_(False)
+        if name not in masks or not masks[name].any():
+            continue
+        entries = _Entries(parameter, masks[name])
+        for owner in places[name]:  # a tied parameter stays tied: they share the entries
+            parametrize.register_parametrization(owner.module, owner.attribute, entries)
+            plain.add(owner.path, owner.attribute)
+    trainable.register_state_dict_post_hook(plain.after_saving)
+    trainable.register_load_state_dict_pre_hook(plain.before_loading)
+    return trainable
+
+
+class _Entries(nn.Module):
+    """A parameter put together from its frozen values and a vector of trainable entries."""
+
+    places: Tensor
+
+    def __init__(self, parameter: Tensor, mask: Tensor) -> None:
+        super().__init__()
+        places = mask.flatten().nonzero().squeeze(1).to(parameter.device)
+        self.register_buffer("places", places, persistent=False)
+        self.values = nn.Parameter(parameter.detach().flatten()[places].clone())
+
+    def forward(self, frozen: Tensor) -> Tensor:
+        flat = frozen.reshape(-1).index_put((self.places,), self.values)
+        return flat.view(frozen.shape)
+
+
+class _PlainNames:
+    """Lets a module with trainable entries save and load under the names of the plain one."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[str, str]] = []
+
+    def add(self, path: str, attribute: str) -> None:
+        dot = f"{path}." if path else ""
+        self.names.append((f"{dot}{attribute}", f"{dot}parametrizations.{attribute}"))
+
+    def after_saving(
+        self, module: nn.Module, state: dict[str, Tensor], prefix: str, local_metadata: Any
+    ) -> None:
+        whole = {plain: _value(module, plain) for plain, _ in self.names}
+        for plain, inner in self.names:
+            kept = state.pop(f"{prefix}{inner}.original")
+            state.pop(f"{prefix}{inner}.0.values")
+            state[prefix + plain] = whole[plain].to(kept)
+
+    def before_loading(
+        self, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
+    ) -> None:
+        for plain, inner in self.names:
+            if prefix + plain in state:
+                value = state.pop(prefix + plain)
+                entries = module.get_submodule(inner)[0]  # type: ignore[index]
+                state[f"{prefix}{inner}.original"] = value
+                state[f"{prefix}{inner}.0.values"] = value.flatten()[entries.places.to(value.device)]
+
+
+def _value(module: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    value: Tensor = getattr(module.get_submodule(path), attribute)
+    return value.detach()
+
+
+def _masks(model: nn.Module, selection: Selection) -> Iterator[tuple[str, Tensor]]:
+    own = named_parameters(model)
+    if not isinstance(selection, Selection):
+        raise UnitError(
+            f"the selection is a {type(selection).__name__}: expected a Selection, such as "
+            "scores.top(fraction=0.01)"
+        )
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    if shapes != selection.index.shapes:
+        differing = [n for n in {**shapes, **selection.index.shapes}
+                     if shapes.get(n) != selection.index.shapes.get(n)]
+        raise UnitError(
+            f"the selection is of another model: parameter {differing[0]!r} is "
+            f"{shapes.get(differing[0], 'missing')} here and "
+            f"{selection.index.shapes.get(differing[0], 'missing')} there; select on this model"
+        )
+    for name in selection.index.labels:
+        yield name, selection.mask(name)
