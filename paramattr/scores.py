@@ -110,7 +110,7 @@ class Scores:
                     "for 1%"
                 )
             count = max(1, round(fraction * len(self)))
-        assert count is not None  # noqa: S101 (for the type checker; both cases are above)
+        assert count is not None
         if not 0 <= count <= len(self):
             raise UnitError(f"count is {count}: expected 0 to {len(self)}, the number of units")
         chosen = torch.zeros(len(self), dtype=torch.bool)

@@ -107,9 +107,7 @@ class Selection:
     def save(self, path: str | Path) -> None:
         """Write the selection and its units to a safetensors file."""
         tensors, metadata = self.index.to_tensors()
-        save_state_dict(
-            path, {**tensors, "chosen": self.chosen}, {"kind": "selection", **metadata}
-        )
+        save_state_dict(path, {**tensors, "chosen": self.chosen}, {"kind": "selection", **metadata})
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:

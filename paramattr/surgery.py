@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
     masks = dict(_masks(model, selection))
     trainable = copy.deepcopy(model)
     places = owners(trainable)
-    plain = _PlainNames()
+    names: list[tuple[str, str]] = []  # of the plain parameter, and of what it is put together from
     for name, parameter in list(trainable.named_parameters()):
         parameter.requires_grad_(False)
         if name not in masks or not masks[name].any():
@@ -110,9 +111,11 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
         entries = _Entries(parameter, masks[name])
         for owner in places[name]:  # a tied parameter stays tied: they share the entries
             parametrize.register_parametrization(owner.module, owner.attribute, entries)
-            plain.add(owner.path, owner.attribute)
-    trainable.register_state_dict_post_hook(plain.after_saving)
-    trainable.register_load_state_dict_pre_hook(plain.before_loading)
+            dot = f"{owner.path}." if owner.path else ""
+            names.append((f"{dot}{owner.attribute}", f"{dot}parametrizations.{owner.attribute}"))
+    # Saved and loaded under the names of the plain model.
+    trainable.register_state_dict_post_hook(partial(_after_saving, names))
+    trainable.register_load_state_dict_pre_hook(partial(_before_loading, names))
     return trainable
 
 
@@ -132,34 +135,33 @@ class _Entries(nn.Module):
         return flat.view(frozen.shape)
 
 
-class _PlainNames:
-    """Lets a module with trainable entries save and load under the names of the plain one."""
+def _after_saving(
+    names: list[tuple[str, str]],
+    module: nn.Module,
+    state: dict[str, Tensor],
+    prefix: str,
+    local_metadata: Any,
+) -> None:
+    values = {plain: _value(module, plain) for plain, _ in names}
+    for plain, inner in names:
+        state.pop(f"{prefix}{inner}.original")
+        state.pop(f"{prefix}{inner}.0.values")
+        state[prefix + plain] = values[plain]
 
-    def __init__(self) -> None:
-        self.names: list[tuple[str, str]] = []
 
-    def add(self, path: str, attribute: str) -> None:
-        dot = f"{path}." if path else ""
-        self.names.append((f"{dot}{attribute}", f"{dot}parametrizations.{attribute}"))
-
-    def after_saving(
-        self, module: nn.Module, state: dict[str, Tensor], prefix: str, local_metadata: Any
-    ) -> None:
-        whole = {plain: _value(module, plain) for plain, _ in self.names}
-        for plain, inner in self.names:
-            kept = state.pop(f"{prefix}{inner}.original")
-            state.pop(f"{prefix}{inner}.0.values")
-            state[prefix + plain] = whole[plain].to(kept)
-
-    def before_loading(
-        self, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
-    ) -> None:
-        for plain, inner in self.names:
-            if prefix + plain in state:
-                value = state.pop(prefix + plain)
-                entries = module.get_submodule(inner)[0]  # type: ignore[index]
-                state[f"{prefix}{inner}.original"] = value
-                state[f"{prefix}{inner}.0.values"] = value.flatten()[entries.places.to(value.device)]
+def _before_loading(
+    names: list[tuple[str, str]],
+    module: nn.Module,
+    state: dict[str, Tensor],
+    prefix: str,
+    *_: Any,
+) -> None:
+    for plain, inner in names:
+        if prefix + plain in state:
+            value = state.pop(prefix + plain)
+            places = module.get_buffer(f"{inner}.0.places").to(value.device)
+            state[f"{prefix}{inner}.original"] = value
+            state[f"{prefix}{inner}.0.values"] = value.flatten()[places]
 
 
 def _value(module: nn.Module, name: str) -> Tensor:
@@ -177,8 +179,11 @@ def _masks(model: nn.Module, selection: Selection) -> Iterator[tuple[str, Tensor
         )
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     if shapes != selection.index.shapes:
-        differing = [n for n in {**shapes, **selection.index.shapes}
-                     if shapes.get(n) != selection.index.shapes.get(n)]
+        differing = [
+            n
+            for n in {**shapes, **selection.index.shapes}
+            if shapes.get(n) != selection.index.shapes.get(n)
+        ]
         raise UnitError(
             f"the selection is of another model: parameter {differing[0]!r} is "
             f"{shapes.get(differing[0], 'missing')} here and "

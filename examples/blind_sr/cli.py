@@ -95,8 +95,14 @@ def train(
             device=device,
         )
         weights = train_stage(
-            recipe, photographs, held_out, out,
-            initial=start, resume=resume, force=force, console=console,
+            recipe,
+            photographs,
+            held_out,
+            out,
+            initial=start,
+            resume=resume,
+            force=force,
+            console=console,
         )
         console.print(f"{name}: {weights}")
         start = load_state_dict(weights)

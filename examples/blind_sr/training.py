@@ -100,9 +100,7 @@ class Patches:
             for photograph in photographs
         ]
 
-    def batch(
-        self, iteration: int
-    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h2 w2"]]:
+    def batch(self, iteration: int) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h2 w2"]]:
         """Draw the batch of one iteration: low-resolution inputs and high-resolution truths."""
         recipe = self.recipe
         draw = np.random.default_rng((recipe.seed, iteration))
@@ -236,9 +234,7 @@ def train_stage(
 class _Run:
     """The state of a stage that changes while it trains; all of it is saved and restored."""
 
-    def __init__(
-        self, recipe: Recipe, initial: dict[str, Tensor] | None, state_file: Path
-    ) -> None:
+    def __init__(self, recipe: Recipe, initial: dict[str, Tensor] | None, state_file: Path) -> None:
         self.recipe, self.state_file = recipe, state_file
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -251,7 +247,9 @@ class _Run:
             self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, max_lr=recipe.learning_rate, total_steps=recipe.iterations + 1,
+            self.optimiser,
+            max_lr=recipe.learning_rate,
+            total_steps=recipe.iterations + 1,
             cycle_momentum=False,
         )
         self.iteration, self.best, self.seconds = 0, float("-inf"), 0.0
@@ -302,8 +300,12 @@ class _Run:
         parts: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
         torch.save(
             {
-                **parts, "recipe": asdict(self.recipe), "iteration": self.iteration,
-                "best": self.best, "seconds": self.seconds, "losses": self.losses,
+                **parts,
+                "recipe": asdict(self.recipe),
+                "iteration": self.iteration,
+                "best": self.best,
+                "seconds": self.seconds,
+                "losses": self.losses,
                 "rows": self.rows,
             },
             partial,
@@ -326,8 +328,10 @@ class _Run:
 
     def _parts(self) -> dict[str, Any]:
         return {
-            "model": self.model, "average": self.average,
-            "optimiser": self.optimiser, "schedule": self.schedule,
+            "model": self.model,
+            "average": self.average,
+            "optimiser": self.optimiser,
+            "schedule": self.schedule,
         }
 
 

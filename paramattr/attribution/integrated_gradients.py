@@ -30,6 +30,7 @@ from paramattr.quadrature import Rule, get_rule
 from paramattr.reducers import Reducer, UnitIndex
 from paramattr.scores import Scores
 
+
 class ParameterPathIntegratedGradients:
     r"""Attribute the change of an objective between two models to their parameters.
 
@@ -190,8 +191,11 @@ class ParameterPathIntegratedGradients:
                     "completeness holds over all that moves; take the delta of a partial report "
                     "from attribute(..., return_convergence_delta=True)"
                 )
-            shapes = {name: (tuple(a.shape), tuple(own[name].shape)) for name, a in
-                      attributions.items() if name in own}
+            shapes = {
+                name: (tuple(a.shape), tuple(own[name].shape))
+                for name, a in attributions.items()
+                if name in own
+            }
             change = integral.values(1.0, batch, chunk) - integral.values(0.0, batch, chunk)
             if all(found == shape for found, shape in shapes.values()):
                 total = sum(a.double().sum() for a in attributions.values())

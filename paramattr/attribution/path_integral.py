@@ -81,7 +81,9 @@ class PathIntegral:
         for alpha in breakpoints(self.path):
             for name, value in self.path.evaluate(alpha).items():
                 digest.update(name.encode())
-                digest.update(value.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(
+                    value.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+                )
         objective = self.objective.objective
         return {
             "rule": [self.rule.name, list(self.rule.nodes)],
