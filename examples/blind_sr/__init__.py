@@ -1,0 +1,1 @@
+"""Blind super-resolution, the study that proves paramattr: which filters deblur, which denoise."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json as json_format
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
+
+from paramattr.errors import ParamattrError
+from paramattr.progress import progress_bar
 
 app = typer.Typer(
     name="blindsr",
@@ -31,8 +38,49 @@ class Stage(str, Enum):
     both = "both"
 
 
+class Dtype(str, Enum):
+    """Precisions to compute in."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+
+    @property
+    def torch(self) -> Any:
+        """The torch dtype of this name."""
+        import torch
+
+        return getattr(torch, self.value)
+
+
 NetworkOption = Annotated[Network, typer.Option(help="Network of the study.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+
+
+@contextmanager
+def progress(description: str, total: float) -> Iterator[Callable[[float], None]]:
+    """Draw a bar on stderr, where a person watches it."""
+    with progress_bar(description, total, show=sys.stderr.isatty()) as advance:
+        yield advance
+
+
+def check_device(device: str) -> str:
+    """Refuse a device that torch does not know or cannot reach, in one line.
+
+    Raises:
+        ParamattrError: with the reason.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParamattrError(
+            f"device {device!r} cannot be used ({reason}): expected cpu, or an accelerator that "
+            "this build of torch reaches, such as cuda"
+        ) from None
+    return device
 
 
 @app.command()
@@ -64,16 +112,16 @@ def train(
     """Train a baseline (clean input) and a target (blurry and noisy input) on photographs."""
     from blind_sr.training import Recipe, fast_precision, load_photographs, train_stage
     from paramattr.checkpoints import load_state_dict
-    from paramattr.errors import ParamattrError
 
     if precision not in ("auto", "bfloat16", "float32"):
         raise ParamattrError(
             f"precision {precision!r} is not known: expected auto, bfloat16 or float32"
         )
+    check_device(device)
     console = Console(stderr=True)
     start = load_state_dict(initial) if initial is not None else None
     if stage is Stage.target and start is None:
-        baseline = out / "baseline.safetensors"
+        baseline = out / f"{network.value}_baseline.safetensors"
         if not baseline.exists():
             raise ParamattrError(
                 f"a target starts from a baseline, and {baseline} is not there: train one first "
@@ -106,3 +154,88 @@ def train(
         )
         console.print(f"{name}: {weights}")
         start = load_state_dict(weights)
+
+
+@app.command()
+def mask(
+    pct: Annotated[
+        Optional[list[float]],  # noqa: UP045
+        typer.Option(help="Share of the filters to mask, in percent; may be given several times."),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas, or 'all'.")] = "all",
+    network: NetworkOption = Network.srresnet,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of photographs.", show_default="those of scikit-image"),
+    ] = None,
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of NETWORK_baseline and NETWORK_target.", show_default="bundled"),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Nodes of the quadrature rule.")] = 8,
+    quadrature: Annotated[str, typer.Option(help="Quadrature rule.")] = "gausslegendre",
+    crop: Annotated[
+        int,
+        typer.Option(min=0, help="Middle of the low-resolution image, pixels a side; 0 for all."),
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the random control.")] = 0,
+    device: DeviceOption = "cpu",
+    dtype: Annotated[Dtype, typer.Option(help="Precision to compute in.")] = Dtype.float32,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for scores, selections, restored images and the figure."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Find the filters that deblur and those that denoise, mask them, measure what is lost.
+
+    The measure is that of Sec. 5.2.1 of the paper: the mean squared difference between the
+    gradient maps of the grey outputs with and without the mask, times 1000.
+    """
+    from blind_sr import report, study
+
+    percents = list(dict.fromkeys(pct or [1.0]))
+    names = list(study.METHODS) if methods == "all" else [m.strip() for m in methods.split(",")]
+    study.check_percents(percents)
+    where = {"device": check_device(device), "dtype": dtype.torch}
+    pair = study.load_pair(network.value, weights, **where)
+    photographs = study.load_photographs(images, crop=crop, seed=seed, **where)
+    target, baseline = (study.restore(m, photographs) for m in (pair.target, pair.baseline))
+    psnr = {
+        "baseline": study.quality(baseline, photographs),
+        "target": study.quality(target, photographs),
+    }
+    with progress("attributing", 2 * len(photographs.names)) as advance:
+        rankings = study.find_filters(
+            pair, photographs, names, n_steps=steps, method=quadrature, seed=seed, advance=advance
+        )
+    models = {
+        id(s) for functions in rankings.values() for several in functions.values() for s in several
+    }
+    with progress("masking", len(models) * len(percents)) as advance:
+        rows = study.mask(pair, photographs, rankings, percents, target, advance=advance)
+    ratios = study.ratios(rows)
+    result = {
+        "network": network.value,
+        "images": photographs.names,
+        "crop": crop,
+        "steps": steps,
+        "quadrature": quadrature,
+        "dtype": dtype.value,
+        "seed": seed,
+        "psnr": psnr,
+        "rows": rows,
+        "ratios": ratios,
+    }
+    figure = None
+    if out is not None:
+        figure = report.save(out, pair, photographs, rankings, percents, target, result)
+    if json:
+        print(json_format.dumps(result))
+        return
+    console = Console()
+    console.print(report.psnr_table(psnr))
+    for table in report.mask_tables(rows, ratios):
+        console.print(table)
+    if figure is not None:
+        console.print(f"figure: {figure}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from paramattr.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "color")
+BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "ihc")
 
 
 def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
@@ -53,7 +53,8 @@ def find_images(folder: str | Path) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(
-            f"folder {folder} holds no image: expected files ending in {', '.join(sorted(SUFFIXES))}"
+            f"folder {folder} holds no image: expected files ending in "
+            f"{', '.join(sorted(SUFFIXES))}"
         )
     return files
 

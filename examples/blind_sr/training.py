@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -126,7 +125,7 @@ class Patches:
         top = 2 * draw.integers((image.shape[1] - side) // 2 + 1)
         left = 2 * draw.integers((image.shape[2] - side) // 2 + 1)
         crop = image[:, top : top + side, left : left + side]
-        crop = np.rot90(crop, draw.integers(4), axes=(1, 2))
+        crop = np.rot90(crop, int(draw.integers(4)), axes=(1, 2))
         return crop[:, :, ::-1] if draw.random() < 0.5 else crop
 
 
@@ -176,7 +175,8 @@ def train_stage(
         recipe: what to train, and how.
         photographs: 8-bit training photographs.
         held_out: validation crops in [0, 1].
-        out: folder for `STAGE.safetensors`, the log `STAGE.csv` and the running state `STAGE.ckpt`.
+        out: folder for `NETWORK_STAGE.safetensors`, the log (`.csv`) and the running state
+            (`.ckpt`).
         initial: weights to start from; the target starts from the baseline's.
         resume: go on from the running state where there is one.
         force: start afresh over what is there.
@@ -190,14 +190,17 @@ def train_stage(
             set, or if the running state belongs to another recipe.
     """
     out = Path(out)
-    weights, log = (out / f"{recipe.stage}{suffix}" for suffix in (".safetensors", ".csv"))
-    run = _Run(recipe, initial, out / f"{recipe.stage}.ckpt")
+    weights, log, state = (
+        out / f"{recipe.network}_{recipe.stage}.{suffix}"
+        for suffix in ("safetensors", "csv", "ckpt")
+    )
+    run = _Run(recipe, initial, state)
     if run.state_file.exists() and resume:
         run.load()
     elif (run.state_file.exists() or weights.exists()) and not force:
         raise CheckpointError(
-            f"folder {out} already holds a {recipe.stage}: give --resume to go on with it, --force "
-            "to start afresh over it, or another folder"
+            f"folder {out} already holds a {recipe.network} {recipe.stage}: give --resume to go on "
+            "with it, --force to start afresh over it, or another folder"
         )
     out.mkdir(parents=True, exist_ok=True)
     patches = Patches(photographs, recipe)
@@ -254,7 +257,7 @@ class _Run:
         )
         self.iteration, self.best, self.seconds = 0, float("-inf"), 0.0
         self.losses: list[float] = []
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, float | None]] = []
 
     def step(self, low: Tensor, high: Tensor) -> None:
         started = time.monotonic()
@@ -279,21 +282,23 @@ class _Run:
 
     @torch.no_grad()
     def validate(self, held_out: Tensor) -> float:
-        row = {
+        row: dict[str, float | None] = {
             "iteration": self.iteration,
-            "loss": float(np.mean(self.losses)) if self.losses else float("nan"),
-            "learning_rate": self.schedule.get_last_lr()[0],
+            "loss": float(np.mean(self.losses)) if self.losses else None,
+            "learning_rate": float(self.schedule.get_last_lr()[0]),
             "seconds": round(self.seconds, 1),
         }
         model: nn.Module = self.average.module.eval()
+        qualities: list[float] = []
         for condition in STAGES[self.recipe.stage]:
             low = degrade(held_out, condition, torch.Generator().manual_seed(0))
             low = low.to(self.recipe.device)
             output = torch.cat([model(one) for one in low.split(1)]).cpu()
-            row[f"psnr_{condition}"] = float(psnr(output, held_out).mean())
+            qualities.append(float(psnr(output, held_out).mean()))
+            row[f"psnr_{condition}"] = qualities[-1]
         self.losses = []
         self.rows.append(row)
-        return float(np.mean([v for k, v in row.items() if k.startswith("psnr_")]))
+        return float(np.mean(qualities))
 
     def save(self) -> None:
         partial = self.state_file.with_suffix(".partial")
@@ -310,7 +315,7 @@ class _Run:
             },
             partial,
         )
-        os.replace(partial, self.state_file)
+        partial.replace(self.state_file)
 
     def load(self) -> None:
         state = torch.load(self.state_file, map_location=self.recipe.device, weights_only=True)
@@ -335,7 +340,7 @@ class _Run:
         }
 
 
-def _write_log(path: Path, rows: list[dict[str, float]]) -> None:
+def _write_log(path: Path, rows: list[dict[str, float | None]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

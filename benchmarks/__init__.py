@@ -1,0 +1,1 @@
+"""Benchmarks: programs that write benchmarks/results/NAME.json, each with its environment."""

@@ -1,0 +1,6 @@
+"""Run the benchmarks on what the package brings along: `python -m benchmarks`."""
+
+from benchmarks import bench_completeness, bench_masking
+
+bench_completeness.main([])
+bench_masking.main([])

@@ -1,0 +1,52 @@
+"""Mask 1, 3, 5 and 10% of the filters by each method: what `paramattr blindsr mask` measures.
+
+python -m benchmarks.bench_masking [--images DIR] [--crop N] [--steps N] [--name NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.environment import write_result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command, keep its rows and print the two ratios of each share."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, help="folder; the bundled photographs by default")
+    parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--pct", type=float, nargs="+", default=[1, 3, 5, 10])
+    parser.add_argument("--name", default="masking")
+    options = parser.parse_args(arguments)
+    words = ["blindsr", "mask", "--crop", str(options.crop), "--steps", str(options.steps)]
+    for pct in options.pct:
+        words += ["--pct", f"{pct:g}"]
+    images = [] if options.images is None else ["--images", str(options.images)]
+    started = time.perf_counter()
+    ran = subprocess.run(
+        [str(Path(sys.executable).with_name("paramattr")), *words, *images, "--json"],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    seconds = round(time.perf_counter() - started, 1)
+    result = json.loads(ran.stdout)
+    shown = [] if options.images is None else ["--images", options.images.name]
+    command = " ".join(["paramattr", *words, *shown, "--json"])
+    path = write_result(options.name, command, {"seconds": seconds, **result})
+    for row in result["ratios"]:
+        if row["method"] == "faig":
+            print(
+                f"{row['mask']:>5} {row['pct']:>3g}%  over random {row['over_random']:6.1f}  "
+                f"over the other degradation {row['over_other']:6.1f}"
+            )
+    print(f"{seconds} s, {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Where and with what a figure was measured, and the file that keeps both."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Describe the commit, the hardware and the versions."""
+    found = {
+        "date": date.today().isoformat(),
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "paramattr")},
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def write_result(name: str, command: str, result: dict[str, Any]) -> Path:
+    """Write one benchmark's result beside what it was measured with."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {"command": command, "environment": environment(), **result}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    changed = (
+        "+changes" if git("status", "--porcelain", "--", "../paramattr", "../examples") else ""
+    )
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,179 @@
+"""What a person reads: the table, the figure, and the files of one analysis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from blind_sr.images import write_image
+from blind_sr.measures import output_difference, psnr
+from blind_sr.study import (
+    INPUTS,
+    MASKS,
+    Outputs,
+    Pair,
+    Photographs,
+    Rankings,
+    masked,
+    restore,
+)
+
+LABELS = {
+    "faig": "FAIG",
+    "faig-no-contrast": "FAIG, no contrast",
+    "absolute-change": "|change|",
+    "random": "random",
+}
+FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
+INPUT_LABELS = {"blur": "blurry", "noise": "noisy", "clean": "clean"}
+
+
+def mask_tables(rows: Sequence[dict[str, Any]], ratios: Sequence[dict[str, Any]]) -> list[Table]:
+    """Lay the rows of `study.mask` out: a table a masked function, a line a method and share."""
+    differences = {
+        (r["method"], r["pct"], r["mask"], r["input"]): r["difference_x1000"] for r in rows
+    }
+    compared = {(r["method"], r["pct"], r["mask"]): r for r in ratios}
+    tables = []
+    for function in MASKS:
+        inputs = (function, MASKS[1 - MASKS.index(function)], "clean")
+        own, other, clean = (INPUT_LABELS[condition] for condition in inputs)
+        table = Table(
+            title=f"{FUNCTIONS[function].capitalize()} filters masked: output difference x1000",
+            caption=f"own/random: {own} input, over random masking. own/other: over {other} input.",
+        )
+        table.add_column("method")
+        for heading in ("filters", f"{own} (own)", other, clean, "own/random", "own/other"):
+            table.add_column(heading, justify="right")
+        previous = None
+        for method, pct in dict.fromkeys((r["method"], r["pct"]) for r in rows):
+            if previous not in (None, method):
+                table.add_section()
+            ratio = compared.get((method, pct, function), {})
+            table.add_row(
+                LABELS[method],
+                f"{pct:g}%",
+                *(f"{differences[method, pct, function, condition]:.2f}" for condition in inputs),
+                *(_times(ratio.get(key)) for key in ("over_random", "over_other")),
+            )
+            previous = method
+        tables.append(table)
+    return tables
+
+
+def psnr_table(quality: dict[str, dict[str, float]]) -> Table:
+    """Lay the PSNR of baseline and target out, a line a model."""
+    table = Table(title="PSNR in dB")
+    table.add_column("model")
+    for condition in INPUTS:
+        table.add_column(f"{INPUT_LABELS[condition]} input", justify="right")
+    for model, values in quality.items():
+        table.add_row(model, *(f"{values[condition]:.2f}" for condition in INPUTS))
+    return table
+
+
+def save(
+    out: str | Path,
+    pair: Pair,
+    photographs: Photographs,
+    rankings: Rankings,
+    percents: Sequence[float],
+    target: Outputs,
+    result: dict[str, Any],
+) -> Path:
+    """Write the scores, selections, restored images, rows and the figure of one analysis.
+
+    Args:
+        out: folder, made where it is missing.
+        pair: baseline and target.
+        photographs: what was analysed.
+        rankings: of `study.find_filters`.
+        percents: shares of the filters, in percent; the first is that of images and figure.
+        target: the target's outputs, of `study.restore`.
+        result: what `--json` prints.
+
+    Returns:
+        The path of the figure.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    for method, functions in rankings.items():
+        for function, several in functions.items():
+            for number, scores in enumerate(several):
+                seed = f"_{number}" if len(several) > 1 else ""
+                stem = f"{method}_{function}{seed}"
+                scores.save(out / "scores" / f"{stem}.safetensors")
+                for pct in percents:
+                    selection = scores.top(fraction=pct / 100)
+                    selection.save(out / "selections" / f"{stem}_{pct:g}pct.safetensors")
+    shown = next(iter(rankings))
+    restored: dict[str, Outputs] = {"input": photographs.low, "target": target}
+    for function in MASKS:
+        selection = rankings[shown][function][0].top(fraction=percents[0] / 100)
+        restored[f"{function}_masked"] = restore(masked(pair, selection), photographs, MASKS)
+    (out / "images").mkdir(exist_ok=True)
+    for model, outputs in restored.items():
+        for condition in MASKS:
+            for name, image in zip(photographs.names, outputs[condition], strict=True):
+                write_image(image[0], out / "images" / f"{name}_{condition}_{model}.png")
+    figure = out / "figure.png"
+    _draw(figure, photographs, restored, f"{LABELS[shown]}, {percents[0]:g}% of the filters")
+    return figure
+
+
+def _draw(
+    path: Path,
+    photographs: Photographs,
+    restored: dict[str, Outputs],
+    title: str,
+) -> None:
+    from matplotlib.figure import Figure
+
+    # The photograph that loses most when each function's own filters are masked.
+    lost = [
+        sum(_moved(restored, c, f"{c}_masked", k) for c in MASKS)
+        for k in range(len(photographs.names))
+    ]
+    shown = max(range(len(lost)), key=lost.__getitem__)
+    columns = {
+        "input": "input",
+        "target": "target",
+        "blur_masked": "deblurring filters masked",
+        "noise_masked": "denoising filters masked",
+    }
+    figure = Figure(figsize=(12, 6.9), layout="constrained")
+    figure.suptitle(f"{photographs.names[shown]}: {title}")
+    axes = figure.subplots(len(MASKS), len(columns))
+    for row, condition in enumerate(MASKS):
+        for column, (name, heading) in enumerate(columns.items()):
+            image = restored[name][condition][shown].float().cpu()
+            axis = axes[row][column]
+            axis.imshow(image[0].clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(heading)
+            if column == 0:
+                axis.set_ylabel(f"{INPUT_LABELS[condition]} input")
+                axis.set_xlabel(f"{image.shape[-1]} x {image.shape[-2]} pixels")
+                continue
+            label = f"{float(psnr(image, photographs.high[shown].float().cpu())):.2f} dB"
+            if name != "target":
+                moved = 1000 * _moved(restored, condition, name, shown)
+                label += f", difference x1000: {moved:.2f}"
+            axis.set_xlabel(label)
+    figure.savefig(path, dpi=150)
+
+
+def _moved(restored: dict[str, Outputs], condition: str, model: str, number: int) -> float:
+    pair = restored[model][condition][number], restored["target"][condition][number]
+    return float(output_difference(*pair))
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.1f}"

@@ -1,0 +1,337 @@
+"""The analysis: find the filters of each function, mask them, measure what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from blind_sr.degradations import BLUR_RADIUS, degrade
+from blind_sr.images import bundled_files, centre_crop, find_images, read_image
+from blind_sr.measures import output_difference, psnr
+from blind_sr.networks import SCALE, build
+from paramattr import (
+    FAIG,
+    Scores,
+    Selection,
+    absolute_change,
+    contrast,
+    load_state_dict,
+    random_scores,
+    substitute,
+)
+from paramattr.errors import CheckpointError, ParamattrError
+
+BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
+MASKS = ("blur", "noise")
+"""The functions whose filters are sought: removing blur, removing noise."""
+INPUTS = ("blur", "noise", "clean")
+METHODS = ("faig", "faig-no-contrast", "absolute-change", "random")
+
+Rankings = dict[str, dict[str, list[Scores]]]
+"""Method, then function, to one ranking or, for random, one a seed."""
+Outputs = dict[str, list[Tensor]]
+"""Condition to images, each `(1, 3, H, W)`."""
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A baseline (restores clean input only) and the target fine-tuned from it."""
+
+    network: str
+    baseline: nn.Module
+    target: nn.Module
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """High-resolution photographs and their low-resolution inputs in each condition.
+
+    Attributes:
+        names: file names without their endings.
+        high: each `(1, 3, 2H, 2W)` in [0, 1].
+        low: condition to inputs, each `(1, 3, H, W)`.
+    """
+
+    names: list[str]
+    high: list[Float[Tensor, "1 3 h w"]]
+    low: dict[str, list[Float[Tensor, "1 3 h2 w2"]]]
+
+    def pairs(self, condition: str) -> list[tuple[Tensor, Tensor]]:
+        """Give the batches of one image that attribution streams: input and truth."""
+        return list(zip(self.low[condition], self.high, strict=True))
+
+
+def load_pair(
+    network: str,
+    weights: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Pair:
+    """Load `NETWORK_baseline` and `NETWORK_target` from a folder, or those that are bundled.
+
+    Args:
+        network: `"srresnet"` or `"srcnn"`.
+        weights: folder that holds the two files, as safetensors or as the authors' `.pth`.
+        device: where to.
+        dtype: precision to compute in.
+
+    Raises:
+        CheckpointError: if a file is missing or does not fit the network.
+    """
+    folder = Path(weights) if weights is not None else BUNDLED_WEIGHTS
+    models = []
+    for stage in ("baseline", "target"):
+        files = [folder / f"{network}_{stage}{suffix}" for suffix in (".safetensors", ".pth")]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise CheckpointError(
+                f"weights {files[0]} are not there: expected {network}_baseline and "
+                f"{network}_target in that folder; train them with 'paramattr blindsr train "
+                f"--network {network}', or give their folder (--weights)"
+            )
+        model = build(network)
+        try:
+            model.load_state_dict(load_state_dict(found))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"weights {found} do not fit the network {network}: {reason}"
+            ) from None
+        models.append(model.to(device, dtype).eval().requires_grad_(False))
+    return Pair(network, *models)
+
+
+def load_photographs(
+    images: str | Path | None = None,
+    *,
+    crop: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Photographs:
+    """Read photographs and degrade them in the three conditions of the analysis.
+
+    Args:
+        images: a folder; by default the colour photographs that scikit-image brings along.
+        crop: side in pixels of the middle of the low-resolution image that is used; 0 for all.
+        seed: of the noise, which depends on it and the photograph's place in the folder.
+        device: where to.
+        dtype: precision to compute in.
+
+    Raises:
+        DataError: for a missing or empty folder, or an unreadable or too small photograph.
+    """
+    files = bundled_files() if images is None else find_images(images)
+    high, low = [], {condition: [] for condition in INPUTS}  # type: ignore[var-annotated]
+    for number, file in enumerate(files):
+        image = read_image(file)
+        if crop:
+            image = centre_crop(image, SCALE * crop, name=file)
+        else:
+            centre_crop(image, BLUR_RADIUS + SCALE, name=file)
+            image = image[:, : image.shape[1] // SCALE * SCALE, : image.shape[2] // SCALE * SCALE]
+        truth = image[None].float() / 255
+        high.append(truth.to(device, dtype))
+        for condition in INPUTS:
+            noise = torch.Generator().manual_seed(1_000_003 * seed + number)
+            low[condition].append(degrade(truth, condition, noise).to(device, dtype))
+    return Photographs([file.stem for file in files], high, low)
+
+
+def find_filters(
+    pair: Pair,
+    photographs: Photographs,
+    methods: Sequence[str] = METHODS,
+    *,
+    n_steps: int = 8,
+    method: str = "gausslegendre",
+    seed: int = 0,
+    random_seeds: int = 3,
+    advance: Advance = lambda amount: None,
+) -> Rankings:
+    """Rank the filters by each method, for each function.
+
+    Args:
+        pair: baseline and target.
+        photographs: on which the functions show.
+        methods: of `METHODS`.
+        n_steps: nodes of the rule.
+        method: name of the quadrature rule.
+        seed: first seed of the random rankings.
+        random_seeds: how many random rankings.
+        advance: called with the number of photographs attributed since it was last called.
+
+    Raises:
+        ParamattrError: for an unknown method, before any work.
+    """
+    for wanted in methods:
+        if wanted not in METHODS:
+            raise ParamattrError(
+                f"method {wanted!r} is not known: expected some of {', '.join(METHODS)}"
+            )
+    rankings: Rankings = {}
+    if any(wanted.startswith("faig") for wanted in methods):
+        faig = FAIG(pair.target, pair.baseline)
+        plain = {
+            condition: faig.score(
+                _counted(photographs.pairs(condition), advance),
+                reducer="kernel",
+                n_steps=n_steps,
+                method=method,
+            )
+            for condition in MASKS
+        }
+        blur, noise = plain["blur"], plain["noise"]
+        rankings["faig"] = {"blur": [contrast(blur, noise)], "noise": [contrast(noise, blur)]}
+        rankings["faig-no-contrast"] = {"blur": [blur], "noise": [noise]}
+    if "absolute-change" in methods:
+        change = [absolute_change(pair.target, pair.baseline, reducer="kernel")]
+        rankings["absolute-change"] = {"blur": change, "noise": change}
+    if "random" in methods:
+        drawn = [
+            random_scores(pair.target, reducer="kernel", seed=seed + k) for k in range(random_seeds)
+        ]
+        rankings["random"] = {"blur": drawn, "noise": drawn}
+    return {wanted: rankings[wanted] for wanted in methods}
+
+
+def restore(
+    model: nn.Module, photographs: Photographs, conditions: Sequence[str] = INPUTS
+) -> Outputs:
+    """Run a network over the photographs' inputs one by one, without gradients."""
+    with torch.inference_mode():
+        return {c: [model(image) for image in photographs.low[c]] for c in conditions}
+
+
+def quality(outputs: Outputs, photographs: Photographs) -> dict[str, float]:
+    """Give the mean PSNR in dB of a network's outputs in each condition."""
+    return {
+        condition: _mean(map(psnr, images, photographs.high))
+        for condition, images in outputs.items()
+    }
+
+
+def mask(
+    pair: Pair,
+    photographs: Photographs,
+    rankings: Rankings,
+    percents: Sequence[float],
+    target: Outputs,
+    *,
+    advance: Advance = lambda amount: None,
+) -> list[dict[str, Any]]:
+    """Mask the top filters of each ranking and measure how far the output moves (Sec. 5.2.1).
+
+    Args:
+        pair: baseline and target.
+        photographs: on which the outputs are compared.
+        rankings: of `find_filters`.
+        percents: shares of the filters that are masked, in percent, above 0 and up to 100.
+        target: the target's outputs, of `restore`.
+        advance: called with the number of models measured since it was last called.
+
+    Returns:
+        One row a method, percentage, masked function and input: `method`, `pct`, `mask`, `input`,
+        and `difference_x1000`, the mean over photographs (and seeds) of the squared difference of
+        the gradient maps, times 1000.
+    """
+    check_percents(percents)
+    measured: dict[tuple[int, float], dict[str, float]] = {}
+    rows = []
+    for method, functions in rankings.items():
+        for pct in percents:
+            for function, several in functions.items():
+                for scores in several:
+                    if (id(scores), pct) not in measured:
+                        edited = masked(pair, scores.top(fraction=pct / 100))
+                        outputs = restore(edited, photographs)
+                        measured[id(scores), pct] = _differences(outputs, target)
+                        advance(1)
+                found = [measured[id(scores), pct] for scores in several]
+                rows += [
+                    {
+                        "method": method,
+                        "pct": pct,
+                        "mask": function,
+                        "input": condition,
+                        "difference_x1000": 1000 * sum(f[condition] for f in found) / len(found),
+                    }
+                    for condition in INPUTS
+                ]
+    return rows
+
+
+def masked(pair: Pair, selection: Selection) -> nn.Module:
+    """Give the target with the selected filters of the baseline."""
+    return substitute(pair.target, pair.baseline, selection)
+
+
+def check_percents(percents: Sequence[float]) -> None:
+    """Refuse shares that are not above 0 and up to 100 percent.
+
+    Raises:
+        ParamattrError: naming the first such share.
+    """
+    for pct in percents:
+        if not 0 < pct <= 100:
+            raise ParamattrError(
+                f"pct is {pct:g}: expected a share of the filters above 0 and up to 100 percent"
+            )
+
+
+def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compare what masking FAIG's own filters does with two other differences.
+
+    Args:
+        rows: of `mask`.
+
+    Returns:
+        One row a method but random, percentage and function: `over_random`, the own difference
+        over random masking's on the same input (None without random rows), and `over_other`, over
+        the difference that the same filters make on the other degradation's input.
+    """
+    table = {(r["method"], r["pct"], r["mask"], r["input"]): r["difference_x1000"] for r in rows}
+    found = []
+    for method, pct, function, condition in table:
+        if method == "random" or function != condition:
+            continue
+        own = table[method, pct, function, function]
+        other = table[method, pct, function, MASKS[1 - MASKS.index(function)]]
+        chance = table.get(("random", pct, function, function))
+        found.append(
+            {
+                "method": method,
+                "pct": pct,
+                "mask": function,
+                "over_random": own / chance if chance else None,
+                "over_other": own / other if other else None,
+            }
+        )
+    return found
+
+
+def _differences(outputs: Outputs, references: Outputs) -> dict[str, float]:
+    return {
+        condition: _mean(map(output_difference, images, references[condition]))
+        for condition, images in outputs.items()
+    }
+
+
+def _counted(
+    pairs: list[tuple[Tensor, Tensor]], advance: Advance
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for pair in pairs:
+        yield pair
+        advance(1)
+
+
+def _mean(values: Iterator[Tensor]) -> float:
+    return float(torch.cat([value.double().cpu() for value in values]).mean())
