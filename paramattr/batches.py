@@ -21,11 +21,13 @@ class Batch:
         targets: a tensor `(B, ...)`, a tuple, list or dict of such, or None.
         extra: the model's further arguments; tensors are batch first, all else is passed on as it
             is to every sample.
+        first: the number of the first sample in the batch that this one was cut from.
     """
 
     inputs: tuple[Tensor, ...]
     targets: Any
     extra: tuple[Any, ...]
+    first: int = 0
 
     @classmethod
     def of(
@@ -91,7 +93,8 @@ class Batch:
         """Cut the batch into batches of at most `size` samples, in order."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield Batch(*(_mapped(p, lambda t, part=part: t[part]) for p in self._parts()))
+            parts = (_mapped(p, lambda t, part=part: t[part]) for p in self._parts())
+            yield Batch(*parts, first=self.first + start)
 
     def _parts(self) -> tuple[Any, Any, Any]:
         return self.inputs, self.targets, self.extra
@@ -101,7 +104,8 @@ def _mapped(tree: Any, function: Any) -> Any:
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, tuple | list):
-        return type(tree)(_mapped(branch, function) for branch in tree)
+        branches = [_mapped(branch, function) for branch in tree]
+        return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
     if isinstance(tree, dict):
         return {key: _mapped(branch, function) for key, branch in tree.items()}
     return tree

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ WRAPPINGS = ("params_ema", "params", "state_dict", "model_state_dict")
 """Keys under which trainers put the state dict, the one to prefer first (BasicSR: the EMA)."""
 
 _METADATA_KEY = "paramattr"
+_REFUSED = re.compile(r"GLOBAL \S+|(unrecognized|class|function) \S+")  # by torch's safe reader
 
 
 def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
@@ -36,7 +38,8 @@ def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
         Names to tensors, on the CPU, in the file's precision.
 
     Raises:
-        CheckpointError: if the file is missing, unreadable, holds pickled code, or is no state dict.
+        CheckpointError: if the file is missing or unreadable, holds pickled code, or is no state
+            dict.
     """
     path = Path(path)
     _check_is_file(path)
@@ -45,16 +48,20 @@ def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
     else:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
+        except Exception as error:  # the reader of a broken pickle fails in any way it likes
+            pickled = isinstance(error, pickle.UnpicklingError)
+            refused = _REFUSED.search(str(error)) if pickled else None
+            if refused:
+                raise CheckpointError(
+                    f"checkpoint {path} holds pickled code or objects ({refused[0]}), which could "
+                    "run anything when read: expected tensors and plain containers alone; in a "
+                    "place you trust, save its state dict again with "
+                    "torch.save(model.state_dict(), ...)"
+                ) from None
+            reason = "no such pickle" if pickled else _first_line(error)
             raise CheckpointError(
-                f"checkpoint {path} holds pickled code or objects, which could run anything when "
-                "read: expected tensors and plain containers alone; in a place you trust, save its "
-                f"state dict again with torch.save(model.state_dict(), ...) ({_first_line(error)})"
-            ) from None
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"checkpoint {path} cannot be read: expected a safetensors or torch.save file, "
-                f"found {_first_line(error)}"
+                f"checkpoint {path} cannot be read: expected a whole safetensors or torch.save "
+                f"file, found {reason}; copy or save it again"
             ) from None
     return _without_prefix(_unwrapped(found, path, key))
 
@@ -74,15 +81,24 @@ def save_state_dict(
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"entry {name!r} for file {path} is a {type(tensor).__name__}: expected a tensor; "
+                "what is none goes into metadata"
+            )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(dict(metadata or {}))})
-        os.replace(partial, path)
+        partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"file {path} cannot be written ({error}): give a path in a folder you may write to"
         ) from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,10 +149,10 @@ def _unwrapped(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
             f"{'nothing' if isinstance(found, Mapping) else type(found).__name__}"
         )
     for name, value in found.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or not isinstance(name, str):
             raise CheckpointError(
-                f"checkpoint {path} is no state dict: expected tensors, found {name!r} of type "
-                f"{type(value).__name__}; name the key that wraps the state dict (key=...)"
+                f"checkpoint {path} is no state dict: expected names to tensors, found {name!r} of "
+                f"type {type(value).__name__}; name the key that wraps the state dict (key=...)"
             )
     return dict(found)
 

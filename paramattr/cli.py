@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import entry_points
+from typing import NoReturn
 
 from paramattr.errors import ParamattrError
 
@@ -26,11 +27,24 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake that paramattr can name ends in one line and exit code 2."""
+    """Run the command line; bad options and files end in one line on stderr and exit code 2."""
     for study in sorted(entry_points(group="paramattr.studies"), key=lambda point: point.name):
         app.add_typer(study.load(), name=study.name)
     try:
-        app()
-    except ParamattrError as error:
-        print(f"paramattr: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        code = app(standalone_mode=False)
+    except (ParamattrError, OSError) as error:
+        _stop(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        # Typer's usage errors have no public class of their own that all its versions share.
+        if not hasattr(error, "format_message"):
+            raise
+        _stop(error.format_message() or "a command is missing: see --help")
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _stop(reason: str) -> NoReturn:
+    print(f"paramattr: {' '.join(reason.split())}", file=sys.stderr)
+    raise SystemExit(2) from None

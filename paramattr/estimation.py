@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -55,7 +57,10 @@ def mean_magnitude(
         DataError: if the loader gives no sample, or something that is no batch.
         CheckpointError: if the checkpoint was made with other settings.
     """
-    sums, samples, finished = _resumed(checkpoint, len(index), dict(settings or {}))
+    expected: dict[str, Any] = {}
+    if checkpoint is not None:
+        expected = {"kind": "running sums", "units": _fingerprint(index), **dict(settings or {})}
+    sums, samples, finished = _resumed(checkpoint, len(index), expected)
     batches: float | None = None
     with suppress(TypeError):
         batches = len(loader)  # type: ignore[arg-type]
@@ -72,24 +77,31 @@ def mean_magnitude(
                 advance(1 / len(batch))
             if checkpoint is not None:
                 state = {"sums": sums, "counts": torch.tensor([samples, number + 1])}
-                save_state_dict(checkpoint, state, {"kind": "running sums", **dict(settings or {})})
+                save_state_dict(checkpoint, state, expected)
     if not samples:
         raise DataError("the loader gave no batch: expected at least one (inputs, targets)")
     return Scores(index, sums / samples)
 
 
 def _resumed(
-    checkpoint: str | Path | None, units: int, settings: dict[str, Any]
+    checkpoint: str | Path | None, units: int, expected: dict[str, Any]
 ) -> tuple[Tensor, int, int]:
     if checkpoint is None or not Path(checkpoint).exists():
         return torch.zeros(units, dtype=torch.float64), 0, 0
     tensors, found = load_tensors(checkpoint)
-    expected = {"kind": "running sums", **settings}
     differing = [key for key in expected if found.get(key) != expected[key]]
-    if differing or tensors["sums"].shape != (units,):
+    if differing:
         raise CheckpointError(
-            f"checkpoint {checkpoint} was made with other settings "
-            f"({', '.join(differing) or 'units'} differ): give another file, or remove this one"
+            f"checkpoint {checkpoint} was made with other settings ({', '.join(differing)} "
+            "differ): give another file, or remove this one"
         )
     samples, finished = (int(count) for count in tensors["counts"])
     return tensors["sums"], samples, finished
+
+
+def _fingerprint(index: UnitIndex) -> str:
+    tensors, metadata = index.to_tensors()
+    digest = hashlib.sha256(json.dumps(metadata).encode())
+    for labels in tensors.values():
+        digest.update(labels.contiguous().numpy().tobytes())
+    return digest.hexdigest()

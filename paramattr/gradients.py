@@ -14,6 +14,7 @@ from torch.func import functional_call
 from paramattr.batches import Batch
 from paramattr.errors import ModelError, ObjectiveError
 from paramattr.objectives import Objective
+from paramattr.parameters import owners
 
 
 class ObjectiveOfParameters:
@@ -34,6 +35,10 @@ class ObjectiveOfParameters:
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         _check_evaluating(model)
         self.model, self.objective = model, objective
+        self._places = {
+            name: [_joined(owner.path, owner.attribute) for owner in places]
+            for name, places in owners(model).items()
+        }
 
     def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Evaluate the objective without a graph.
@@ -69,25 +74,55 @@ class ObjectiveOfParameters:
         values = self._evaluate({**parameters, **leaves}, batch)
         if not leaves:
             return {}
-        if not values.requires_grad:
+        if not values.requires_grad and not self._is_differentiable(parameters, batch):
             raise ObjectiveError(
                 "the objective does not depend on the parameters: expected a value that autograd "
                 "can follow; leave detach(), .item() and no_grad() out of model and objective"
             )
+        if not values.requires_grad:  # it depends on other parameters alone
+            return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
         found = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
         return {
             name: torch.zeros_like(leaf) if gradient is None else gradient
             for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
         }
 
+    def _is_differentiable(self, parameters: Mapping[str, Tensor], batch: Batch) -> bool:
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        return self._evaluate(leaves, batch).requires_grad
+
     def _evaluate(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        # Every place is named once and ties are written out here: where one module has two names,
+        # functional_call's own tying swaps it twice and leaves the model with the second value.
+        state = {
+            place: value
+            for name, value in parameters.items()
+            for place in self._places.get(name, [name])
+        }
         output = functional_call(
-            self.model, {**buffers, **parameters}, (*batch.inputs, *batch.extra)
+            self.model,
+            {**_copied_buffers(self.model), **state},
+            (*batch.inputs, *batch.extra),
+            tie_weights=False,
         )
         values = self.objective(output, batch.targets)
-        _check_values(values, len(batch))
+        _check_values(values, len(batch), batch.first)
         return values
+
+
+def _copied_buffers(model: nn.Module) -> dict[str, Tensor]:
+    copies: dict[int, Tensor] = {}
+    state = {}
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            if id(buffer) not in copies:
+                copies[id(buffer)] = buffer.clone()
+            state[_joined(path, name)] = copies[id(buffer)]
+    return state
+
+
+def _joined(path: str, attribute: str) -> str:
+    return f"{path}.{attribute}" if path else attribute
 
 
 @contextmanager
@@ -126,7 +161,7 @@ def _acts_otherwise_in_training(module: nn.Module) -> bool:
     return False
 
 
-def _check_values(values: object, samples: int) -> None:
+def _check_values(values: object, samples: int, first: int) -> None:
     if not isinstance(values, Tensor):
         raise ObjectiveError(
             f"the objective gave a {type(values).__name__}: expected a tensor of shape "
@@ -145,6 +180,6 @@ def _check_values(values: object, samples: int) -> None:
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).nonzero()[0])
         raise ObjectiveError(
-            f"the objective is {values[bad].item()} for sample {bad}: expected a finite number; "
+            f"the objective is {values[bad].item()} for sample {first + bad}: expected a finite number; "
             "check that sample's inputs and targets, and the model's range in this precision"
         )

@@ -40,7 +40,7 @@ def squared_error(
     tensor([5.])
     """
     _check_same_shape("squared_error", output, targets)
-    return (output - targets).square().flatten(1).sum(1)
+    return _summed((output - targets).square())
 
 
 def absolute_error(
@@ -63,7 +63,7 @@ def absolute_error(
     tensor([3.])
     """
     _check_same_shape("absolute_error", output, targets)
-    return (output - targets).abs().flatten(1).sum(1)
+    return _summed((output - targets).abs())
 
 
 def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> Float[Tensor, "b"]:
@@ -88,8 +88,11 @@ def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> 
             f"cross_entropy needs targets: expected class numbers, found {targets!r}; give them "
             "beside the inputs"
         )
-    loss = F.cross_entropy(output, targets, reduction="none")
-    return loss.reshape(loss.shape[0], -1).sum(1)
+    return _summed(F.cross_entropy(output, targets, reduction="none"))
+
+
+def _summed(errors: Float[Tensor, "b *rest"]) -> Float[Tensor, "b"]:
+    return errors.unsqueeze(-1).flatten(1).sum(1)  # also of (B,) alone
 
 
 def _check_same_shape(name: str, output: Tensor, targets: Tensor) -> None:

@@ -63,7 +63,7 @@ def owners(model: nn.Module) -> dict[str, list[Owner]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, list[Owner]] = {name: [] for name in names.values()}
     for path, module in model.named_modules():
-        for attribute, parameter in module.named_parameters(recurse=False):
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             found[names[id(parameter)]].append(Owner(path, module, attribute))
     return found
 

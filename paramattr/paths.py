@@ -59,7 +59,8 @@ class PiecewiseLinear:
         self.points = [_values(point) for point in points]
         if len(self.points) < 2:
             raise ModelError(
-                f"a path needs at least two models, its ends: found {len(self.points)}"
+                f"a path needs at least two models, its ends: found {len(self.points)}; give "
+                "[target, ..., baseline]"
             )
         first = self.points[0]
         for number, point in enumerate(self.points[1:], start=1):
@@ -73,7 +74,7 @@ class PiecewiseLinear:
         return tuple(k / pieces for k in range(pieces + 1))
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the parameters at `alpha` in [0, 1]; at a point they are that point's, to the bit."""
+        """Give the parameters at `alpha` in [0, 1]; at a point, that point's to the bit."""
         piece, within = self._locate(alpha)
         start, end = self.points[piece], self.points[piece + 1]
         return {name: torch.lerp(start[name], end[name], within) for name in start}
@@ -91,7 +92,8 @@ class PiecewiseLinear:
         piece = pieces - 1
         while piece > 0 and alpha < breakpoints[piece]:
             piece -= 1
-        return piece, (alpha - breakpoints[piece]) * pieces
+        start, end = breakpoints[piece], breakpoints[piece + 1]
+        return piece, (alpha - start) / (end - start)  # exactly 0 and 1 at the points
 
 
 class StraightLine:
@@ -118,7 +120,7 @@ class StraightLine:
         self._path = PiecewiseLinear([target, baseline])
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the parameters at `alpha` in [0, 1]; at the ends they are the models', to the bit."""
+        """Give the parameters at `alpha` in [0, 1]; at the ends, the models' to the bit."""
         return self._path.evaluate(alpha)
 
     def derivative(self, alpha: float) -> Parameters:
@@ -140,7 +142,10 @@ def _values(point: nn.Module | Mapping[str, Tensor]) -> Parameters:
 def _check_alike(first: Parameters, other: Parameters, number: int) -> None:
     for name, value in first.items():
         if name not in other:
-            raise ModelError(f"parameter {name!r} is missing in point {number} of the path")
+            raise ModelError(
+                f"parameter {name!r} of shape {tuple(value.shape)} is missing in point {number} of "
+                "the path: expected models of one architecture"
+            )
         if other[name].shape != value.shape:
             raise ModelError(
                 f"parameter {name!r} has shape {tuple(value.shape)} at the path's start and "

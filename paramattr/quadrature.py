@@ -36,7 +36,10 @@ class Rule:
                 "expected as many of each, at least one"
             )
         if not all(0 <= node <= 1 for node in self.nodes):
-            raise ParamattrError(f"rule {self.name!r} has nodes outside [0, 1]: {self.nodes}")
+            raise ParamattrError(
+                f"rule {self.name!r} has nodes outside [0, 1]: expected places between the target "
+                f"(0) and the baseline (1), found {self.nodes}"
+            )
 
     def integrate(self, function: Callable[[float], float]) -> float:
         """Integrate a function of one number over [0, 1]."""

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from paramattr.errors import UnitError
-from paramattr.parameters import owners
+from paramattr.parameters import named_parameters, owners
 
 
 @dataclass(frozen=True)
@@ -146,20 +146,19 @@ class UnitIndex:
         """Ask a reducer for the units of every floating-point parameter of a model.
 
         Raises:
+            ModelError: if `model` is no module, or a parameter of it is lazy or complex.
             UnitError: for an unknown reducer, one that leaves every parameter out, or one whose
                 answer does not fit the parameter; the message names it.
         """
-        function = _function(reducer)
+        function, parameters = _function(reducer), named_parameters(model)
         shapes: dict[str, tuple[int, ...]] = {}
         labels: dict[str, Tensor] = {}
         groups: dict[str, tuple[int, tuple[int, ...]]] = {}
         found = owners(model)
         length = 0
-        for name, parameter in model.named_parameters():
-            if not parameter.is_floating_point():
-                continue
+        for name, parameter in parameters.items():
             shapes[name] = tuple(parameter.shape)
-            units = function(name, parameter.detach(), found[name][0].module)
+            units = function(name, parameter, found[name][0].module)
             if units is None:
                 continue
             _check_units(units, name, parameter)
@@ -292,13 +291,14 @@ def check_same_units(one: UnitIndex, other: UnitIndex, what: str) -> None:
 
 
 def _summary(index: UnitIndex) -> str:
-    return f"{len(index)} units in {len(index.groups)} groups ({next(iter(index.groups), None)!r}, ...)"
+    first = next(iter(index.groups), None)
+    return f"{len(index)} units in {len(index.groups)} groups ({first!r}, ...)"
 
 
 def _function(reducer: str | Reducer) -> Reducer:
     if callable(reducer):
         return reducer
-    if reducer not in REDUCERS:
+    if not isinstance(reducer, str) or reducer not in REDUCERS:
         raise UnitError(
             f"reducer {reducer!r} is not known: expected one of {', '.join(REDUCERS)}, or a "
             "callable of (name, parameter, module) that returns paramattr.reducers.Units"

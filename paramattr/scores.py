@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -76,6 +77,12 @@ class Scores:
         """Subtract from a number."""
         return self * -1.0 + other
 
+    def __rtruediv__(self, other: float) -> Scores:
+        """Divide a number by them, unit by unit."""
+        if not isinstance(other, int | float):
+            return NotImplemented
+        return Scores(self.index, other / self.values)
+
     def __neg__(self) -> Scores:
         """Turn every sign."""
         return self * -1.0
@@ -104,15 +111,21 @@ class Scores:
                 "top takes either a fraction or a count: write top(fraction=0.01) or top(count=50)"
             )
         if fraction is not None:
-            if not 0 < fraction <= 1:
+            if not isinstance(fraction, Real) or not 0 < fraction <= 1:
                 raise UnitError(
-                    f"fraction is {fraction}: expected a share above 0 and up to 1, such as 0.01 "
+                    f"fraction is {fraction!r}: expected a share above 0 and up to 1, such as 0.01 "
                     "for 1%"
                 )
             count = max(1, round(fraction * len(self)))
-        assert count is not None
-        if not 0 <= count <= len(self):
-            raise UnitError(f"count is {count}: expected 0 to {len(self)}, the number of units")
+        if (
+            isinstance(count, bool)
+            or not isinstance(count, Integral)
+            or not 0 <= count <= len(self)
+        ):
+            raise UnitError(
+                f"count is {count!r}: expected a whole number from 0 to {len(self)}, the number of "
+                "units; a share of them is written fraction=0.01"
+            )
         chosen = torch.zeros(len(self), dtype=torch.bool)
         chosen[self.rank()[:count]] = True
         return Selection(self.index, chosen)

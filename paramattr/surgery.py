@@ -103,6 +103,9 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
     masks = dict(_masks(model, selection))
     trainable = copy.deepcopy(model)
     places = owners(trainable)
+    paths: dict[int, list[str]] = {}  # a module may stand in several places
+    for path, module in trainable.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
     names: list[tuple[str, str]] = []  # of the plain parameter, and of what it is put together from
     for name, parameter in list(trainable.named_parameters()):
         parameter.requires_grad_(False)
@@ -111,8 +114,12 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
         entries = _Entries(parameter, masks[name])
         for owner in places[name]:  # a tied parameter stays tied: they share the entries
             parametrize.register_parametrization(owner.module, owner.attribute, entries)
-            dot = f"{owner.path}." if owner.path else ""
-            names.append((f"{dot}{owner.attribute}", f"{dot}parametrizations.{owner.attribute}"))
+            if isinstance(owner.module, nn.RNNBase):
+                _keep_no_weights(owner.module)
+            for path in paths[id(owner.module)]:
+                dot = f"{path}." if path else ""
+                inner = f"{dot}parametrizations.{owner.attribute}"
+                names.append((f"{dot}{owner.attribute}", inner))
     # Saved and loaded under the names of the plain model.
     trainable.register_state_dict_post_hook(partial(_after_saving, names))
     trainable.register_load_state_dict_pre_hook(partial(_before_loading, names))
@@ -133,6 +140,23 @@ class _Entries(nn.Module):
     def forward(self, frozen: Tensor) -> Tensor:
         flat = frozen.reshape(-1).index_put((self.places,), self.values)
         return flat.view(frozen.shape)
+
+
+def _keep_no_weights(module: nn.RNNBase) -> None:
+    # Recurrent layers keep a list of their weights, which are put together anew at each use: one
+    # that outlives the use would hold its graph, and could not be copied.
+    if module._flat_weights:
+        module.register_forward_pre_hook(_list_weights)
+        module.register_forward_hook(_forget_weights)
+        module._flat_weights = []
+
+
+def _list_weights(module: nn.RNNBase, inputs: Any) -> None:
+    module._init_flat_weights()
+
+
+def _forget_weights(module: nn.RNNBase, inputs: Any, output: Any) -> None:
+    module._flat_weights = []
 
 
 def _after_saving(

@@ -193,11 +193,17 @@ def mask(
     gradient maps of the grey outputs with and without the mask, times 1000.
     """
     from blind_sr import report, study
+    from paramattr.quadrature import get_rule
 
     percents = list(dict.fromkeys(pct or [1.0]))
     names = list(study.METHODS) if methods == "all" else [m.strip() for m in methods.split(",")]
+    # All that can be wrong is looked at before the work begins.
     study.check_percents(percents)
+    study.check_methods(names)
+    get_rule(quadrature, steps)
     where = {"device": check_device(device), "dtype": dtype.torch}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     pair = study.load_pair(network.value, weights, **where)
     photographs = study.load_photographs(images, crop=crop, seed=seed, **where)
     target, baseline = (study.restore(m, photographs) for m in (pair.target, pair.baseline))

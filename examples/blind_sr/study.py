@@ -172,11 +172,7 @@ def find_filters(
     Raises:
         ParamattrError: for an unknown method, before any work.
     """
-    for wanted in methods:
-        if wanted not in METHODS:
-            raise ParamattrError(
-                f"method {wanted!r} is not known: expected some of {', '.join(METHODS)}"
-            )
+    check_methods(methods)
     rankings: Rankings = {}
     if any(wanted.startswith("faig") for wanted in methods):
         faig = FAIG(pair.target, pair.baseline)
@@ -272,6 +268,19 @@ def mask(
 def masked(pair: Pair, selection: Selection) -> nn.Module:
     """Give the target with the selected filters of the baseline."""
     return substitute(pair.target, pair.baseline, selection)
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Refuse methods that the study does not have.
+
+    Raises:
+        ParamattrError: naming the first such method.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise ParamattrError(
+                f"method {method!r} is not known: expected some of {', '.join(METHODS)}"
+            )
 
 
 def check_percents(percents: Sequence[float]) -> None:

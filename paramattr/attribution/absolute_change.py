@@ -12,7 +12,9 @@ from paramattr.scores import Scores
 def absolute_change(
     model: nn.Module, baseline: Baseline, *, reducer: str | Reducer = "kernel"
 ) -> Scores:
-    r"""Score each unit by how far its parameters moved: :math:`\sum_{i \in u} |\theta_i - \bar\theta_i|`.
+    r"""Score each unit by how far its parameters moved.
+
+    .. math:: S_u = \sum_{i \in u} |\theta_i - \bar\theta_i|
 
     It sees neither data nor objective, so one ranking serves every condition.
 

@@ -206,7 +206,8 @@ class ParameterPathIntegratedGradients:
                         f"the attribution of parameter {name!r} has shape {found}: expected "
                         f"{shape}, or {(len(batch), *shape)} per sample"
                     )
-            return sum(a.double().flatten(1).sum(1) for a in attributions.values()) - change
+            flat = (a.double().reshape(len(batch), -1) for a in attributions.values())
+            return sum(a.sum(1) for a in flat) - change
 
     def score(
         self,

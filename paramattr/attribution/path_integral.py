@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -78,7 +79,11 @@ class PathIntegral:
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
         digest = hashlib.sha256()
-        for alpha in breakpoints(self.path):
+        places = list(breakpoints(self.path))
+        inside = [
+            start + 0.38 * (end - start) for start, end in pairwise(places)
+        ]  # if it is curved
+        for alpha in places + inside:
             for name, value in self.path.evaluate(alpha).items():
                 digest.update(name.encode())
                 digest.update(
@@ -86,7 +91,7 @@ class PathIntegral:
                 )
         objective = self.objective.objective
         return {
-            "rule": [self.rule.name, list(self.rule.nodes)],
+            "rule": [self.rule.name, list(self.rule.nodes), list(self.rule.weights)],
             "path": digest.hexdigest(),
             "objective": getattr(objective, "__name__", type(objective).__name__),
             "parameters": self.reported,
@@ -94,8 +99,7 @@ class PathIntegral:
 
 
 def _nodes(path: Path, rule: Rule) -> Iterator[Node]:
-    places = breakpoints(path)
-    for start, end in zip(places[:-1], places[1:], strict=True):
+    for start, end in pairwise(breakpoints(path)):
         # A node at a breakpoint belongs to the piece it was placed on: step inside it.
         low = start if start == 0 else math.nextafter(start, end)
         high = end if end == 1 else math.nextafter(end, start)

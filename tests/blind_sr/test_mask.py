@@ -1,0 +1,201 @@
+"""The study's analysis and the command `paramattr blindsr mask`, on tiny crops."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from blind_sr import study
+from blind_sr.images import read_image, write_image
+from blind_sr.measures import output_difference
+from paramattr import Scores, Selection, contrast, substitute
+from paramattr.cli import main
+
+METHODS = ("faig", "faig-no-contrast", "absolute-change", "random")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    draw = torch.Generator().manual_seed(0)
+    for number in range(2):
+        rough = torch.rand(1, 3, 8, 8, generator=draw)
+        image = torch.nn.functional.interpolate(rough, size=(44, 40), mode="nearest")
+        write_image(image[0], folder / f"photograph{number}.png")
+    return folder
+
+
+def run(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
+
+
+def test_json_rows_files_and_figure(folder, tmp_path, monkeypatch, capsys):
+    words = ("--images", folder, "--crop", 12, "--steps", 2, "--pct", 1, "--pct", 5)
+    code, out, err = run(monkeypatch, capsys, "mask", *words, "--json", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    keys = [(r["method"], r["pct"], r["mask"], r["input"]) for r in result["rows"]]
+    assert sorted(keys) == sorted(
+        (method, pct, function, condition)
+        for method in METHODS
+        for pct in (1.0, 5.0)
+        for function in ("blur", "noise")
+        for condition in ("blur", "noise", "clean")
+    )
+    assert all(math.isfinite(r["difference_x1000"]) for r in result["rows"])
+    assert all(r["difference_x1000"] >= 0 for r in result["rows"])
+    for model in ("baseline", "target"):
+        assert set(result["psnr"][model]) == {"blur", "noise", "clean"}
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+
+    scores = Scores.load(tmp_path / "scores" / "faig_blur.safetensors")
+    selection = Selection.load(tmp_path / "selections" / "faig_blur_5pct.safetensors")
+    assert len(scores) == 151_936
+    assert len(selection) == 7_597
+    assert selection == scores.top(fraction=0.05)
+    images = {path.stem for path in (tmp_path / "images").iterdir()}
+    assert images == {
+        f"photograph{n}_{condition}_{model}"
+        for n in range(2)
+        for condition in ("blur", "noise")
+        for model in ("input", "target", "blur_masked", "noise_masked")
+    }
+    assert read_image(tmp_path / "figure.png").shape[0] == 3
+
+
+def test_the_table_a_person_sees(folder, monkeypatch, capsys):
+    words = ("--images", folder, "--crop", 12, "--steps", 2, "--methods", "absolute-change,random")
+    code, out, _ = run(monkeypatch, capsys, "mask", *words)
+    assert code == 0
+    for expected in ("PSNR in dB", "Deblurring filters masked", "Denoising filters masked", "1%"):
+        assert expected in out
+    assert max(map(len, out.splitlines())) <= 80  # nothing is cut in a narrow terminal
+    assert "…" not in out
+
+
+def test_rows_come_from_substituting_and_measuring(folder):
+    pair = study.load_pair("srresnet")
+    photographs = study.load_photographs(folder, crop=12)
+    rankings = study.find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=2)
+    target = study.restore(pair.target, photographs)
+    rows = study.mask(pair, photographs, rankings, [3], target)
+    table = {(r["method"], r["mask"], r["input"]): r["difference_x1000"] for r in rows}
+
+    def expected(rankings):
+        found = []
+        for scores in rankings:
+            edited = substitute(pair.target, pair.baseline, scores.top(fraction=0.03))
+            for low in photographs.low["noise"]:
+                with torch.no_grad():
+                    found.append(1000 * output_difference(edited(low), pair.target(low)).item())
+        return sum(found) / len(found)
+
+    for method in METHODS:
+        assert table[method, "blur", "noise"] == pytest.approx(
+            expected(rankings[method]["blur"]), rel=1e-6
+        )
+    blur, noise = (rankings["faig-no-contrast"][c][0] for c in ("blur", "noise"))
+    assert torch.equal(rankings["faig"]["noise"][0].values, contrast(noise, blur).values)
+    assert table["random", "blur", "clean"] == table["random", "noise", "clean"]
+    assert table["faig", "blur", "blur"] != table["faig-no-contrast", "blur", "blur"]
+
+
+def test_ratios_are_over_random_and_over_the_other_degradation():
+    rows = [
+        {"method": m, "pct": 1, "mask": function, "input": condition, "difference_x1000": value}
+        for m, function, condition, value in (
+            ("faig", "blur", "blur", 8.0),
+            ("faig", "blur", "noise", 2.0),
+            ("random", "blur", "blur", 0.5),
+            ("random", "blur", "noise", 0.1),
+        )
+    ]
+    assert study.ratios(rows) == [
+        {"method": "faig", "pct": 1, "mask": "blur", "over_random": 16.0, "over_other": 4.0}
+    ]
+
+
+def test_noise_depends_on_the_seed_and_the_photograph(folder):
+    low = [study.load_photographs(folder, crop=12, seed=seed).low["noise"] for seed in (0, 0, 1)]
+    assert torch.equal(low[0][0], low[1][0])
+    assert not torch.equal(low[0][0], low[2][0])
+
+
+def test_whole_photographs_are_taken_with_a_crop_of_0(folder):
+    photographs = study.load_photographs(folder, crop=0)
+    assert photographs.low["clean"][0].shape == (1, 3, 22, 20)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--pct", "0"], "pct is 0"),
+        (["--pct", "101"], "pct is 101"),
+        (["--pct", "nan"], "pct is nan"),
+        (["--pct", "some"], "--pct"),
+        (["--methods", "magic"], "'magic'"),
+        (["--steps", "0"], "n_steps=0"),
+        (["--quadrature", "monte_carlo"], "'monte_carlo'"),
+        (["--network", "vgg"], "--network"),
+        (["--network", "srcnn"], "srcnn_baseline"),
+        (["--weights", "/no/such/folder"], "/no/such/folder"),
+        (["--images", "/no/such/folder"], "/no/such/folder is not there"),
+        (["--crop", "500"], "is too small"),
+        (["--crop", "3"], "6x6"),
+        (["--device", "toaster"], "device 'toaster'"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--out", "/proc/none"], "/proc/none"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_bad_options_end_in_one_line_and_code_2(words, expected, folder, monkeypatch, capsys):
+    def no_work(*arguments, **options):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(study, "find_filters", no_work)
+    monkeypatch.setattr(study, "restore", no_work)
+    given = [] if "--images" in words else ["--images", folder]
+    code, out, err = run(monkeypatch, capsys, "mask", *given, *words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("paramattr: ")
+    assert expected in err
+
+
+def test_a_broken_image_ends_in_one_line_and_code_2(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, out, err = run(monkeypatch, capsys, "mask", "--images", tmp_path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "broken.png cannot be read" in err
+
+
+def test_weights_of_another_network_are_refused(folder, tmp_path, monkeypatch, capsys):
+    for stage in ("baseline", "target"):
+        state = {"conv.weight": torch.zeros(1)}
+        torch.save({"params_ema": state}, tmp_path / f"srresnet_{stage}.pth")
+    words = ("mask", "--images", folder, "--weights", tmp_path)
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "srresnet_baseline.pth do not fit the network srresnet" in err
+
+
+def test_train_refuses_a_target_without_a_baseline(folder, tmp_path, monkeypatch, capsys):
+    words = ("train", "--images", folder, "--out", tmp_path, "--stage", "target")
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "srresnet_baseline.safetensors is not there" in err
+
+
+def test_the_installed_command_joins_the_study():
+    command = Path(sys.executable).with_name("paramattr")
+    ran = subprocess.run([command, "blindsr", "--help"], capture_output=True, text=True, check=True)
+    assert "mask" in ran.stdout
+    assert "train" in ran.stdout

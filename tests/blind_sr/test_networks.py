@@ -1,0 +1,79 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from blind_sr.networks import NETWORKS, build
+from paramattr import UnitIndex, load_state_dict
+from paramattr.errors import ParamattrError
+
+
+@pytest.mark.parametrize(("network", "filters"), [("srresnet", 151_936), ("srcnn", 156_224)])
+def test_filters_are_counted_as_the_authors_do(network, filters):
+    assert len(UnitIndex.of(build(network), "kernel")) == filters
+
+
+def test_parameters_of_srresnet():
+    assert sum(p.numel() for p in build("srresnet").parameters()) == 1_369_859
+
+
+def test_srcnn_has_nine_convolutions():
+    assert sum(isinstance(m, nn.Conv2d) for m in build("srcnn").modules()) == 9
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_outputs_are_twice_the_size(network):
+    with torch.no_grad():
+        assert build(network)(torch.rand(1, 3, 6, 8)).shape == (1, 3, 12, 16)
+
+
+def authors_layout(network):
+    """The names and shapes of the authors' checkpoints, written out from their description."""
+    shapes = {}
+
+    def conv(name, into, out):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, into, 3, 3), (out,)
+
+    if network == "srresnet":
+        conv("conv_first", 3, 64)
+        for block in range(16):
+            conv(f"body.{block}.conv1", 64, 64)
+            conv(f"body.{block}.conv2", 64, 64)
+        conv("upconv1", 64, 256)
+        conv("conv_hr", 64, 64)
+        conv("conv_last", 64, 3)
+    else:
+        widths = [3, 64, 128, 128, 128, 128, 128, 512]
+        for place, (into, out) in enumerate(pairwise(widths)):
+            conv(f"features.{2 * place}", into, out)
+        conv("features.15", 128, 128)
+        conv("features.17", 128, 3)
+    return shapes
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_checkpoints_of_the_authors_layout_load_in_order(network, tmp_path):
+    torch.manual_seed(0)
+    state = {name: torch.randn(shape) * 0.01 for name, shape in authors_layout(network).items()}
+    torch.save({"params_ema": state, "params": {}}, tmp_path / "net.pth")
+    model = build(network)
+    assert list(model.state_dict()) == list(state)
+    model.load_state_dict(load_state_dict(tmp_path / "net.pth"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_srresnet_adds_to_the_bilinear_upsampling():
+    model = build("srresnet")
+    nn.init.zeros_(model.conv_last.weight)
+    nn.init.zeros_(model.conv_last.bias)
+    x = torch.rand(1, 3, 5, 5)
+    expected = nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ParamattrError, match=r"'vgg'.*srresnet, srcnn"):
+        build("vgg")
