@@ -93,8 +93,10 @@ class Batch:
         """Cut the batch into batches of at most `size` samples, in order."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            parts = (_mapped(p, lambda t, part=part: t[part]) for p in self._parts())
-            yield Batch(*parts, first=self.first + start)
+            inputs, targets, extra = (
+                _mapped(p, lambda t, part=part: t[part]) for p in self._parts()
+            )
+            yield Batch(inputs, targets, extra, self.first + start)
 
     def _parts(self) -> tuple[Any, Any, Any]:
         return self.inputs, self.targets, self.extra

@@ -10,9 +10,9 @@ from paramattr.scores import Scores
 
 
 def contrast(of_interest: Scores, *others: Scores) -> Scores:
-    r"""Subtract the mean of the other conditions' scores from those of the one of interest.
+    """Subtract the mean of the other conditions' scores from those of the one of interest.
 
-    .. math:: S^D_i - \frac{1}{|\sim D|} \sum_{d \in \sim D} S^d_i
+        S_D - 1/|others| Σ_{d in others} S_d
 
     For two conditions this is the paper's gradient elimination, and antisymmetric.
 

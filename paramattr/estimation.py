@@ -33,9 +33,9 @@ def mean_magnitude(
     settings: Mapping[str, Any] | None = None,
     show_progress: bool = False,
 ) -> Scores:
-    r"""Average over samples the sum of absolute attributions in each unit.
+    """Average over samples the sum of absolute attributions in each unit.
 
-    .. math:: S_u = \frac{1}{|X|} \sum_{x \in X} \sum_{i \in u} |A_i(x)|
+        S_u = 1/|X| Σ_{x in X} Σ_{i in u} |A_i(x)|
 
     The absolute value and the sum over the unit come before the mean: the two do not commute.
     One sample's attributions are held at a time.

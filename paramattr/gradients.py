@@ -180,6 +180,7 @@ def _check_values(values: object, samples: int, first: int) -> None:
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).nonzero()[0])
         raise ObjectiveError(
-            f"the objective is {values[bad].item()} for sample {first + bad}: expected a finite number; "
-            "check that sample's inputs and targets, and the model's range in this precision"
+            f"the objective is {values[bad].item()} for sample {first + bad}: expected a finite "
+            "number; check that sample's inputs and targets, and the model's range in this "
+            "precision"
         )

@@ -8,7 +8,7 @@ says so by `breakpoints`, the increasing places in [0, 1], ends included, betwee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from paramattr.parameters import named_parameters
 Parameters = dict[str, Tensor]
 
 
+@runtime_checkable
 class Path(Protocol):
     """What every path offers."""
 
@@ -37,9 +38,9 @@ def breakpoints(path: Path) -> tuple[float, ...]:
 
 
 class PiecewiseLinear:
-    r"""Straight pieces through a list of models, the target first and the baseline last.
+    """Straight pieces through a list of models, the target first and the baseline last.
 
-    Of :math:`K + 1` points, point `k` lies at :math:`\alpha = k / K`. At a point between two
+    Of `K + 1` points, point `k` lies at `alpha = k / K`. At a point between two
     pieces the derivative is that of the piece which begins there.
 
     Args:
@@ -97,7 +98,7 @@ class PiecewiseLinear:
 
 
 class StraightLine:
-    r"""The straight line :math:`\gamma(\alpha) = \theta + \alpha (\bar\theta - \theta)` (Eq. 6).
+    """The straight line γ(α) = target + α (baseline - target), Eq. 6.
 
     Args:
         target: the model at `alpha = 0`, or a mapping of names to tensors.

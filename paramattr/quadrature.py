@@ -12,7 +12,7 @@ from paramattr.errors import ParamattrError
 
 @dataclass(frozen=True)
 class Rule:
-    r"""A rule :math:`\int_0^1 f(\alpha) d\alpha \approx \sum_k w_k f(\alpha_k)`.
+    """A rule ∫_0^1 f(α) dα ≈ Σ_k w_k f(α_k).
 
     Attributes:
         name: what messages call it.

@@ -82,9 +82,9 @@ class Selection:
         return self.index.mask(name, self.chosen)
 
     def overlap(self, other: Selection) -> float:
-        r"""Give the share of this selection's units that are in the other too.
+        """Give the share of this selection's units that are in the other too.
 
-        :math:`OS = |A \cap B| / |A|` with this selection as `A`: with the filters found for an
+        `|A & B| / |A|` with this selection as `A`: with the filters found for an
         image as `A` and those of a degradation as `B` it is the overlap score.
 
         Returns:

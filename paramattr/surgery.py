@@ -41,13 +41,13 @@ def substitute(model: nn.Module, baseline: Baseline, selection: Selection) -> nn
 def modulate(
     model: nn.Module, baseline: Baseline, selection: Selection, strength: float
 ) -> nn.Module:
-    r"""Blend the selected entries: :math:`\lambda \theta + (1 - \lambda) \bar\theta`.
+    """Blend the selected entries: strength * target + (1 - strength) * baseline.
 
     Args:
         model: the target, left as it is.
         baseline: what is blended with, or a mapping of names to tensors.
         selection: what is blended.
-        strength: lambda. 0 gives `substitute`, 1 the target, both to the bit; above 1 the function
+        strength: 0 gives `substitute`, 1 the target, both to the bit; above 1 the function
             found is exaggerated.
 
     Returns:

@@ -12,9 +12,9 @@ from paramattr.scores import Scores
 def absolute_change(
     model: nn.Module, baseline: Baseline, *, reducer: str | Reducer = "kernel"
 ) -> Scores:
-    r"""Score each unit by how far its parameters moved.
+    """Score each unit by how far its parameters moved.
 
-    .. math:: S_u = \sum_{i \in u} |\theta_i - \bar\theta_i|
+        S_u = Σ_{i in u} |target_i - baseline_i|
 
     It sees neither data nor objective, so one ranking serves every condition.
 

@@ -1,0 +1,16 @@
+import pytest
+import torch
+from hypothesis import settings
+
+# A busy machine is no fault of a test: examples have no deadline, and are the same at every run.
+settings.register_profile("paramattr", deadline=None, derandomize=True)
+settings.load_profile("paramattr")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Run a module's tiny layers on one thread: several would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
