@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,42 @@ def owners(model: nn.Module) -> dict[str, list[Owner]]:
     for path, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             found[names[id(parameter)]].append(Owner(path, module, attribute))
+    return found
+
+
+def pick(
+    own: Mapping[str, Tensor], wanted: Iterable[str] | Callable[[str, Tensor], bool] | None
+) -> list[str]:
+    """Name the parameters that are wanted, in the model's order.
+
+    Args:
+        own: the model's parameters.
+        wanted: names, or a predicate of `(name, parameter)`; None for all.
+
+    Raises:
+        ModelError: for a name that is no parameter's, or a choice that picks none.
+    """
+    if wanted is None:
+        return list(own)
+    if callable(wanted):
+        found = [name for name, value in own.items() if wanted(name, value)]
+    else:
+        if isinstance(wanted, str):
+            wanted = (wanted,)
+        names = set(wanted)
+        unknown = sorted(names - own.keys())
+        if unknown:
+            raise ModelError(
+                f"parameter {unknown[0]!r} is not one of the model's: expected names such as "
+                f"{', '.join(repr(name) for name in list(own)[:3])}; a tied parameter goes by its "
+                "first name"
+            )
+        found = [name for name in own if name in names]
+    if not found:
+        raise ModelError(
+            "parameters picks none of the model's parameters: give at least one name, or a "
+            "predicate of (name, parameter) that is true for some"
+        )
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.errors import ModelError
-from paramattr.parameters import named_parameters
+from paramattr.parameters import check_finite, named_parameters
 
 Parameters = dict[str, Tensor]
 
@@ -35,6 +35,36 @@ class Path(Protocol):
 def breakpoints(path: Path) -> tuple[float, ...]:
     """Give the places between which a path is smooth: its own, or the two ends."""
     return tuple(getattr(path, "breakpoints", (0.0, 1.0)))
+
+
+def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
+    """Refuse a path that does not lead from the target to the baseline.
+
+    Raises:
+        ModelError: naming the first parameter that is missing, left over, not finite, or differs
+            at an end.
+    """
+    for alpha, end, what in ((0.0, target, "the model"), (1.0, baseline, "the baseline")):
+        point = path.evaluate(alpha)
+        check_finite(point, f"the path at alpha={alpha:g}")
+        unknown = [name for name in point if name not in target]
+        if unknown:
+            raise ModelError(
+                f"the path holds {unknown[0]!r}, which is no floating-point parameter of the "
+                "model: expected the model's parameters alone; tied ones go by their first name"
+            )
+        for name, value in end.items():
+            if name not in point or point[name].shape != value.shape:
+                raise ModelError(
+                    f"the path has no parameter {name!r} of shape {tuple(value.shape)}: expected "
+                    "all of the model's parameters along the path"
+                )
+            if not torch.allclose(point[name].to(value), value, rtol=1e-5, atol=1e-8):
+                raise ModelError(
+                    f"the path at alpha={alpha:g} is not {what}: parameter {name!r} differs; a "
+                    "path begins at the target (alpha=0) and ends at the baseline (alpha=1), so a "
+                    "list of checkpoints in training order must be reversed"
+                )
 
 
 class PiecewiseLinear:

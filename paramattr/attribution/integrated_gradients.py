@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -20,11 +19,11 @@ from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import (
     Baseline,
     align,
-    check_finite,
     named_parameters,
+    pick,
     warn_of_buffers,
 )
-from paramattr.paths import Path, StraightLine
+from paramattr.paths import Path, StraightLine, check_ends
 from paramattr.progress import progress_bar
 from paramattr.quadrature import Rule, get_rule
 from paramattr.reducers import Reducer, UnitIndex
@@ -78,7 +77,7 @@ class ParameterPathIntegratedGradients:
     ) -> None:
         self.model, self.baseline, self.objective = model, baseline, objective
         own = named_parameters(model)
-        self._reported = _reported(own, parameters)
+        self._reported = pick(own, parameters)
         self._given_path = path
         self._path()
         warn_of_buffers(model, baseline)
@@ -135,24 +134,23 @@ class ParameterPathIntegratedGradients:
                 inputs, targets, additional_forward_args, n_steps, method, internal_batch_size
             )
             chunk = 1 if per_sample else chunk
-            chunks = math.ceil(len(batch) / chunk)
-            parts: list[tuple[Attributions, Tensor]] = []
-            with progress_bar("attributing", chunks, show=show_progress) as advance:
-                before = integral.values(0.0, batch, chunk)  # what is wrong shows here
-                for part in batch.chunks(chunk):
-                    parts.append(integral.over(part, whole=return_convergence_delta))
-                    advance(1)
-                combine = torch.stack if per_sample else _added
-                attributions = {
-                    name: combine([part[name] for part, _ in parts]) for name in self._reported
-                }
-                if not return_convergence_delta:
-                    return attributions
-                totals = torch.stack([total for _, total in parts])
-                change = integral.values(1.0, batch, chunk) - before
-                if per_sample:
-                    return attributions, totals - change
-                return attributions, totals.sum() - change.sum()
+            before = integral.values(0.0, batch, chunk)  # what is wrong shows before the work
+            attributions = integral.zeros((len(batch),) if per_sample else ())
+            totals = []
+            with progress_bar("attributing", len(batch), show=show_progress) as advance:
+                for number, part in enumerate(batch.chunks(chunk)):
+                    found, total = integral.over(part, whole=return_convergence_delta)
+                    for name, value in found.items():
+                        kept = attributions[name]
+                        (kept[number] if per_sample else kept).add_(value)
+                    totals.append(total)
+                    advance(len(part))
+            if not return_convergence_delta:
+                return attributions
+            change = integral.values(1.0, batch, chunk) - before
+            if per_sample:
+                return attributions, torch.stack(totals) - change
+            return attributions, torch.stack(totals).sum() - change.sum()
 
     def compute_convergence_delta(
         self,
@@ -295,66 +293,11 @@ class ParameterPathIntegratedGradients:
             )
         if self._given_path is None:
             return StraightLine(own, aligned)
-        _check_ends(self._given_path, own, aligned)
+        check_ends(self._given_path, own, aligned)
         return self._given_path
 
 
 FAIG = ParameterPathIntegratedGradients
-
-
-def _added(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-
-
-def _reported(
-    own: Mapping[str, Tensor], wanted: Iterable[str] | Callable[[str, Tensor], bool] | None
-) -> list[str]:
-    if wanted is None:
-        return list(own)
-    if callable(wanted):
-        found = [name for name, value in own.items() if wanted(name, value)]
-    else:
-        if isinstance(wanted, str):
-            wanted = (wanted,)
-        names = set(wanted)
-        unknown = sorted(names - own.keys())
-        if unknown:
-            raise ModelError(
-                f"parameter {unknown[0]!r} is not one of the model's: expected names such as "
-                f"{', '.join(repr(name) for name in list(own)[:3])}; a tied parameter goes by its "
-                "first name"
-            )
-        found = [name for name in own if name in names]
-    if not found:
-        raise ModelError(
-            "parameters picks none of the model's parameters: give at least one name, or a "
-            "predicate of (name, parameter) that is true for some"
-        )
-    return found
-
-
-def _check_ends(path: Path, own: Mapping[str, Tensor], aligned: Mapping[str, Tensor]) -> None:
-    for alpha, end, what in ((0.0, own, "the model"), (1.0, aligned, "the baseline")):
-        point = path.evaluate(alpha)
-        check_finite(point, f"the path at alpha={alpha:g}")
-        unknown = [name for name in point if name not in own]
-        if unknown:
-            raise ModelError(
-                f"the path holds {unknown[0]!r}, which is no floating-point parameter of the "
-                "model: expected the model's parameters alone; tied ones go by their first name"
-            )
-        for name, value in end.items():
-            if name not in point or point[name].shape != value.shape:
-                raise ModelError(
-                    f"the path has no parameter {name!r} of shape {tuple(value.shape)}: expected "
-                    "all of the model's parameters along the path"
-                )
-            if not torch.allclose(point[name].to(value), value, rtol=1e-5, atol=1e-8):
-                raise ModelError(
-                    f"the path at alpha={alpha:g} is not {what}: parameter {name!r} differs; a "
-                    "path begins at the target (alpha=0) and ends at the baseline (alpha=1), so a "
-                    "list of checkpoints in training order must be reversed"
-                )
 
 
 def _check_chunk(size: int | None) -> None:

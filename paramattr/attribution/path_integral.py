@@ -53,13 +53,19 @@ class PathIntegral:
         parts = [self.objective.values(point, part) for part in batch.chunks(chunk)]
         return torch.cat(parts).double()
 
-    def over(self, batch: Batch, *, whole: bool) -> tuple[Attributions, Tensor]:
-        """Integrate over the path; `whole` totals all that moves, not the reported alone."""
+    def zeros(self, leading: tuple[int, ...] = ()) -> Attributions:
+        """Make zeros of the reported parameters' shapes, behind `leading` ones."""
         start = self.path.evaluate(0.0)
-        sums = {
-            name: torch.zeros_like(start[name], dtype=_accumulator(start[name]))
+        return {
+            name: start[name].new_zeros(
+                (*leading, *start[name].shape), dtype=_accumulator(start[name])
+            )
             for name in self.reported
         }
+
+    def over(self, batch: Batch, *, whole: bool) -> tuple[Attributions, Tensor]:
+        """Integrate over the path; `whole` totals all that moves, not the reported alone."""
+        sums = self.zeros()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for alpha, weight, moving in self.nodes:
             names = moving if whole else [name for name in moving if name in sums]
