@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +46,7 @@ class Batch:
             DataError: if an input is no tensor, there is no sample, or the numbers differ.
         """
         several = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        _check_tensors(targets)
         for number, one in enumerate(several):
             if not isinstance(one, Tensor) or one.ndim == 0:
                 raise DataError(
@@ -89,6 +92,12 @@ class Batch:
         """Count the samples."""
         return self.inputs[0].shape[0]
 
+    def feed(self, update: Callable[[bytes], object]) -> None:
+        """Give the batch's content to a digest's `update`, so that batches can be told apart."""
+        for tensor in _tensors(self._parts()):
+            update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
     def chunks(self, size: int) -> Iterator[Batch]:
         """Cut the batch into batches of at most `size` samples, in order."""
         for start in range(0, len(self), size):
@@ -121,6 +130,18 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
             yield from _tensors(branch)
     elif isinstance(tree, dict):
         yield from _tensors(tuple(tree.values()))
+
+
+def _check_tensors(targets: Any) -> None:
+    branches = targets.values() if isinstance(targets, dict) else targets
+    if isinstance(targets, tuple | list | dict):
+        for branch in branches:
+            _check_tensors(branch)
+    elif isinstance(targets, Number | np.ndarray):
+        raise DataError(
+            f"the targets hold {_described(targets)}: expected a tensor with the batch first, or a "
+            "tuple, list or dict of such; torch.as_tensor makes one"
+        )
 
 
 def _usable(tensor: Tensor, device: torch.device | None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from paramattr.errors import CheckpointError
@@ -73,7 +73,7 @@ def save_state_dict(
 
     Args:
         path: the file; its folder is made where it is missing.
-        state: names to tensors. Tensors that share memory are written once each.
+        state: names to tensors. Each is written out, also where two share memory.
         metadata: what else to keep, of the kinds JSON knows.
 
     Raises:
@@ -90,7 +90,8 @@ def save_state_dict(
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(dict(metadata or {}))})
+        content = {_METADATA_KEY: json.dumps(dict(metadata or {}))}
+        partial.write_bytes(save(tensors, content))  # with the user's own file permissions
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -158,8 +159,9 @@ def _unwrapped(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
 
 
 def _without_prefix(state: dict[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    if all(name.startswith(prefix) for name in state):
-        return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    own = [name for name in state if name != "n_averaged"]  # a count beside averaged models
+    if own and all(name.startswith(prefix) for name in own):
+        return {name.removeprefix(prefix): state[name] for name in own}
     return state
 
 

@@ -11,7 +11,8 @@ from paramattr.errors import ParamattrError
 try:
     import typer
 except ModuleNotFoundError:  # pragma: no cover
-    sys.exit("the command line needs the extra 'cli': pip install 'paramattr[cli]'")
+    print("paramattr: the command line needs: pip install 'paramattr[cli]'", file=sys.stderr)
+    raise SystemExit(2) from None
 
 app = typer.Typer(
     name="paramattr",
@@ -29,9 +30,14 @@ def _root() -> None:
 def main() -> None:
     """Run the command line; bad options and files end in one line on stderr and exit code 2."""
     for study in sorted(entry_points(group="paramattr.studies"), key=lambda point: point.name):
-        app.add_typer(study.load(), name=study.name)
+        try:
+            app.add_typer(study.load(), name=study.name)
+        except Exception as error:  # noqa: PERF203 (one broken study must not take others along)
+            print(f"paramattr: study {study.name!r} is left out: {error}", file=sys.stderr)
     try:
         code = app(standalone_mode=False)
+    except ModuleNotFoundError as error:
+        _stop(f"{error.name} is not installed: pip install 'paramattr[blindsr]'")
     except (ParamattrError, OSError) as error:
         _stop(str(error))
     except (typer.Abort, KeyboardInterrupt):

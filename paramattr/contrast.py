@@ -33,4 +33,10 @@ def contrast(of_interest: Scores, *others: Scores) -> Scores:
             "contrast needs at least one other condition: found the one of interest alone; write "
             "contrast(blur, noise)"
         )
+    for scores in (of_interest, *others):
+        if not isinstance(scores, Scores):
+            raise UnitError(
+                f"contrast takes Scores, one a condition: found a {type(scores).__name__}; write "
+                "contrast(blur, noise, rain), without a list"
+            )
     return of_interest - reduce(add, others) / len(others)

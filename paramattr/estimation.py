@@ -55,21 +55,31 @@ def mean_magnitude(
 
     Raises:
         DataError: if the loader gives no sample, or something that is no batch.
-        CheckpointError: if the checkpoint was made with other settings.
+        CheckpointError: if the checkpoint was made with other settings or data.
     """
     expected: dict[str, Any] = {}
     if checkpoint is not None:
         expected = {"kind": "running sums", "units": _fingerprint(index), **dict(settings or {})}
-    sums, samples, finished = _resumed(checkpoint, len(index), expected)
+    sums, samples, finished, data = _resumed(checkpoint, len(index), expected)
+    digest = hashlib.sha256()
     batches: float | None = None
     with suppress(TypeError):
         batches = len(loader)  # type: ignore[arg-type]
     with progress_bar("attributing", batches, show=show_progress) as advance:
+        number = -1
         for number, item in enumerate(loader):
+            batch = Batch.from_loader(item, device=device)
+            if checkpoint is not None:
+                batch.feed(digest.update)
             if number < finished:
+                if number == finished - 1 and digest.hexdigest() != data:
+                    raise CheckpointError(
+                        f"checkpoint {checkpoint} was made with other data: expected a loader "
+                        "that gives the same batches in the same order; give another file for "
+                        "another loader, or remove this one"
+                    )
                 advance(1)
                 continue
-            batch = Batch.from_loader(item, device=device)
             for attribution in attributions(batch):
                 magnitudes = {name: value.abs() for name, value in attribution.items()}
                 sums += index.reduce(magnitudes).cpu()
@@ -77,7 +87,12 @@ def mean_magnitude(
                 advance(1 / len(batch))
             if checkpoint is not None:
                 state = {"sums": sums, "counts": torch.tensor([samples, number + 1])}
-                save_state_dict(checkpoint, state, expected)
+                save_state_dict(checkpoint, state, {**expected, "data": digest.hexdigest()})
+    if number < finished - 1:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} holds {finished} batches and the loader gave {number + 1}: "
+            "expected the same loader; give another file, or remove this one"
+        )
     if not samples:
         raise DataError("the loader gave no batch: expected at least one (inputs, targets)")
     return Scores(index, sums / samples)
@@ -85,9 +100,13 @@ def mean_magnitude(
 
 def _resumed(
     checkpoint: str | Path | None, units: int, expected: dict[str, Any]
-) -> tuple[Tensor, int, int]:
+) -> tuple[Tensor, int, int, str]:
     if checkpoint is None or not Path(checkpoint).exists():
-        return torch.zeros(units, dtype=torch.float64), 0, 0
+        sums = torch.zeros(units, dtype=torch.float64)
+        if checkpoint is not None:  # an unwritable place shows before the work
+            empty = {"sums": sums, "counts": torch.tensor([0, 0])}
+            save_state_dict(checkpoint, empty, {**expected, "data": ""})
+        return sums, 0, 0, ""
     tensors, found = load_tensors(checkpoint)
     differing = [key for key in expected if found.get(key) != expected[key]]
     if differing:
@@ -96,7 +115,7 @@ def _resumed(
             "differ): give another file, or remove this one"
         )
     samples, finished = (int(count) for count in tensors["counts"])
-    return tensors["sums"], samples, finished
+    return tensors["sums"], samples, finished, found["data"]
 
 
 def _fingerprint(index: UnitIndex) -> str:

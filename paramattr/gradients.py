@@ -99,12 +99,18 @@ class ObjectiveOfParameters:
             for name, value in parameters.items()
             for place in self._places.get(name, [name])
         }
+        before = torch.get_rng_state() if self.model.training else None
         output = functional_call(
             self.model,
             {**_copied_buffers(self.model), **state},
             (*batch.inputs, *batch.extra),
             tie_weights=False,
         )
+        if before is not None and not torch.equal(before, torch.get_rng_state()):
+            raise ModelError(
+                f"the model ({type(self.model).__name__}) is in training mode and draws random "
+                "numbers, as functional dropout does: call model.eval() first"
+            )
         values = self.objective(output, batch.targets)
         _check_values(values, len(batch), batch.first)
         return values
@@ -126,16 +132,25 @@ def _joined(path: str, attribute: str) -> str:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Leave the random state of torch, NumPy and Python as it was, also after an error.
 
-    Inside, autograd records whatever the caller had switched off.
+    Inside, autograd records whatever the caller had switched off, and attention computes in one
+    way with and without gradients: its fast path, for inference alone, treats padding otherwise.
     """
+    gpus = {parameter.get_device() for parameter in model.parameters() if parameter.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
     try:
-        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        torch.backends.mha.set_fastpath_enabled(False)
+        with (
+            torch.random.fork_rng(devices=sorted(gpus)),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
 
@@ -146,6 +161,13 @@ def _check_evaluating(model: nn.Module) -> None:
             raise ModelError(
                 f"layer {path or 'model'!r} ({type(module).__name__}) is in training mode, where "
                 "its output depends on chance or on the other samples: call model.eval() first"
+            )
+
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ModelError(
+                f"layer {path or 'model'!r} ({type(module).__name__}) keeps no running statistics, "
+                "so each sample's output depends on the others: expected samples that do not; "
+                "train it with track_running_stats=True, or use a group norm"
             )
 
 

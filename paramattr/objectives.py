@@ -91,6 +91,19 @@ def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> 
     return _summed(F.cross_entropy(output, targets, reduction="none"))
 
 
+def check_callable(objective: object) -> None:
+    """Refuse what cannot be called as an objective.
+
+    Raises:
+        ObjectiveError: naming what was found.
+    """
+    if not callable(objective):
+        raise ObjectiveError(
+            f"the objective is {objective!r}: expected a function of (output, targets) that gives "
+            "one number a sample, such as paramattr.squared_error"
+        )
+
+
 def _summed(errors: Float[Tensor, "b *rest"]) -> Float[Tensor, "b"]:
     return errors.unsqueeze(-1).flatten(1).sum(1)  # also of (B,) alone
 

@@ -69,17 +69,18 @@ def owners(model: nn.Module) -> dict[str, list[Owner]]:
 
 
 def pick(
-    own: Mapping[str, Tensor], wanted: Iterable[str] | Callable[[str, Tensor], bool] | None
+    model: nn.Module, wanted: Iterable[str] | Callable[[str, Tensor], bool] | None
 ) -> list[str]:
     """Name the parameters that are wanted, in the model's order.
 
     Args:
-        own: the model's parameters.
+        model: whose parameters.
         wanted: names, or a predicate of `(name, parameter)`; None for all.
 
     Raises:
         ModelError: for a name that is no parameter's, or a choice that picks none.
     """
+    own = {name: model.get_parameter(name) for name in named_parameters(model)}
     if wanted is None:
         return list(own)
     if callable(wanted):

@@ -8,6 +8,7 @@ says so by `breakpoints`, the increasing places in [0, 1], ends included, betwee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -33,8 +34,43 @@ class Path(Protocol):
 
 
 def breakpoints(path: Path) -> tuple[float, ...]:
-    """Give the places between which a path is smooth: its own, or the two ends."""
-    return tuple(getattr(path, "breakpoints", (0.0, 1.0)))
+    """Give the places between which a path is smooth: its own, or the two ends.
+
+    Raises:
+        ModelError: if its own do not increase from 0 to 1.
+    """
+    places = tuple(getattr(path, "breakpoints", (0.0, 1.0)))
+    rising = all(start < end for start, end in pairwise(places))
+    if len(places) < 2 or places[0] != 0 or places[-1] != 1 or not rising:
+        raise ModelError(
+            f"the path's breakpoints are {places}: expected increasing numbers from 0 to 1, the "
+            "ends included, such as (0.0, 0.5, 1.0)"
+        )
+    return places
+
+
+class FittedPath:
+    """A path seen through a model: its parameters alone, in its precision and on its device.
+
+    Args:
+        path: may hold more, such as buffers and the further names of tied parameters.
+        model: the model's parameters.
+    """
+
+    def __init__(self, path: Path, model: Parameters) -> None:
+        self._path, self._model = path, model
+        self.breakpoints = breakpoints(path)
+
+    def evaluate(self, alpha: float) -> Parameters:
+        """Give the model's parameters at `alpha`."""
+        return self._fit(self._path.evaluate(alpha))
+
+    def derivative(self, alpha: float) -> Parameters:
+        """Give the derivative of the model's parameters at `alpha`."""
+        return self._fit(self._path.derivative(alpha))
+
+    def _fit(self, point: Parameters) -> Parameters:
+        return {name: point[name].to(value) for name, value in self._model.items()}
 
 
 def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
@@ -47,19 +83,15 @@ def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
     for alpha, end, what in ((0.0, target, "the model"), (1.0, baseline, "the baseline")):
         point = path.evaluate(alpha)
         check_finite(point, f"the path at alpha={alpha:g}")
-        unknown = [name for name in point if name not in target]
-        if unknown:
-            raise ModelError(
-                f"the path holds {unknown[0]!r}, which is no floating-point parameter of the "
-                "model: expected the model's parameters alone; tied ones go by their first name"
-            )
         for name, value in end.items():
             if name not in point or point[name].shape != value.shape:
                 raise ModelError(
                     f"the path has no parameter {name!r} of shape {tuple(value.shape)}: expected "
                     "all of the model's parameters along the path"
                 )
-            if not torch.allclose(point[name].to(value), value, rtol=1e-5, atol=1e-8):
+            reached = point[name].to(value)
+            scale = torch.maximum(target[name].abs(), baseline[name].abs())
+            if ((reached - value).abs() > 8 * torch.finfo(value.dtype).eps * scale).any():
                 raise ModelError(
                     f"the path at alpha={alpha:g} is not {what}: parameter {name!r} differs; a "
                     "path begins at the target (alpha=0) and ends at the baseline (alpha=1), so a "
@@ -93,10 +125,12 @@ class PiecewiseLinear:
                 f"a path needs at least two models, its ends: found {len(self.points)}; give "
                 "[target, ..., baseline]"
             )
-        first = self.points[0]
-        for number, point in enumerate(self.points[1:], start=1):
-            _check_alike(first, point, number)
-            self.points[number] = {name: point[name].to(first[name]) for name in first}
+        # A model says which are its parameters; a mapping may hold buffers too.
+        modules = [p for p, given in zip(self.points, points, strict=True) if _is_model(given)]
+        named = modules[0] if modules else self.points[0]
+        for number, point in enumerate(self.points):
+            _check_alike(named, point, number)
+            self.points[number] = {name: point[name].to(value) for name, value in named.items()}
 
     @property
     def breakpoints(self) -> tuple[float, ...]:
@@ -167,7 +201,11 @@ def _values(point: nn.Module | Mapping[str, Tensor]) -> Parameters:
             f"a point of the path is a {type(point).__name__}: expected a torch.nn.Module or a "
             "mapping of parameter names to tensors"
         )
-    return {name: value.detach() for name, value in point.items()}
+    return {name: value.detach() for name, value in point.items() if value.is_floating_point()}
+
+
+def _is_model(point: object) -> bool:
+    return isinstance(point, nn.Module)
 
 
 def _check_alike(first: Parameters, other: Parameters, number: int) -> None:
@@ -179,6 +217,6 @@ def _check_alike(first: Parameters, other: Parameters, number: int) -> None:
             )
         if other[name].shape != value.shape:
             raise ModelError(
-                f"parameter {name!r} has shape {tuple(value.shape)} at the path's start and "
+                f"parameter {name!r} has shape {tuple(value.shape)} in the path's first model and "
                 f"{tuple(other[name].shape)} in point {number}: expected models of one architecture"
             )

@@ -123,7 +123,8 @@ def gauss_legendre(n: int) -> Rule:
 def gauss_kronrod(n: int) -> Rule:
     """Extend the Gauss-Legendre rule of `(n - 1) / 2` nodes to `n`, with it as the embedded rule.
 
-    Exact to degree `(3n + 1) / 2` at least (Kronrod 1965); nodes by Laurie's algorithm (1997).
+    Exact to degree `(3n - 1) / 2`, and one more where `(n - 1) / 2` is odd (Kronrod 1965); nodes
+    by Laurie's algorithm (1997).
 
     Args:
         n: nodes in all, odd, at least 3; 15 extends the 7-point Gauss rule.

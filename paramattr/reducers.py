@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -70,6 +70,8 @@ def output_channel(name: str, parameter: Tensor, module: nn.Module) -> Units | N
     labels = _counted(parameter.shape[0])
     if isinstance(module, _TRANSPOSED):  # weight (in, out / groups, ...)
         labels = _grouped(parameter, module.groups)
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):  # weight (in, out)
+        labels = _counted(1, parameter.shape[1])
     return Units(name, (int(labels.max()) + 1,), _spread(labels, parameter))
 
 
@@ -81,7 +83,7 @@ def input_channel(name: str, parameter: Tensor, module: nn.Module) -> Units | No
     if parameter.ndim < 2:
         return None
     labels = _counted(1, parameter.shape[1])
-    if isinstance(module, _TRANSPOSED):
+    if isinstance(module, _TRANSPOSED | nn.Embedding | nn.EmbeddingBag):
         labels = _counted(parameter.shape[0])
     elif isinstance(module, _CONVOLUTIONS):  # weight (out, in / groups, ...)
         labels = _grouped(parameter, module.groups)
@@ -112,8 +114,7 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """One unit: the parameter (or group of parameters) it lies in, and its position there."""
 
     name: str
@@ -156,7 +157,8 @@ class UnitIndex:
         groups: dict[str, tuple[int, tuple[int, ...]]] = {}
         found = owners(model)
         length = 0
-        for name, parameter in parameters.items():
+        for name in parameters:
+            parameter = model.get_parameter(name)
             shapes[name] = tuple(parameter.shape)
             units = function(name, parameter, found[name][0].module)
             if units is None:

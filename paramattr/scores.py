@@ -31,6 +31,7 @@ class Scores:
     """
 
     def __init__(self, index: UnitIndex, values: Float[Tensor, "units"]) -> None:
+        values = torch.as_tensor(values)
         if values.shape != (len(index),):
             raise UnitError(
                 f"scores need one value for each of {len(index)} units: found shape "
@@ -79,9 +80,9 @@ class Scores:
 
     def __rtruediv__(self, other: float) -> Scores:
         """Divide a number by them, unit by unit."""
-        if not isinstance(other, int | float):
+        if not isinstance(other, Real):
             return NotImplemented
-        return Scores(self.index, other / self.values)
+        return Scores(self.index, float(other) / self.values)
 
     def __neg__(self) -> Scores:
         """Turn every sign."""
@@ -160,6 +161,6 @@ class Scores:
         if isinstance(other, Scores):
             check_same_units(self.index, other.index, f"{operation.__name__} of scores")
             return Scores(self.index, operation(self.values, other.values))
-        if isinstance(other, int | float):
-            return Scores(self.index, operation(self.values, other))
+        if isinstance(other, Real) or (isinstance(other, Tensor) and other.ndim == 0):
+            return Scores(self.index, operation(self.values, float(other)))
         return NotImplemented

@@ -27,6 +27,7 @@ class Selection:
     """
 
     def __init__(self, index: UnitIndex, chosen: Bool[Tensor, "units"]) -> None:
+        chosen = torch.as_tensor(chosen)
         if chosen.dtype != torch.bool or chosen.shape != (len(index),):
             raise UnitError(
                 f"a selection needs one boolean for each of {len(index)} units: found "

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def modulate(
         ModelError: if the two are not of one architecture, or `strength` is not finite.
         UnitError: if the selection is of another model's units.
     """
-    if not isinstance(strength, int | float) or not math.isfinite(strength):
+    if not isinstance(strength, Real) or not math.isfinite(strength):
         raise ModelError(
             f"strength is {strength!r}: expected a finite number, 0 for the baseline's values and "
             "1 for the target's"
@@ -67,7 +68,7 @@ def modulate(
     with torch.no_grad():
         for name, mask in _masks(model, selection):
             own = edited.get_parameter(name)
-            blended = torch.lerp(other[name], own, strength)
+            blended = torch.lerp(other[name], own, float(strength))
             own.copy_(torch.where(mask.to(own.device), blended, own))
     return edited
 
@@ -121,7 +122,7 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
                 inner = f"{dot}parametrizations.{owner.attribute}"
                 names.append((f"{dot}{owner.attribute}", inner))
     # Saved and loaded under the names of the plain model.
-    trainable.register_state_dict_post_hook(partial(_after_saving, names))
+    trainable.register_state_dict_post_hook(partial(_after_saving, names, list(model.state_dict())))
     trainable.register_load_state_dict_pre_hook(partial(_before_loading, names))
     return trainable
 
@@ -161,6 +162,7 @@ def _forget_weights(module: nn.RNNBase, inputs: Any, output: Any) -> None:
 
 def _after_saving(
     names: list[tuple[str, str]],
+    order: list[str],
     module: nn.Module,
     state: dict[str, Tensor],
     prefix: str,
@@ -171,6 +173,8 @@ def _after_saving(
         state.pop(f"{prefix}{inner}.original")
         state.pop(f"{prefix}{inner}.0.values")
         state[prefix + plain] = values[plain]
+    for name in order:  # as the plain model's
+        state[prefix + name] = state.pop(prefix + name)
 
 
 def _before_loading(
@@ -185,7 +189,8 @@ def _before_loading(
             value = state.pop(prefix + plain)
             places = module.get_buffer(f"{inner}.0.places").to(value.device)
             state[f"{prefix}{inner}.original"] = value
-            state[f"{prefix}{inner}.0.values"] = value.flatten()[places]
+            if value.shape == module.get_parameter(f"{inner}.original").shape:  # else torch says so
+                state[f"{prefix}{inner}.0.values"] = value.flatten()[places]
 
 
 def _value(module: nn.Module, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paramattr import FAIG, PiecewiseLinear, absolute_error, cross_entropy, squared_error
-from paramattr.errors import ModelError
+from paramattr.errors import ModelError, ObjectiveError
 from paramattr.quadrature import Rule, get_rule
 from tests.models import ZOO, other_weights
 from tests.reference import captum_over_weights, eq6
@@ -573,3 +573,105 @@ def test_delta_of_attributions_that_are_given(name):
     summed = {key: value.sum(0) for key, value in found.items()}
     delta = faig.compute_convergence_delta(summed, inputs, targets)
     torch.testing.assert_close(delta, expected.sum(), **TIGHT)
+
+
+# Models and paths that ask for care
+
+
+def test_state_dicts_with_buffers_and_tied_names_make_a_path():
+    model, inputs, targets = ZOO["batch_norm"]()
+    points = [model, other_weights(model), other_weights(other_weights(model))]
+    path = PiecewiseLinear([point.state_dict() for point in points])
+    faig = FAIG(model, points[-1].state_dict(), path=path)
+    found = faig.attribute(inputs, targets, n_steps=2)
+    expected = FAIG(model, points[-1], path=PiecewiseLinear(points)).attribute(
+        inputs, targets, n_steps=2
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value)
+
+
+class Written:
+    """The straight line as a user writes it, which misses its end by rounding."""
+
+    def __init__(self, target, baseline):
+        self.target = {n: p.detach() for n, p in target.named_parameters()}
+        self.change = {n: p.detach() - self.target[n] for n, p in baseline.named_parameters()}
+
+    def evaluate(self, alpha):
+        return {n: t + alpha * self.change[n] for n, t in self.target.items()}
+
+    def derivative(self, alpha):
+        return self.change
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_users_path_may_miss_its_ends_by_rounding(dtype):
+    torch.manual_seed(0)
+    target, baseline = (nn.Linear(50, 50).to(dtype) for _ in range(2))
+    with torch.no_grad():
+        target.weight.normal_()
+        baseline.weight.normal_()
+    path = Written(target, baseline)
+    assert not torch.equal(path.evaluate(1.0)["weight"], baseline.weight)
+    FAIG(target, baseline, path=path)
+
+
+def test_a_path_is_brought_to_the_models_precision():
+    torch.manual_seed(0)
+    target, baseline = (nn.Linear(3, 2).double() for _ in range(2))
+    single = PiecewiseLinear(
+        [{n: p.float() for n, p in m.named_parameters()} for m in (target, baseline)]
+    )
+    for model in (target, baseline):
+        model.load_state_dict({n: p.float().double() for n, p in model.state_dict().items()})
+    x, y = torch.randn(2, 3).double(), torch.randn(2, 2).double()
+    found = FAIG(target, baseline, path=single).attribute(x, y)
+    assert found["weight"].dtype == torch.float64
+
+
+def test_padded_attention_is_complete():
+    """Attention's fast path for inference treats padding otherwise than the one gradients take."""
+    torch.manual_seed(0)
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(
+                4, 2, 8, dropout=0.0, activation="gelu", batch_first=True
+            )
+            self.encoder = nn.TransformerEncoder(layer, 1)
+
+        def forward(self, x, padding):
+            return self.encoder(x, src_key_padding_mask=padding)
+
+    target, baseline = (Padded().double().eval() for _ in range(2))
+    x, y = torch.randn(2, 5, 4).double(), torch.randn(2, 5, 4).double()
+    padding = torch.tensor([[False] * 5, [False, False, False, True, True]])
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    attributions, delta = FAIG(target, baseline).attribute(
+        x, y, padding, n_steps=24, return_convergence_delta=True
+    )
+    assert torch.backends.mha.get_fastpath_enabled() == enabled
+    total = sum(value.sum() for value in attributions.values())
+    assert abs(delta) < 1e-3 * abs(total)
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    torch.manual_seed(0)
+    target, baseline = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+
+    def root(output, targets):
+        return (output - targets).square().flatten(1).sum(1).mul(0).sqrt()
+
+    x = torch.randn(3, 2)
+    with pytest.raises(ObjectiveError, match=r"'weight' is not finite for sample 0.*square root"):
+        FAIG(target, baseline, objective=root).attribute(x, torch.zeros(3, 1), per_sample=True)
+
+
+def test_a_predicate_sees_the_parameter_itself():
+    target, baseline = nn.Linear(2, 2), nn.Linear(2, 2)
+    target.bias.requires_grad_(False)
+    faig = FAIG(target, baseline, parameters=lambda name, p: p.requires_grad)
+    assert list(faig.attribute(torch.randn(1, 2), torch.randn(1, 2))) == ["weight"]

@@ -16,6 +16,7 @@ from paramattr import (
     StraightLine,
     UnitIndex,
     absolute_change,
+    contrast,
     load_state_dict,
     modulate,
     random_scores,
@@ -118,11 +119,19 @@ def reversed_path():
     FAIG(model, baseline, path=StraightLine(baseline, model))
 
 
-def path_of_more():
-    model = convnet()
-    baseline = moved(model)
-    one, two = (dict(m.named_parameters()) for m in (model, baseline))
-    FAIG(model, baseline, path=StraightLine({**one, "b": Y}, {**two, "b": Y}))
+class FunctionalDropout(nn.Linear):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), training=self.training)
+
+    @classmethod
+    def score(cls):
+        model = cls(2, 2)
+        FAIG(model, moved(model)).score([(torch.ones(1, 2), torch.ones(1, 2))], reducer="layer")
+
+
+def batch_statistics():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)).eval()
+    FAIG(model, moved(model)).attribute(torch.rand(2, 2), torch.rand(2, 2))
 
 
 def path_of_less():
@@ -225,6 +234,31 @@ MISTAKES = {
         lambda _: attribute(training(convnet(), "norm")),
         ModelError,
         r"'norm' \(BatchNorm2d\) is in training mode.*call model.eval\(\)",
+    ),
+    "functional dropout in training mode": (
+        lambda _: FunctionalDropout.score(),
+        ModelError,
+        r"\(FunctionalDropout\) is in training mode and draws random numbers.*model.eval\(\)",
+    ),
+    "batch norm without running statistics": (
+        lambda _: batch_statistics(),
+        ModelError,
+        r"'1' \(BatchNorm1d\) keeps no running statistics.*expected samples that do not",
+    ),
+    "objective that is no function": (
+        lambda _: FAIG(convnet(), moved(convnet()), objective="mse"),
+        ObjectiveError,
+        r"the objective is 'mse': expected a function of \(output, targets\)",
+    ),
+    "targets that are numbers": (
+        lambda _: attribute(targets=[1, 0]),
+        DataError,
+        r"the targets hold a int: expected a tensor with the batch first",
+    ),
+    "contrast of a list": (
+        lambda _: contrast(random_scores(convnet()), [random_scores(convnet())]),
+        UnitError,
+        r"contrast takes Scores, one a condition: found a list",
     ),
     "dropout in training mode": (
         lambda _: score([(X, Y)], model=training(convnet(), "dropout")),
@@ -418,11 +452,6 @@ MISTAKES = {
         ModelError,
         r"path at alpha=0 is not the model: parameter 'head.weight' differs.*must be reversed",
     ),
-    "path that holds more": (
-        lambda _: path_of_more(),
-        ModelError,
-        r"path holds 'b', which is no floating-point parameter of the model: expected",
-    ),
     "path that holds less": (
         lambda _: path_of_less(),
         ModelError,
@@ -436,7 +465,7 @@ MISTAKES = {
     "path through another architecture": (
         lambda _: PiecewiseLinear([convnet(), wider()]),
         ModelError,
-        r"'fc.weight' has shape \(2, 2\) at the path's start and \(5, 2\) in point 1: expected",
+        r"'fc.weight' has shape \(2, 2\) in the path's first model and \(5, 2\) in point 1",
     ),
     "path through fewer parameters": (
         lambda _: PiecewiseLinear([convnet(), moved(convnet()), first_parameters()]),

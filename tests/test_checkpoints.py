@@ -187,15 +187,17 @@ def test_a_failing_write_leaves_the_old_file_whole(tmp_path, monkeypatch, step):
     save_state_dict(path, STATE)
     before = path.read_bytes()
 
-    def half(tensors, file, metadata=None):
-        Path(file).write_bytes(b"half of it")
+    whole = Path.write_bytes
+
+    def half(self, data):
+        whole(self, b"half of it")
         raise OSError("No space left on device")
 
     def unmoved(self, target):
         raise OSError("No space left on device")
 
     if step == "write":
-        monkeypatch.setattr("paramattr.checkpoints.save_file", half)
+        monkeypatch.setattr(Path, "write_bytes", half)
     else:
         monkeypatch.setattr(Path, "replace", unmoved)
     with pytest.raises(CheckpointError, match=rf"file {path} cannot be written \(No space left"):
@@ -209,11 +211,13 @@ def test_a_write_that_is_cut_short_leaves_the_old_file_whole(tmp_path, monkeypat
     save_state_dict(path, STATE)
     before = path.read_bytes()
 
-    def stopped(tensors, file, metadata=None):
-        Path(file).write_bytes(b"half of it")
+    whole = Path.write_bytes
+
+    def stopped(self, data):
+        whole(self, b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("paramattr.checkpoints.save_file", stopped)
+    monkeypatch.setattr(Path, "write_bytes", stopped)
     with pytest.raises(KeyboardInterrupt):
         save_state_dict(path, OTHER)
     assert path.read_bytes() == before
@@ -252,3 +256,15 @@ def test_metadata_comes_back(tmp_path_factory, metadata):
     path = tmp_path_factory.mktemp("file") / "s"
     save_state_dict(path, {"w": torch.ones(1)}, metadata)
     assert load_tensors(path)[1] == metadata
+
+
+def test_files_have_the_users_permissions(tmp_path):
+    (tmp_path / "plain").write_text("")
+    save_state_dict(tmp_path / "s", STATE)
+    assert (tmp_path / "s").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_averaged_models_are_understood(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    torch.save(torch.optim.swa_utils.AveragedModel(model).state_dict(), tmp_path / "a.pt")
+    assert load_state_dict(tmp_path / "a.pt").keys() == model.state_dict().keys()

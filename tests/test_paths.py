@@ -167,3 +167,11 @@ def test_points_that_do_not_fit():
         PiecewiseLinear([start, end, {**end, "w": end["w"].T}])
     with pytest.raises(ModelError, match="list"):
         StraightLine(start, [1])
+
+
+@pytest.mark.parametrize("places", [(0.5,), (), (0.0, 0.5), (0.0, 0.7, 0.3, 1.0), (0.0, 1.0, 1.0)])
+def test_breakpoints_that_do_not_rise_from_0_to_1_are_refused(places):
+    path = StraightLine({"w": torch.zeros(1)}, {"w": torch.ones(1)})
+    path.breakpoints = places
+    with pytest.raises(ModelError, match=r"breakpoints are .*from 0 to 1"):
+        breakpoints(path)

@@ -262,3 +262,9 @@ def test_units_of_the_kernel_reducer_survive_a_device_free_round_trip():
     for name in REDUCER_NAMES:
         index = UnitIndex.of(convnet(), name)
         assert UnitIndex.from_tensors(*index.to_tensors()) == index
+
+
+def test_an_embeddings_outputs_are_its_columns():
+    model = nn.Embedding(7, 3)
+    assert len(UnitIndex.of(model, "output_channel")) == 3
+    assert len(UnitIndex.of(model, "input_channel")) == 7

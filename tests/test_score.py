@@ -2,6 +2,7 @@
 
 import copy
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
@@ -305,22 +306,55 @@ def test_resumed_run_equals_the_unbroken_one_to_the_bit(small, tmp_path, after, 
     options = {"reducer": reducer, "n_steps": NODES}
     unbroken = FAIG(model, baseline).score(parts, **options)
     file = tmp_path / "sums.safetensors"
-    with pytest.raises(Interruption):
-        FAIG(model, baseline).score(interrupted(parts, after), **options, checkpoint=file)
-    assert file.exists() == (after > 0)
     worked = []
 
     def counting(output, targets):
         worked.append(len(targets))
         return squared_error(output, targets)
 
-    counting.__name__ = "squared_error"  # the objective is known by its name
-    resumed = FAIG(model, baseline, objective=counting).score(parts, **options, checkpoint=file)
+    faig = FAIG(model, baseline, objective=counting)
+    with pytest.raises(Interruption):
+        faig.score(interrupted(parts, after), **options, checkpoint=file)
+    worked.clear()
+    resumed = faig.score(parts, **options, checkpoint=file)
     assert torch.equal(resumed.values, unbroken.values)
     samples = sum(len(part[0]) for part in parts[after:])
     assert sum(worked) == samples * (NODES + 1)  # nothing that was done is done again
-    again = FAIG(model, baseline).score(parts, **options, checkpoint=file)
+    worked.clear()
+    again = faig.score(parts, **options, checkpoint=file)
     assert torch.equal(again.values, unbroken.values)
+    assert not worked
+
+
+def test_resuming_on_other_data_is_refused(small, tmp_path):
+    model, baseline, inputs, targets = small
+    parts = batches(inputs, targets, 2, 2, 1)
+    file = tmp_path / "sums.safetensors"
+    options = {"reducer": "kernel", "n_steps": NODES, "checkpoint": file}
+    faig = FAIG(model, baseline)
+    faig.score(parts, **options)
+    other = [(batch + 1, target) for batch, target in parts]
+    with pytest.raises(CheckpointError, match=r"made with other data.*same batches"):
+        faig.score(other, **options)
+    with pytest.raises(CheckpointError, match=r"holds 3 batches and the loader gave 2"):
+        faig.score(parts[:2], **options)
+
+
+def test_resuming_with_another_setting_of_an_objective_is_refused(small, tmp_path):
+    model, baseline, inputs, targets = small
+
+    def power(output, targets, exponent):
+        return (output - targets).abs().pow(exponent).flatten(1).sum(1)
+
+    file = tmp_path / "sums.safetensors"
+    for exponent in (2, 3):
+        faig = FAIG(model, baseline, objective=partial(power, exponent=exponent))
+        run = partial(faig.score, [(inputs, targets)], reducer="kernel", n_steps=1, checkpoint=file)
+        if exponent == 2:
+            run()
+        else:
+            with pytest.raises(CheckpointError, match=r"objective differ"):
+                run()
 
 
 def square_model():

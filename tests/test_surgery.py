@@ -12,6 +12,7 @@ from paramattr import (
     UnitIndex,
     load_state_dict,
     modulate,
+    random_scores,
     retrain_only,
     save_state_dict,
     substitute,
@@ -374,3 +375,9 @@ def test_strength_is_a_finite_number(strength):
 def test_another_architecture_is_refused():
     with pytest.raises(ModelError, match="missing in the baseline"):
         substitute(convnet(), tied(), all_of(convnet()))
+
+
+def test_the_state_dict_keeps_the_plain_models_order():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    selection = random_scores(model, reducer="scalar").top(fraction=1.0)
+    assert list(retrain_only(model, selection).state_dict()) == list(model.state_dict())

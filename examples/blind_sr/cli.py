@@ -110,7 +110,14 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Start afresh over a run.")] = False,
 ) -> None:
     """Train a baseline (clean input) and a target (blurry and noisy input) on photographs."""
-    from blind_sr.training import Recipe, fast_precision, load_photographs, train_stage
+    from blind_sr.networks import load
+    from blind_sr.training import (
+        Recipe,
+        check_free,
+        fast_precision,
+        load_photographs,
+        train_stage,
+    )
     from paramattr.checkpoints import load_state_dict
 
     if precision not in ("auto", "bfloat16", "float32"):
@@ -118,20 +125,11 @@ def train(
             f"precision {precision!r} is not known: expected auto, bfloat16 or float32"
         )
     check_device(device)
-    console = Console(stderr=True)
-    start = load_state_dict(initial) if initial is not None else None
-    if stage is Stage.target and start is None:
-        baseline = out / f"{network.value}_baseline.safetensors"
-        if not baseline.exists():
-            raise ParamattrError(
-                f"a target starts from a baseline, and {baseline} is not there: train one first "
-                "(--stage both), or name its weights (--initial)"
-            )
-        start = load_state_dict(baseline)
-    photographs, held_out = load_photographs(images, patch)
+    if patch % 2:
+        raise ParamattrError(f"patch is {patch}: expected an even number of pixels, such as 64")
     stages = ["baseline", "target"] if stage is Stage.both else [stage.value]
-    for name in stages:
-        recipe = Recipe(
+    recipes = [
+        Recipe(
             network=network.value,
             stage=name,
             iterations=baseline_iterations if name == "baseline" else target_iterations,
@@ -142,6 +140,21 @@ def train(
             precision=fast_precision(device) if precision == "auto" else precision,
             device=device,
         )
+        for name in stages
+    ]
+    for recipe in recipes:
+        check_free(recipe, out, resume=resume, force=force)
+    if stage is Stage.target and initial is None:
+        initial = out / f"{network.value}_baseline.safetensors"
+        if not initial.exists():
+            raise ParamattrError(
+                f"a target starts from a baseline, and {initial} is not there: train one first "
+                "(--stage both), or name its weights (--initial)"
+            )
+    start = load(network.value, initial).state_dict() if initial is not None else None
+    photographs, held_out = load_photographs(images, patch)
+    console = Console(stderr=True)
+    for recipe in recipes:
         weights = train_stage(
             recipe,
             photographs,
@@ -152,7 +165,7 @@ def train(
             force=force,
             console=console,
         )
-        console.print(f"{name}: {weights}")
+        console.print(f"{recipe.stage}: {weights}")
         start = load_state_dict(weights)
 
 
@@ -233,15 +246,14 @@ def mask(
         "rows": rows,
         "ratios": ratios,
     }
-    figure = None
+    # Printed first: what is computed is not lost where it cannot be saved.
+    console = Console()
+    if json:
+        print(json_format.dumps(result), flush=True)
+    else:
+        for table in (report.psnr_table(psnr), *report.mask_tables(rows, ratios)):
+            console.print(table)
     if out is not None:
         figure = report.save(out, pair, photographs, rankings, percents, target, result)
-    if json:
-        print(json_format.dumps(result))
-        return
-    console = Console()
-    console.print(report.psnr_table(psnr))
-    for table in report.mask_tables(rows, ratios):
-        console.print(table)
-    if figure is not None:
-        console.print(f"figure: {figure}")
+        if not json:
+            console.print(f"figure: {figure}")

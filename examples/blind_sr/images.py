@@ -28,7 +28,12 @@ def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
             pixels = np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"image {path} is not there: give the path of an image file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+    ) as error:
         raise DataError(
             f"image {path} cannot be read ({error}): remove it or replace it by a whole image file"
         ) from None
@@ -72,11 +77,11 @@ def bundled_files() -> list[Path]:
     return found
 
 
-def centre_crop(image: Tensor, size: int, *, name: object = "image") -> Tensor:
-    """Cut the middle `size` x `size` out of `(..., H, W)`.
+def check_size(image: Tensor, size: int, name: object) -> None:
+    """Refuse an image `(..., H, W)` with a side shorter than `size`.
 
     Raises:
-        DataError: if a side is shorter than `size`; `name` says which image.
+        DataError: `name` says which image.
     """
     height, width = image.shape[-2:]
     if min(height, width) < size:
@@ -84,5 +89,15 @@ def centre_crop(image: Tensor, size: int, *, name: object = "image") -> Tensor:
             f"{name} is too small: {width}x{height} pixels, and {size}x{size} are needed; "
             "use a smaller crop or leave the image out"
         )
+
+
+def centre_crop(image: Tensor, size: int, *, name: object = "image") -> Tensor:
+    """Cut the middle `size` x `size` out of `(..., H, W)`.
+
+    Raises:
+        DataError: if a side is shorter than `size`; `name` says which image.
+    """
+    check_size(image, size, name)
+    height, width = image.shape[-2:]
     top, left = (height - size) // 2, (width - size) // 2
     return image[..., top : top + size, left : left + size]

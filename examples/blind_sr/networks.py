@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.errors import ParamattrError
+from paramattr.checkpoints import load_state_dict
+from paramattr.errors import CheckpointError, ParamattrError
 
 SCALE = 2
 
@@ -90,6 +93,32 @@ class SRCNNStyle(nn.Module):
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"srresnet": SRResNet, "srcnn": SRCNNStyle}
+
+
+def load(network: str, path: str | Path) -> nn.Module:
+    """Make a network of the study with the weights of a file.
+
+    Args:
+        network: `"srresnet"` or `"srcnn"`.
+        path: safetensors, or the authors' `.pth`.
+
+    Returns:
+        The network, in training mode, float32; the random state is left as it was.
+
+    Raises:
+        CheckpointError: if the file cannot be read or does not fit the network.
+    """
+    state = load_state_dict(path)
+    with torch.random.fork_rng(devices=[]):
+        model = build(network)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"weights {path} do not fit the network {network}: {reason}"
+        ) from None
+    return model
 
 
 def build(network: str) -> nn.Module:

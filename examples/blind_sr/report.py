@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from blind_sr.images import write_image
@@ -132,8 +133,6 @@ def _draw(
     restored: dict[str, Outputs],
     title: str,
 ) -> None:
-    from matplotlib.figure import Figure
-
     # The photograph that loses most when each function's own filters are masked.
     lost = [
         sum(_moved(restored, c, f"{c}_masked", k) for c in MASKS)

@@ -12,16 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from blind_sr.degradations import BLUR_RADIUS, degrade
-from blind_sr.images import bundled_files, centre_crop, find_images, read_image
+from blind_sr.images import bundled_files, centre_crop, check_size, find_images, read_image
 from blind_sr.measures import output_difference, psnr
-from blind_sr.networks import SCALE, build
+from blind_sr.networks import SCALE, load
 from paramattr import (
     FAIG,
     Scores,
     Selection,
     absolute_change,
     contrast,
-    load_state_dict,
     random_scores,
     substitute,
 )
@@ -54,7 +53,7 @@ class Photographs:
     """High-resolution photographs and their low-resolution inputs in each condition.
 
     Attributes:
-        names: file names without their endings.
+        names: file names, without their endings where that tells them apart.
         high: each `(1, 3, 2H, 2W)` in [0, 1].
         low: condition to inputs, each `(1, 3, H, W)`.
     """
@@ -97,14 +96,7 @@ def load_pair(
                 f"{network}_target in that folder; train them with 'paramattr blindsr train "
                 f"--network {network}', or give their folder (--weights)"
             )
-        model = build(network)
-        try:
-            model.load_state_dict(load_state_dict(found))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(
-                f"weights {found} do not fit the network {network}: {reason}"
-            ) from None
+        model = load(network, found)
         models.append(model.to(device, dtype).eval().requires_grad_(False))
     return Pair(network, *models)
 
@@ -136,14 +128,16 @@ def load_photographs(
         if crop:
             image = centre_crop(image, SCALE * crop, name=file)
         else:
-            centre_crop(image, BLUR_RADIUS + SCALE, name=file)
+            check_size(image, BLUR_RADIUS + SCALE, file)
             image = image[:, : image.shape[1] // SCALE * SCALE, : image.shape[2] // SCALE * SCALE]
         truth = image[None].float() / 255
         high.append(truth.to(device, dtype))
         for condition in INPUTS:
             noise = torch.Generator().manual_seed(1_000_003 * seed + number)
             low[condition].append(degrade(truth, condition, noise).to(device, dtype))
-    return Photographs([file.stem for file in files], high, low)
+    stems = [file.stem for file in files]
+    alike = len(set(stems)) < len(stems)
+    return Photographs([file.name for file in files] if alike else stems, high, low)
 
 
 def find_filters(

@@ -27,7 +27,7 @@ from blind_sr.degradations import (
     downsample,
     to_8bit,
 )
-from blind_sr.images import centre_crop, find_images, read_image
+from blind_sr.images import centre_crop, check_size, find_images, read_image
 from blind_sr.measures import psnr
 from blind_sr.networks import build
 from paramattr.checkpoints import save_state_dict
@@ -145,8 +145,7 @@ def load_photographs(
     files = find_images(folder)
     photographs = {path: read_image(path) for path in files}
     for path, photograph in photographs.items():
-        if min(photograph.shape[1:]) < patch:
-            centre_crop(photograph, patch, name=path)
+        check_size(photograph, patch, path)
     large = [p for p in files if min(photographs[p].shape[1:]) >= VALIDATION_CROP]
     if len(large) < 2 * HELD_OUT:
         raise DataError(
@@ -190,19 +189,12 @@ def train_stage(
             set, or if the running state belongs to another recipe.
     """
     out = Path(out)
-    weights, log, state = (
-        out / f"{recipe.network}_{recipe.stage}.{suffix}"
-        for suffix in ("safetensors", "csv", "ckpt")
-    )
-    run = _Run(recipe, initial, state)
-    if run.state_file.exists() and resume:
-        run.load()
-    elif (run.state_file.exists() or weights.exists()) and not force:
-        raise CheckpointError(
-            f"folder {out} already holds a {recipe.network} {recipe.stage}: give --resume to go on "
-            "with it, --force to start afresh over it, or another folder"
-        )
+    check_free(recipe, out, resume=resume, force=force)
     out.mkdir(parents=True, exist_ok=True)
+    weights, log, state = _files(recipe, out)
+    run = _Run(recipe, initial, state)
+    if state.exists() and resume:
+        run.load()
     patches = Patches(photographs, recipe)
     columns = (
         TextColumn("{task.description}"),
@@ -232,6 +224,25 @@ def train_stage(
                 break
             run.step(*patches.batch(run.iteration))
     return weights
+
+
+def check_free(recipe: Recipe, out: str | Path, *, resume: bool, force: bool) -> None:
+    """Refuse to train over what a folder holds, unless asked to.
+
+    Raises:
+        CheckpointError: if `out` already holds this stage and neither `resume` nor `force` is set.
+    """
+    weights, _, state = _files(recipe, Path(out))
+    if (weights.exists() or state.exists()) and not (force or (resume and state.exists())):
+        raise CheckpointError(
+            f"folder {out} already holds a {recipe.network} {recipe.stage}: give --resume to go on "
+            "with it, --force to start afresh over it, or another folder"
+        )
+
+
+def _files(recipe: Recipe, out: Path) -> list[Path]:
+    stem = f"{recipe.network}_{recipe.stage}"
+    return [out / f"{stem}.{suffix}" for suffix in ("safetensors", "csv", "ckpt")]
 
 
 class _Run:
@@ -318,7 +329,13 @@ class _Run:
         partial.replace(self.state_file)
 
     def load(self) -> None:
-        state = torch.load(self.state_file, map_location=self.recipe.device, weights_only=True)
+        try:
+            state = torch.load(self.state_file, map_location=self.recipe.device, weights_only=True)
+        except Exception as error:  # the reader of a broken file fails in any way it likes
+            raise CheckpointError(
+                f"the running state {self.state_file} cannot be read ({type(error).__name__}): "
+                "expected the whole file; give --force to start afresh"
+            ) from None
         if state["recipe"] != asdict(self.recipe):
             changed = [k for k, v in asdict(self.recipe).items() if state["recipe"].get(k) != v]
             raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -15,7 +16,7 @@ from paramattr.batches import Batch
 from paramattr.errors import ModelError, ParamattrError
 from paramattr.estimation import mean_magnitude
 from paramattr.gradients import ObjectiveOfParameters, undisturbed
-from paramattr.objectives import Objective, squared_error
+from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import (
     Baseline,
     align,
@@ -23,7 +24,7 @@ from paramattr.parameters import (
     pick,
     warn_of_buffers,
 )
-from paramattr.paths import Path, StraightLine, check_ends
+from paramattr.paths import FittedPath, Path, StraightLine, check_ends
 from paramattr.progress import progress_bar
 from paramattr.quadrature import Rule, get_rule
 from paramattr.reducers import Reducer, UnitIndex
@@ -76,8 +77,8 @@ class ParameterPathIntegratedGradients:
         path: Path | None = None,
     ) -> None:
         self.model, self.baseline, self.objective = model, baseline, objective
-        own = named_parameters(model)
-        self._reported = pick(own, parameters)
+        check_callable(objective)
+        self._reported = pick(model, parameters)
         self._given_path = path
         self._path()
         warn_of_buffers(model, baseline)
@@ -129,7 +130,7 @@ class ParameterPathIntegratedGradients:
             DataError: if the inputs and targets hold different numbers of samples.
             ObjectiveError: if the objective does not give one finite number a sample.
         """
-        with undisturbed():
+        with undisturbed(self.model):
             batch, integral, chunk = self._begin(
                 inputs, targets, additional_forward_args, n_steps, method, internal_batch_size
             )
@@ -175,7 +176,7 @@ class ParameterPathIntegratedGradients:
         Raises:
             ModelError: if a parameter that moves is not among them, or one has another shape.
         """
-        with undisturbed():
+        with undisturbed(self.model):
             batch, integral, chunk = self._begin(
                 inputs, targets, additional_forward_args, 1, "riemann_middle", None
             )
@@ -243,7 +244,7 @@ class ParameterPathIntegratedGradients:
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
-        with undisturbed():
+        with undisturbed(self.model):
             _check_chunk(internal_batch_size)
             integral = self._integral(n_steps, method)
             index = UnitIndex.of(self.model, reducer)
@@ -294,14 +295,14 @@ class ParameterPathIntegratedGradients:
         if self._given_path is None:
             return StraightLine(own, aligned)
         check_ends(self._given_path, own, aligned)
-        return self._given_path
+        return FittedPath(self._given_path, own)
 
 
 FAIG = ParameterPathIntegratedGradients
 
 
 def _check_chunk(size: int | None) -> None:
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
         raise ParamattrError(
             f"internal_batch_size is {size!r}: expected a whole number of at least 1, or None"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.batches import Batch
+from paramattr.errors import ObjectiveError
 from paramattr.gradients import ObjectiveOfParameters
 from paramattr.paths import Path, breakpoints
 from paramattr.quadrature import Rule
@@ -80,7 +82,18 @@ class PathIntegral:
                     sums[name].add_(product, alpha=weight)
                 if whole:
                     total += weight * product.sum(dtype=torch.float64)
+        self._check_finite(sums, total, batch)
         return sums, total
+
+    def _check_finite(self, sums: Attributions, total: Tensor, batch: Batch) -> None:
+        bad = [name for name, value in sums.items() if not torch.isfinite(value).all()]
+        if bad or not torch.isfinite(total):
+            where = f"sample {batch.first}" if len(batch) == 1 else f"samples from {batch.first} on"
+            raise ObjectiveError(
+                f"the gradient with respect to {bad[0] if bad else 'a parameter'!r} is not finite "
+                f"for {where}, somewhere between the models: expected numbers; a square root or "
+                "logarithm of zero has none, so add a small constant inside it"
+            )
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
@@ -95,11 +108,13 @@ class PathIntegral:
                 digest.update(
                     value.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
                 )
-        objective = self.objective.objective
+        for name, buffer in self.objective.model.named_buffers():
+            digest.update(name.encode())
+            digest.update(buffer.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
         return {
             "rule": [self.rule.name, list(self.rule.nodes), list(self.rule.weights)],
             "path": digest.hexdigest(),
-            "objective": getattr(objective, "__name__", type(objective).__name__),
+            "objective": _described(self.objective.objective),
             "parameters": self.reported,
         }
 
@@ -114,6 +129,19 @@ def _nodes(path: Path, rule: Rule) -> Iterator[Node]:
             speeds = path.derivative(alpha)
             moving = [name for name, speed in speeds.items() if bool(speed.any())]
             yield alpha, weight * (end - start), moving
+
+
+def _described(objective: Any) -> str:
+    if isinstance(objective, partial):
+        return f"{_described(objective.func)} {objective.args} {objective.keywords}"
+    code = getattr(objective, "__code__", None)
+    if code is None:
+        return f"{type(objective).__module__}.{type(objective).__qualname__}"
+    held = [cell.cell_contents for cell in objective.__closure__ or ()]
+    plain = [h for h in held if isinstance(h, bool | int | float | str | tuple | None)]
+    body = hashlib.sha256(code.co_code + repr((code.co_names, plain)).encode())
+    body.update(repr([c for c in code.co_consts if not hasattr(c, "co_code")]).encode())
+    return f"{objective.__module__}.{objective.__qualname__} {body.hexdigest()}"
 
 
 def _accumulator(value: Tensor) -> torch.dtype:

@@ -1,0 +1,63 @@
+"""The bundled pair shows the effect: the found filters carry their function and little else."""
+
+import pytest
+
+from blind_sr import study
+from paramattr import FAIG
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return study.load_pair("srresnet")
+
+
+def test_the_target_removes_what_the_baseline_does_not(pair):
+    photographs = study.load_photographs(crop=32)
+    quality = {
+        name: study.quality(study.restore(model, photographs), photographs)
+        for name, model in (("baseline", pair.baseline), ("target", pair.target))
+    }
+    assert quality["target"]["blur"] > quality["baseline"]["blur"] + 3
+    assert quality["target"]["noise"] > quality["baseline"]["noise"] + 5
+    assert quality["target"]["clean"] > quality["baseline"]["clean"] - 1
+
+
+def check_effect(pair, photographs):
+    rankings = study.find_filters(pair, photographs, ["faig", "random"])
+    target = study.restore(pair.target, photographs)
+    rows = study.mask(pair, photographs, rankings, [1], target)
+    for ratio in study.ratios(rows):
+        assert ratio["over_random"] > 20
+        assert ratio["over_other"] > 3
+
+
+def test_one_percent_carries_a_function(pair):
+    check_effect(pair, study.load_photographs(crop=24))
+
+
+@pytest.mark.slow
+def test_one_percent_carries_a_function_on_larger_crops(pair):
+    check_effect(pair, study.load_photographs(crop=100))
+
+
+def check_completeness(pair, crop, bound):
+    photographs = study.load_photographs(crop=crop)
+    faig = FAIG(pair.target, pair.baseline)
+    for condition in study.MASKS:
+        deltas, changes = [], []
+        for low, high in photographs.pairs(condition)[:4]:
+            attributions, delta = faig.attribute(
+                low, high, n_steps=8, return_convergence_delta=True
+            )
+            deltas.append(float(delta))
+            changes.append(float(sum(a.double().sum() for a in attributions.values()) - delta))
+        assert abs(sum(deltas) / sum(changes)) < bound
+
+
+def test_eight_nodes_are_nearly_complete(pair):
+    check_completeness(pair, crop=16, bound=0.01)
+
+
+@pytest.mark.slow
+def test_eight_nodes_are_complete_to_a_five_hundredth(pair):
+    check_completeness(pair, crop=64, bound=0.002)
