@@ -111,11 +111,11 @@ def train(
 ) -> None:
     """Train a baseline (clean input) and a target (blurry and noisy input) on photographs."""
     from blind_sr.networks import load
+    from blind_sr.patches import load_photographs
     from blind_sr.training import (
         Recipe,
         check_free,
         fast_precision,
-        load_photographs,
         train_stage,
     )
     from paramattr.checkpoints import load_state_dict

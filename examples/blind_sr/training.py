@@ -19,19 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from blind_sr.degradations import (
-    BLUR_RADIUS,
-    add_noise,
-    blur_valid,
-    degrade,
-    downsample,
-    to_8bit,
-)
-from blind_sr.images import centre_crop, check_size, find_images, read_image
+from blind_sr.degradations import degrade
 from blind_sr.measures import psnr
 from blind_sr.networks import build
+from blind_sr.patches import Patches
 from paramattr.checkpoints import save_state_dict
-from paramattr.errors import CheckpointError, DataError
+from paramattr.errors import CheckpointError
 
 STAGES: dict[str, tuple[str, ...]] = {
     "baseline": ("clean",),
@@ -39,8 +32,6 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """Stage of training: the conditions it learns, which are also those it is validated on."""
 
-HELD_OUT = 8
-VALIDATION_CROP = 128
 VALIDATE_EVERY = 200
 SAVE_EVERY = 50
 
@@ -84,79 +75,6 @@ def fast_precision(device: str) -> str:
     return "bfloat16"
 
 
-class Patches:
-    """Random patches of photographs with their low-resolution inputs.
-
-    A patch is cut with a border, so that blurring it equals blurring the whole photograph. The
-    draw depends on the seed and the iteration alone: a resumed run sees the same patches.
-    """
-
-    def __init__(self, photographs: Sequence[UInt8[Tensor, "3 h w"]], recipe: Recipe) -> None:
-        self.recipe = recipe
-        side = (BLUR_RADIUS, BLUR_RADIUS)
-        self.padded = [
-            np.pad(photograph.numpy(), ((0, 0), side, side), mode="reflect")
-            for photograph in photographs
-        ]
-
-    def batch(self, iteration: int) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h2 w2"]]:
-        """Draw the batch of one iteration: low-resolution inputs and high-resolution truths."""
-        recipe = self.recipe
-        draw = np.random.default_rng((recipe.seed, iteration))
-        crops = torch.from_numpy(
-            np.stack([self._crop(draw) for _ in range(recipe.batch_size)])
-        ).float()
-        crops /= 255
-        high = crops[..., BLUR_RADIUS:-BLUR_RADIUS, BLUR_RADIUS:-BLUR_RADIUS]
-        degrading = recipe.stage == "target"
-        blurred = torch.from_numpy(draw.random(recipe.batch_size) < 0.5) & degrading
-        noisy = torch.from_numpy(draw.random(recipe.batch_size) < 0.5) & degrading
-        low = downsample(high)
-        if blurred.any():
-            low[blurred] = downsample(blur_valid(crops[blurred]))
-        if noisy.any():
-            noise = torch.Generator().manual_seed(int(draw.integers(2**31)))
-            low[noisy] = add_noise(low[noisy], noise)
-        return to_8bit(low), high
-
-    def _crop(self, draw: np.random.Generator) -> np.ndarray:
-        image = self.padded[draw.integers(len(self.padded))]
-        side = self.recipe.patch + 2 * BLUR_RADIUS
-        top = 2 * draw.integers((image.shape[1] - side) // 2 + 1)
-        left = 2 * draw.integers((image.shape[2] - side) // 2 + 1)
-        crop = image[:, top : top + side, left : left + side]
-        crop = np.rot90(crop, int(draw.integers(4)), axes=(1, 2))
-        return crop[:, :, ::-1] if draw.random() < 0.5 else crop
-
-
-def load_photographs(
-    folder: str | Path, patch: int
-) -> tuple[list[UInt8[Tensor, "3 h w"]], Float[Tensor, "n 3 s s"]]:
-    """Read a folder and hold some photographs out for validation.
-
-    Returns:
-        The training photographs (those smaller than a patch are an error that names the file),
-        and the middle 128x128 of 8 photographs spread evenly over those that are large enough.
-
-    Raises:
-        DataError: for a missing or empty folder, an unreadable or too small file, or a folder
-            of fewer than 16 photographs.
-    """
-    files = find_images(folder)
-    photographs = {path: read_image(path) for path in files}
-    for path, photograph in photographs.items():
-        check_size(photograph, patch, path)
-    large = [p for p in files if min(photographs[p].shape[1:]) >= VALIDATION_CROP]
-    if len(large) < 2 * HELD_OUT:
-        raise DataError(
-            f"folder {folder} has {len(large)} photographs of at least {VALIDATION_CROP} pixels a "
-            f"side: at least {2 * HELD_OUT} are needed, {HELD_OUT} of them for validation"
-        )
-    held_out = large[:: len(large) // HELD_OUT][:HELD_OUT]
-    crops = [centre_crop(photographs.pop(path), VALIDATION_CROP) for path in held_out]
-    return list(photographs.values()), torch.stack(crops).float() / 255
-
-
 def train_stage(
     recipe: Recipe,
     photographs: Sequence[UInt8[Tensor, "3 h w"]],
@@ -195,7 +113,13 @@ def train_stage(
     run = _Run(recipe, initial, state)
     if state.exists() and resume:
         run.load()
-    patches = Patches(photographs, recipe)
+    patches = Patches(
+        photographs,
+        side=recipe.patch,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        degrading=recipe.stage == "target",
+    )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

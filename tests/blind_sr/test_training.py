@@ -8,7 +8,8 @@ from blind_sr import training
 from blind_sr.degradations import degrade
 from blind_sr.images import write_image
 from blind_sr.networks import SRResNet
-from blind_sr.training import Patches, Recipe, load_photographs, train_stage
+from blind_sr.patches import Patches, load_photographs
+from blind_sr.training import Recipe, train_stage
 from paramattr import load_state_dict
 from paramattr.errors import CheckpointError, DataError
 
@@ -43,9 +44,8 @@ def rows_of(weights):
 def test_patches_are_pieces_of_the_degraded_photograph(photographs):
     """Blurring a patch with its border is blurring the photograph, then cutting the patch."""
     image = photographs[0]
-    recipe = Recipe("srresnet", "target", 1, 1e-3, batch_size=24, patch=16)
     whole = {c: degrade(image[None] / 255, c)[0] for c in ("clean", "blur")}
-    low, high = Patches([image], recipe).batch(0)
+    low, high = Patches([image], side=16, batch_size=24, seed=0, degrading=True).batch(0)
     seen = set()
     for one in low:
         for condition, source in whole.items():
@@ -61,9 +61,9 @@ def test_patches_are_pieces_of_the_degraded_photograph(photographs):
 
 
 def test_a_batch_depends_on_seed_and_iteration_alone(photographs):
-    patches = Patches(photographs, RECIPE)
+    settings = {"side": 16, "batch_size": 2, "seed": 0, "degrading": True}
+    patches, again = (Patches(photographs, **settings) for _ in range(2))
     patches.batch(0)
-    again = Patches(photographs, RECIPE)
     for one, other in zip(patches.batch(5), again.batch(5), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(patches.batch(5)[0], patches.batch(6)[0])
