@@ -45,11 +45,11 @@ def mask_tables(rows: Sequence[dict[str, Any]], ratios: Sequence[dict[str, Any]]
         own, other, clean = (INPUT_LABELS[condition] for condition in inputs)
         table = Table(
             title=f"{FUNCTIONS[function].capitalize()} filters masked: output difference x1000",
-            caption=f"own/random: {own} input, over random masking. own/other: over {other} input.",
+            caption=f"x random: {own} input, over random masking. x other: over {other} input.",
         )
-        table.add_column("method")
-        for heading in ("filters", f"{own} (own)", other, clean, "own/random", "own/other"):
-            table.add_column(heading, justify="right")
+        table.add_column("method", no_wrap=True)
+        for heading in ("filters", own, other, clean, "x random", "x other"):
+            table.add_column(heading, justify="right", no_wrap=True)
         previous = None
         for method, pct in dict.fromkeys((r["method"], r["pct"]) for r in rows):
             if previous not in (None, method):
