@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,14 +220,23 @@ def mask(
         out.mkdir(parents=True, exist_ok=True)
     pair = study.load_pair(network.value, weights, **where)
     photographs = study.load_photographs(images, crop=crop, seed=seed, **where)
-    target, baseline = (study.restore(m, photographs) for m in (pair.target, pair.baseline))
-    psnr = {
-        "baseline": study.quality(baseline, photographs),
-        "target": study.quality(target, photographs),
-    }
+    psnr = {}
+    with progress("restoring", 2) as advance:
+        for stage, model in (("baseline", pair.baseline), ("target", pair.target)):
+            target = study.restore(model, photographs)
+            psnr[stage] = study.quality(target, photographs)
+            advance(1)
+    running = out / "running" if out is not None else None
     with progress("attributing", 2 * len(photographs.names)) as advance:
         rankings = study.find_filters(
-            pair, photographs, names, n_steps=steps, method=quadrature, seed=seed, advance=advance
+            pair,
+            photographs,
+            names,
+            n_steps=steps,
+            method=quadrature,
+            seed=seed,
+            checkpoints=running,
+            advance=advance,
         )
     models = {
         id(s) for functions in rankings.values() for several in functions.values() for s in several
@@ -255,5 +265,6 @@ def mask(
             console.print(table)
     if out is not None:
         figure = report.save(out, pair, photographs, rankings, percents, target, result)
+        shutil.rmtree(out / "running", ignore_errors=True)  # all of it is in the scores now
         if not json:
             console.print(f"figure: {figure}")

@@ -149,6 +149,7 @@ def find_filters(
     method: str = "gausslegendre",
     seed: int = 0,
     random_seeds: int = 3,
+    checkpoints: str | Path | None = None,
     advance: Advance = lambda amount: None,
 ) -> Rankings:
     """Rank the filters by each method, for each function.
@@ -161,6 +162,8 @@ def find_filters(
         method: name of the quadrature rule.
         seed: first seed of the random rankings.
         random_seeds: how many random rankings.
+        checkpoints: folder that keeps the running sums, so that a call that is repeated after an
+            error or a kill goes on where it stopped.
         advance: called with the number of photographs attributed since it was last called.
 
     Raises:
@@ -176,6 +179,7 @@ def find_filters(
                 reducer="kernel",
                 n_steps=n_steps,
                 method=method,
+                checkpoint=Path(checkpoints) / f"{condition}.safetensors" if checkpoints else None,
             )
             for condition in MASKS
         }

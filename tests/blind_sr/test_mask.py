@@ -13,6 +13,7 @@ from blind_sr import study
 from blind_sr.images import read_image, write_image
 from blind_sr.measures import output_difference
 from paramattr import Scores, Selection, contrast, substitute
+from paramattr.attribution.path_integral import PathIntegral
 from paramattr.cli import main
 
 METHODS = ("faig", "faig-no-contrast", "absolute-change", "random")
@@ -61,6 +62,7 @@ def test_json_rows_files_and_figure(folder, tmp_path, monkeypatch, capsys):
     assert len(scores) == 151_936
     assert len(selection) == 7_597
     assert selection == scores.top(fraction=0.05)
+    assert not (tmp_path / "running").exists()
     images = {path.stem for path in (tmp_path / "images").iterdir()}
     assert images == {
         f"photograph{n}_{condition}_{model}"
@@ -106,6 +108,34 @@ def test_rows_come_from_substituting_and_measuring(folder):
     assert torch.equal(rankings["faig"]["noise"][0].values, contrast(noise, blur).values)
     assert table["random", "blur", "clean"] == table["random", "noise", "clean"]
     assert table["faig", "blur", "blur"] != table["faig-no-contrast", "blur", "blur"]
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
+    pair = study.load_pair("srresnet")
+    photographs = study.load_photographs(folder, crop=8)
+    whole = study.find_filters(pair, photographs, ["faig"], n_steps=1)
+
+    class Killed(Exception):
+        pass
+
+    def dying(amount):
+        raise Killed
+
+    options = {"n_steps": 1, "checkpoints": tmp_path}
+    with pytest.raises(Killed):
+        study.find_filters(pair, photographs, ["faig"], **options, advance=dying)
+    worked = []
+    real = PathIntegral.over
+
+    def counting(self, batch, *, whole):
+        worked.append(len(batch))
+        return real(self, batch, whole=whole)
+
+    monkeypatch.setattr(PathIntegral, "over", counting)
+    resumed = study.find_filters(pair, photographs, ["faig"], **options)
+    assert len(worked) == 3  # two photographs, two conditions, one of them done
+    for function in ("blur", "noise"):
+        assert torch.equal(resumed["faig"][function][0].values, whole["faig"][function][0].values)
 
 
 def test_ratios_are_over_random_and_over_the_other_degradation():
