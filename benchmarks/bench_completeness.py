@@ -3,8 +3,9 @@
     python -m benchmarks.bench_completeness [--images DIR] [--crop N] [--count N]
 
 The relative residual of a photograph is |sum of attributions - change| / |change|; the mean over
-photographs is reported for each condition, beside the signed one of the sums. All rules are measured
-on the first COUNT photographs, since the paper's 100 steps take long, and 8 nodes on all of them too.
+photographs is reported for each condition, beside the signed one of the sums. All rules are
+measured on the first COUNT photographs, since the paper's 100 steps take long, and 8 nodes on all
+of them too.
 """
 
 from __future__ import annotations
