@@ -107,9 +107,9 @@ class ParameterPathIntegratedGradients:
             targets: what the objective compares the output with, `(B, ...)`; None if it needs none.
             additional_forward_args: further arguments of the model, one or a tuple; tensors are
                 batch first.
-            n_steps: nodes of the rule on each smooth piece of the path. On the bundled
-                networks 8 Gauss-Legendre nodes do about as well as the paper's 100 left Riemann ones
-                on blur, and better on noise.
+            n_steps: nodes of the rule on each smooth piece of the path. On the study's
+                networks 8 Gauss-Legendre nodes do as well as the paper's 100 left Riemann ones on
+                blur, and better on noise.
             method: a rule's name (`"riemann_left"`, `"riemann_right"`, `"riemann_middle"`,
                 `"riemann_trapezoid"`, `"simpson"`, `"gausslegendre"`, `"gausskronrod"`) or a
                 `Rule`, which brings its own nodes. `"riemann_left"` with 100 is the paper's.
