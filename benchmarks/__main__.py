@@ -2,5 +2,5 @@
 
 from benchmarks import bench_completeness, bench_masking
 
-bench_completeness.main([])
-bench_masking.main([])
+bench_completeness.main(["--name", "completeness_bundled"])
+bench_masking.main(["--name", "masking_bundled"])
