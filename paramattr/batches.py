@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paramattr.checkpoints import content
 from paramattr.errors import DataError
 
 
@@ -95,8 +96,7 @@ class Batch:
     def feed(self, update: Callable[[bytes], object]) -> None:
         """Give the batch's content to a digest's `update`, so that batches can be told apart."""
         for tensor in _tensors(self._parts()):
-            update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-            update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            update(content(tensor))
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Cut the batch into batches of at most `size` samples, in order."""

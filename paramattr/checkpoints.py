@@ -90,8 +90,8 @@ def save_state_dict(
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {_METADATA_KEY: json.dumps(dict(metadata or {}))}
-        partial.write_bytes(save(tensors, content))  # with the user's own file permissions
+        kept = {_METADATA_KEY: json.dumps(dict(metadata or {}))}
+        partial.write_bytes(save(tensors, kept))  # with the user's own file permissions
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -119,6 +119,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"file {path} is not a whole safetensors file ({_first_line(error)}): write it again"
         ) from None
     return tensors, metadata
+
+
+def content(tensor: Tensor) -> bytes:
+    """Give a tensor's shape, precision and values as bytes, for a digest that tells two apart."""
+    values = tensor.detach().cpu().flatten().contiguous().view(torch.uint8)
+    return f"{tuple(tensor.shape)} {tensor.dtype} ".encode() + values.numpy().tobytes()
 
 
 def _check_is_file(path: Path) -> None:

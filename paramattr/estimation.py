@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from paramattr.batches import Batch
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.checkpoints import content, load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, DataError
 from paramattr.progress import progress_bar
 from paramattr.reducers import UnitIndex
@@ -122,5 +122,5 @@ def _fingerprint(index: UnitIndex) -> str:
     tensors, metadata = index.to_tensors()
     digest = hashlib.sha256(json.dumps(metadata).encode())
     for labels in tensors.values():
-        digest.update(labels.contiguous().numpy().tobytes())
+        digest.update(content(labels))
     return digest.hexdigest()

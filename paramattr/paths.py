@@ -77,7 +77,7 @@ def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
     """Refuse a path that does not lead from the target to the baseline.
 
     Raises:
-        ModelError: naming the first parameter that is missing, left over, not finite, or differs
+        ModelError: naming the first parameter that is missing, not finite, or differs
             at an end.
     """
     for alpha, end, what in ((0.0, target, "the model"), (1.0, baseline, "the baseline")):
@@ -126,8 +126,8 @@ class PiecewiseLinear:
                 "[target, ..., baseline]"
             )
         # A model says which are its parameters; a mapping may hold buffers too.
-        modules = [p for p, given in zip(self.points, points, strict=True) if _is_model(given)]
-        named = modules[0] if modules else self.points[0]
+        pairs = zip(self.points, points, strict=True)
+        named = next((p for p, given in pairs if isinstance(given, nn.Module)), self.points[0])
         for number, point in enumerate(self.points):
             _check_alike(named, point, number)
             self.points[number] = {name: point[name].to(value) for name, value in named.items()}
@@ -202,10 +202,6 @@ def _values(point: nn.Module | Mapping[str, Tensor]) -> Parameters:
             "mapping of parameter names to tensors"
         )
     return {name: value.detach() for name, value in point.items() if value.is_floating_point()}
-
-
-def _is_model(point: object) -> bool:
-    return isinstance(point, nn.Module)
 
 
 def _check_alike(first: Parameters, other: Parameters, number: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as json_format
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -58,11 +58,9 @@ NetworkOption = Annotated[Network, typer.Option(help="Network of the study.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 
 
-@contextmanager
-def progress(description: str, total: float) -> Iterator[Callable[[float], None]]:
+def progress(description: str, total: float) -> AbstractContextManager[Callable[[float], None]]:
     """Draw a bar on stderr, where a person watches it."""
-    with progress_bar(description, total, show=sys.stderr.isatty()) as advance:
-        yield advance
+    return progress_bar(description, total, show=sys.stderr.isatty())
 
 
 def check_device(device: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.batches import Batch
+from paramattr.checkpoints import content
 from paramattr.errors import ObjectiveError
 from paramattr.gradients import ObjectiveOfParameters
 from paramattr.paths import Path, breakpoints
@@ -98,19 +99,12 @@ class PathIntegral:
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
         digest = hashlib.sha256()
-        places = list(breakpoints(self.path))
-        inside = [
-            start + 0.38 * (end - start) for start, end in pairwise(places)
-        ]  # if it is curved
-        for alpha in places + inside:
-            for name, value in self.path.evaluate(alpha).items():
-                digest.update(name.encode())
-                digest.update(
-                    value.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
-                )
-        for name, buffer in self.objective.model.named_buffers():
-            digest.update(name.encode())
-            digest.update(buffer.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+        places = breakpoints(self.path)
+        inside = [start + 0.38 * (end - start) for start, end in pairwise(places)]  # if curved
+        points = (self.path.evaluate(alpha) for alpha in (*places, *inside))  # one at a time
+        for tensors in chain(points, [dict(self.objective.model.named_buffers())]):
+            for name, tensor in tensors.items():
+                digest.update(name.encode() + content(tensor))
         return {
             "rule": [self.rule.name, list(self.rule.nodes), list(self.rule.weights)],
             "path": digest.hexdigest(),
