@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,15 @@ def content(tensor: Tensor) -> bytes:
     """Give a tensor's shape, precision and values as bytes, for a digest that tells two apart."""
     values = tensor.detach().cpu().flatten().contiguous().view(torch.uint8)
     return f"{tuple(tensor.shape)} {tensor.dtype} ".encode() + values.numpy().tobytes()
+
+
+def fingerprint(states: Iterable[Mapping[str, Tensor]]) -> str:
+    """Digest the names and contents of tensors, so that two runs can be told apart."""
+    digest = hashlib.sha256()
+    for state in states:
+        for name, tensor in state.items():
+            digest.update(name.encode() + content(tensor))
+    return digest.hexdigest()
 
 
 def _check_is_file(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from paramattr.batches import Batch
-from paramattr.checkpoints import content, load_tensors, save_state_dict
+from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, DataError
 from paramattr.progress import progress_bar
 from paramattr.reducers import UnitIndex
@@ -59,7 +58,7 @@ def mean_magnitude(
     """
     expected: dict[str, Any] = {}
     if checkpoint is not None:
-        expected = {"kind": "running sums", "units": _fingerprint(index), **dict(settings or {})}
+        expected = {"kind": "running sums", "units": index.fingerprint(), **dict(settings or {})}
     sums, samples, finished, data = _resumed(checkpoint, len(index), expected)
     digest = hashlib.sha256()
     batches: float | None = None
@@ -116,11 +115,3 @@ def _resumed(
         )
     samples, finished = (int(count) for count in tensors["counts"])
     return tensors["sums"], samples, finished, found["data"]
-
-
-def _fingerprint(index: UnitIndex) -> str:
-    tensors, metadata = index.to_tensors()
-    digest = hashlib.sha256(json.dumps(metadata).encode())
-    for labels in tensors.values():
-        digest.update(content(labels))
-    return digest.hexdigest()

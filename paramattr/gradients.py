@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch.func import functional_call
 
 from paramattr.batches import Batch
 from paramattr.errors import ModelError, ObjectiveError
-from paramattr.objectives import Objective
+from paramattr.objectives import Objective, SelfReference
 from paramattr.parameters import owners
 
 
@@ -33,7 +35,7 @@ class ObjectiveOfParameters:
     """
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
-        _check_evaluating(model)
+        check_evaluating(model)
         self.model, self.objective = model, objective
         self._places = {
             name: [_joined(owner.path, owner.attribute) for owner in places]
@@ -87,11 +89,28 @@ class ObjectiveOfParameters:
             for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
         }
 
+    def referenced(self, parameters: Mapping[str, Tensor], batch: Batch) -> Batch:
+        """Give a batch the model's own outputs as targets, if the objective asks for them.
+
+        Args:
+            parameters: those of the target.
+            batch: samples.
+        """
+        if not isinstance(self.objective, SelfReference):
+            return batch
+        with torch.no_grad():
+            return replace(batch, targets=self._output(parameters, batch))
+
     def _is_differentiable(self, parameters: Mapping[str, Tensor], batch: Batch) -> bool:
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         return self._evaluate(leaves, batch).requires_grad
 
     def _evaluate(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        values = self.objective(self._output(parameters, batch), batch.targets)
+        _check_values(values, len(batch), batch.first)
+        return values
+
+    def _output(self, parameters: Mapping[str, Tensor], batch: Batch) -> Any:
         # Every place is named once and ties are written out here: where one module has two names,
         # functional_call's own tying swaps it twice and leaves the model with the second value.
         state = {
@@ -103,7 +122,10 @@ class ObjectiveOfParameters:
         output = functional_call(
             self.model,
             {**_copied_buffers(self.model), **state},
-            (*batch.inputs, *batch.extra),
+            tuple(  # a model may write into what it is given
+                one.clone() if isinstance(one, Tensor) else one
+                for one in (*batch.inputs, *batch.extra)
+            ),
             tie_weights=False,
         )
         if before is not None and not torch.equal(before, torch.get_rng_state()):
@@ -111,9 +133,7 @@ class ObjectiveOfParameters:
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
                 "numbers, as functional dropout does: call model.eval() first"
             )
-        values = self.objective(output, batch.targets)
-        _check_values(values, len(batch), batch.first)
-        return values
+        return output
 
 
 def _copied_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -155,7 +175,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _check_evaluating(model: nn.Module) -> None:
+def check_evaluating(model: nn.Module) -> None:
+    """Refuse a model whose output depends on chance or on the other samples.
+
+    Raises:
+        ModelError: naming the layer.
+    """
     for path, module in model.named_modules():
         if module.training and _acts_otherwise_in_training(module):
             raise ModelError(

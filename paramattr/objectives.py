@@ -5,7 +5,10 @@ An objective is any callable of `(output, targets)` that returns a tensor of sha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -89,6 +92,65 @@ def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> 
             "beside the inputs"
         )
     return _summed(F.cross_entropy(output, targets, reduction="none"))
+
+
+def summed_output(output: Float[Tensor, "b *rest"], targets: Any = None) -> Float[Tensor, "b"]:
+    """Sum of the output over all but the batch; there is nothing that it is compared with.
+
+    Args:
+        output: `(B, ...)`.
+        targets: not looked at.
+
+    Returns:
+        `(B,)`.
+
+    Source: the objective of the modified IG in Xie et al. 2021, Sec. 5.2.1.
+
+    >>> import torch
+    >>> summed_output(torch.tensor([[1.0, 2.0]]))
+    tensor([3.])
+    """
+    return _summed(output)
+
+
+@dataclass(frozen=True)
+class SelfReference:
+    """Distance to the target's own output, for data without ground truth or labels.
+
+    The attribution methods fill the targets in: what the target itself makes of each sample. Any
+    targets that are given are not looked at. `self_reference` is this with the squared error::
+
+        FAIG(target, baseline, objective=self_reference).score(inputs_alone, reducer="kernel")
+
+    Attributes:
+        distance: the objective between an output and the target's.
+    """
+
+    distance: Objective = squared_error
+
+    def __call__(self, output: Any, targets: Any) -> Float[Tensor, "b"]:
+        """Measure the distance of an output from the target's, one number a sample."""
+        return self.distance(output, targets)
+
+
+self_reference = SelfReference()
+"""The squared error to the target's own output."""
+
+
+def described(objective: Any) -> str:
+    """Tell two objectives apart: by name, code, and the plain values that they hold."""
+    if isinstance(objective, partial):
+        return f"{described(objective.func)} {objective.args} {objective.keywords}"
+    if isinstance(objective, SelfReference):
+        return f"self reference by {described(objective.distance)}"
+    code = getattr(objective, "__code__", None)
+    if code is None:
+        return f"{type(objective).__module__}.{type(objective).__qualname__}"
+    held = [cell.cell_contents for cell in objective.__closure__ or ()]
+    plain = [h for h in held if isinstance(h, bool | int | float | str | tuple | None)]
+    body = hashlib.sha256(code.co_code + repr((code.co_names, plain)).encode())
+    body.update(repr([c for c in code.co_consts if not hasattr(c, "co_code")]).encode())
+    return f"{objective.__module__}.{objective.__qualname__} {body.hexdigest()}"
 
 
 def check_callable(objective: object) -> None:

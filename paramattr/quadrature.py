@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class Rule:
                 f"rule {self.name!r} has nodes outside [0, 1]: expected places between the target "
                 f"(0) and the baseline (1), found {self.nodes}"
             )
+
+    def settings(self) -> list[Any]:
+        """Describe the rule, so that two runs can be told apart."""
+        return [self.name, list(self.nodes), list(self.weights)]
 
     def integrate(self, function: Callable[[float], float]) -> float:
         """Integrate a function of one number over [0, 1]."""

@@ -7,8 +7,9 @@ parameter out.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from paramattr.checkpoints import fingerprint
 from paramattr.errors import UnitError
 from paramattr.parameters import named_parameters, owners
 
@@ -103,6 +105,42 @@ REDUCERS: dict[str, Reducer] = {
     "input_channel": input_channel,
     "layer": layer,
 }
+
+
+def only(reducer: str | Reducer, layers: Iterable[str]) -> Reducer:
+    """Restrict a reducer to the parameters of some layers.
+
+    A name that is no layer's picks nothing; where none picks any, there is no unit to score and
+    `UnitIndex.of` raises.
+
+    Args:
+        reducer: a name or a callable.
+        layers: names of layers, as `layer_of` gives them.
+
+    Returns:
+        A reducer that leaves all other layers' parameters out.
+
+    Raises:
+        UnitError: for an unknown reducer.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    >>> len(UnitIndex.of(model, only("output_channel", ["1"])))
+    4
+    """
+    return _Only(_function(reducer), frozenset([layers] if isinstance(layers, str) else layers))
+
+
+@dataclass(frozen=True)
+class _Only:
+    reducer: Reducer
+    layers: frozenset[str]
+
+    def __call__(self, name: str, parameter: Tensor, module: nn.Module) -> Units | None:
+        return self.reducer(name, parameter, module) if layer_of(name) in self.layers else None
+
+    def __repr__(self) -> str:
+        inner = getattr(self.reducer, "__name__", repr(self.reducer))
+        return f"only({inner}, {sorted(self.layers)})"
 
 
 def layer_of(name: str) -> str:
@@ -268,6 +306,11 @@ class UnitIndex:
             "groups": [[name, start, list(shape)] for name, (start, shape) in self.groups.items()],
         }
         return tensors, metadata
+
+    def fingerprint(self) -> str:
+        """Digest the units, so that two indexes can be told apart."""
+        tensors, metadata = self.to_tensors()
+        return fingerprint([tensors, {json.dumps(metadata): torch.empty(0)}])
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> UnitIndex:

@@ -1,10 +1,11 @@
-"""Editing models with a selection: substitute, modulate, retrain only these."""
+"""Editing models with a selection: substitute, insert, modulate, retrain only these."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -71,6 +72,55 @@ def modulate(
             blended = torch.lerp(other[name], own, float(strength))
             own.copy_(torch.where(mask.to(own.device), blended, own))
     return edited
+
+
+@contextmanager
+def substituted(model: nn.Module, baseline: Baseline, selection: Selection) -> Iterator[nn.Module]:
+    """Substitute in place for the length of a `with` block, and restore to the bit after it.
+
+    The same edit as `substitute`, without a copy of the model::
+
+        with substituted(target, baseline, found):
+            outputs = target(inputs)
+
+    Args:
+        model: the target; edited inside the block, as it was after it, also after an error.
+        baseline: as in `substitute`.
+        selection: as in `substitute`.
+
+    Yields:
+        The model itself.
+
+    Raises:
+        ModelError: if the two are not of one architecture.
+        UnitError: if the selection is of another model's units.
+    """
+    with _holding(model, _blended(model, align(model, baseline), selection)):
+        yield model
+
+
+@contextmanager
+def inserted(model: nn.Module, baseline: Baseline, selection: Selection) -> Iterator[nn.Module]:
+    """Make the model the baseline in place, but for the selected entries, and restore it after.
+
+    The counterpart of `substituted`: only what is selected stays the target's, so every parameter
+    without a unit (biases, for kernels) is the baseline's. Buffers stay the target's.
+
+    Args:
+        model: the target; edited inside the block, as it was after it, also after an error.
+        baseline: as in `substitute`.
+        selection: what stays the target's.
+
+    Yields:
+        The model itself.
+
+    Raises:
+        ModelError: if the two are not of one architecture.
+        UnitError: if the selection is of another model's units.
+    """
+    other = align(model, baseline)
+    with _holding(model, {**other, **_blended(model, other, ~selection)}):
+        yield model
 
 
 def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
@@ -197,6 +247,31 @@ def _value(module: nn.Module, name: str) -> Tensor:
     path, _, attribute = name.rpartition(".")
     value: Tensor = getattr(module.get_submodule(path), attribute)
     return value.detach()
+
+
+def _blended(
+    model: nn.Module, other: Mapping[str, Tensor], selection: Selection
+) -> dict[str, Tensor]:
+    own = named_parameters(model)
+    return {
+        name: torch.where(mask.to(own[name].device), other[name], own[name])
+        for name, mask in _masks(model, selection)
+    }
+
+
+@contextmanager
+def _holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    parameters = {name: model.get_parameter(name) for name in values}
+    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(values[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(kept[name])
 
 
 def _masks(model: nn.Module, selection: Selection) -> Iterator[tuple[str, Tensor]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -14,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.batches import Batch
-from paramattr.checkpoints import content
+from paramattr.checkpoints import fingerprint
 from paramattr.errors import ObjectiveError
 from paramattr.gradients import ObjectiveOfParameters
+from paramattr.objectives import described
 from paramattr.paths import Path, breakpoints
 from paramattr.quadrature import Rule
 
@@ -53,7 +52,9 @@ class PathIntegral:
             `(B,)`, in float64.
         """
         point = self.path.evaluate(alpha)
-        parts = [self.objective.values(point, part) for part in batch.chunks(chunk)]
+        parts = [
+            self.objective.values(point, self._referenced(part)) for part in batch.chunks(chunk)
+        ]
         return torch.cat(parts).double()
 
     def zeros(self, leading: tuple[int, ...] = ()) -> Attributions:
@@ -68,7 +69,7 @@ class PathIntegral:
 
     def over(self, batch: Batch, *, whole: bool) -> tuple[Attributions, Tensor]:
         """Integrate over the path; `whole` totals all that moves, not the reported alone."""
-        sums = self.zeros()
+        sums, batch = self.zeros(), self._referenced(batch)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for alpha, weight, moving in self.nodes:
             names = moving if whole else [name for name in moving if name in sums]
@@ -86,6 +87,9 @@ class PathIntegral:
         self._check_finite(sums, total, batch)
         return sums, total
 
+    def _referenced(self, batch: Batch) -> Batch:
+        return self.objective.referenced(self.path.evaluate(0.0), batch)
+
     def _check_finite(self, sums: Attributions, total: Tensor, batch: Batch) -> None:
         bad = [name for name, value in sums.items() if not torch.isfinite(value).all()]
         if bad or not torch.isfinite(total):
@@ -98,17 +102,14 @@ class PathIntegral:
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
-        digest = hashlib.sha256()
         places = breakpoints(self.path)
         inside = [start + 0.38 * (end - start) for start, end in pairwise(places)]  # if curved
         points = (self.path.evaluate(alpha) for alpha in (*places, *inside))  # one at a time
-        for tensors in chain(points, [dict(self.objective.model.named_buffers())]):
-            for name, tensor in tensors.items():
-                digest.update(name.encode() + content(tensor))
+        buffers = dict(self.objective.model.named_buffers())
         return {
-            "rule": [self.rule.name, list(self.rule.nodes), list(self.rule.weights)],
-            "path": digest.hexdigest(),
-            "objective": _described(self.objective.objective),
+            "rule": self.rule.settings(),
+            "path": fingerprint(chain(points, [buffers])),
+            "objective": described(self.objective.objective),
             "parameters": self.reported,
         }
 
@@ -123,19 +124,6 @@ def _nodes(path: Path, rule: Rule) -> Iterator[Node]:
             speeds = path.derivative(alpha)
             moving = [name for name, speed in speeds.items() if bool(speed.any())]
             yield alpha, weight * (end - start), moving
-
-
-def _described(objective: Any) -> str:
-    if isinstance(objective, partial):
-        return f"{_described(objective.func)} {objective.args} {objective.keywords}"
-    code = getattr(objective, "__code__", None)
-    if code is None:
-        return f"{type(objective).__module__}.{type(objective).__qualname__}"
-    held = [cell.cell_contents for cell in objective.__closure__ or ()]
-    plain = [h for h in held if isinstance(h, bool | int | float | str | tuple | None)]
-    body = hashlib.sha256(code.co_code + repr((code.co_names, plain)).encode())
-    body.update(repr([c for c in code.co_consts if not hasattr(c, "co_code")]).encode())
-    return f"{objective.__module__}.{objective.__qualname__} {body.hexdigest()}"
 
 
 def _accumulator(value: Tensor) -> torch.dtype:

@@ -1,0 +1,81 @@
+"""Gradient times change: the first-order estimate of what a change does, at one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from paramattr.attribution.integrated_gradients import ParameterPathIntegratedGradients
+from paramattr.errors import ParamattrError
+from paramattr.objectives import Objective, squared_error
+from paramattr.parameters import Baseline
+from paramattr.quadrature import Rule
+from paramattr.reducers import Reducer
+from paramattr.scores import Scores
+
+PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
+"""Names of places on the straight line between the models."""
+
+
+def gradient_times_change(
+    model: nn.Module,
+    baseline: Baseline,
+    loader: Iterable[Any],
+    *,
+    reducer: str | Reducer = "kernel",
+    objective: Objective = squared_error,
+    at: str | float = "target",
+    show_progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Scores:
+    """Score each unit by the first-order (Taylor) effect of its change.
+
+        S_u = 1/|X| Σ_{x in X} Σ_{i in u} |∂L(θ, x)/∂θ_i (baseline_i - target_i)|
+
+    at one place of the straight line between the models: FAIG with a single node. Pruning tools
+    call it first-order importance, with zero for the baseline (Molchanov et al. 2019, Eq. 8).
+
+    Args:
+        model: the target, in evaluation mode.
+        baseline: the model it is compared with, or a mapping of names to tensors.
+        loader: `(inputs, targets)` batches, as in `FAIG.score`.
+        reducer: the units, as in `FAIG.score`.
+        objective: `(output, targets)` to a tensor `(B,)`.
+        at: where the gradient is taken: `"target"`, `"middle"`, `"baseline"`, or a number from 0
+            (target) to 1 (baseline).
+        show_progress: draw a bar on stderr.
+        checkpoint: as in `FAIG.score`.
+
+    Returns:
+        Scores of all units, not negative.
+
+    Raises:
+        ParamattrError: for an unknown place, and what `FAIG.score` raises.
+    """
+    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective)
+    return faig.score(
+        loader,
+        reducer=reducer,
+        method=single_node(at),
+        show_progress=show_progress,
+        checkpoint=checkpoint,
+    )
+
+
+def single_node(at: str | float) -> Rule:
+    """Make the rule of one node at a place of the path.
+
+    Raises:
+        ParamattrError: for a place that is neither known by name nor from 0 to 1.
+    """
+    place = PLACES.get(at) if isinstance(at, str) else at
+    if isinstance(place, bool) or not isinstance(place, Real) or not 0 <= place <= 1:
+        raise ParamattrError(
+            f"the place {at!r} is not on the path: expected {', '.join(map(repr, PLACES))}, or a "
+            "number from 0 (target) to 1 (baseline)"
+        )
+    return Rule(f"one node at {place:g}", (float(place),), (1.0,), 1 if place == 0.5 else 0)

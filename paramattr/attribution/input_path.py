@@ -1,0 +1,187 @@
+"""The paper's modified IG: gradients by the parameters, integrated along a path of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paramattr.batches import Batch
+from paramattr.checkpoints import fingerprint
+from paramattr.errors import DataError
+from paramattr.estimation import mean_magnitude
+from paramattr.gradients import ObjectiveOfParameters, undisturbed
+from paramattr.objectives import Objective, check_callable, described, summed_output
+from paramattr.parameters import named_parameters, pick
+from paramattr.quadrature import Rule, get_rule
+from paramattr.reducers import Reducer, UnitIndex
+from paramattr.scores import Scores
+
+
+class InputPathIntegratedGradients:
+    """Integrate the gradient by the parameters while the input, not the model, changes.
+
+        A_i(x) = ∫_0^1 ∂L(θ, x' + α (x - x')) / ∂θ_i dα
+
+    with x' the baseline input (in the study the clean image) and x the input (the degraded one).
+    It is multiplied by no difference, so it is not complete; it looks at one model alone.
+
+    Args:
+        model: the target, in evaluation mode.
+        objective: `(output, None)` to a tensor `(B,)`; the paper's is the sum of the output.
+        parameters: what is reported, as in `FAIG`.
+
+    Raises:
+        ModelError: if `parameters` does not fit the model.
+
+    Source: Xie et al. 2021, Sec. 5.2.1 ("modified IG"); after IntInf, Leino et al. 2018.
+
+    >>> model = torch.nn.Linear(1, 1)
+    >>> inputs, baselines = torch.ones(1, 1), torch.zeros(1, 1)
+    >>> InputPathIntegratedGradients(model).attribute(inputs, baselines)["weight"]
+    tensor([[0.5000]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        objective: Objective = summed_output,
+        parameters: Iterable[str] | Callable[[str, Tensor], bool] | None = None,
+    ) -> None:
+        check_callable(objective)
+        self.model, self.objective = model, objective
+        self._reported = pick(model, parameters)
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Tensor | tuple[Tensor, ...],
+        n_steps: int = 16,
+        method: str | Rule = "gausslegendre",
+        *,
+        per_sample: bool = False,
+    ) -> dict[str, Tensor]:
+        """Integrate along the line from `baselines` to `inputs`.
+
+        Args:
+            inputs: floating-point, a tensor or a tuple of tensors, `(B, ...)`.
+            baselines: of the same shapes.
+            n_steps: nodes of the rule.
+            method: as in `FAIG.attribute`.
+            per_sample: keep the samples apart.
+
+        Returns:
+            Names to attributions shaped like the parameters, summed over the batch, or
+            `(B, *shape)` with `per_sample`.
+
+        Raises:
+            DataError: if the two do not match, or hold whole numbers (tokens have no path).
+            ModelError: if the model is in training mode.
+            ObjectiveError: if the objective does not give one finite number a sample.
+        """
+        with undisturbed(self.model):
+            own, rule = named_parameters(self.model), get_rule(method, n_steps)
+            function = ObjectiveOfParameters(self.model, self.objective)
+            batch = Batch.of(inputs, baselines, device=next(iter(own.values())).device)
+            _check_ends(batch)
+            if not per_sample:
+                return self._over(function, own, rule, batch)
+            parts = [self._over(function, own, rule, one) for one in batch.chunks(1)]
+            return {name: torch.stack([part[name] for part in parts]) for name in self._reported}
+
+    def score(
+        self,
+        loader: Iterable[Any],
+        *,
+        reducer: str | Reducer,
+        n_steps: int = 16,
+        method: str | Rule = "gausslegendre",
+        show_progress: bool = False,
+        checkpoint: str | Path | None = None,
+    ) -> Scores:
+        """Stream `(inputs, baselines)` batches into one score a unit, as `FAIG.score` does.
+
+        Args:
+            loader: any iterable of `(inputs, baselines)` batches.
+            reducer: the units.
+            n_steps: as in `attribute`.
+            method: as in `attribute`.
+            show_progress: draw a bar on stderr.
+            checkpoint: as in `FAIG.score`.
+
+        Returns:
+            Scores of all units, not negative.
+
+        Raises:
+            ParamattrError: what `attribute` raises, and for an unknown reducer, an empty loader
+                or a checkpoint of other settings.
+        """
+        with undisturbed(self.model):
+            own, rule = named_parameters(self.model), get_rule(method, n_steps)
+            index = UnitIndex.of(self.model, reducer)
+            function = ObjectiveOfParameters(self.model, self.objective)
+
+            def attributions(batch: Batch) -> Iterator[dict[str, Tensor]]:
+                _check_ends(batch)
+                for sample in batch.chunks(1):
+                    yield self._over(function, own, rule, sample)
+
+            settings = {
+                "method": "input path",
+                "rule": rule.settings(),
+                "model": fingerprint([own, dict(self.model.named_buffers())]),
+                "objective": described(self.objective),
+                "parameters": self._reported,
+            }
+            return mean_magnitude(
+                attributions,
+                loader,
+                index,
+                device=next(iter(own.values())).device,
+                checkpoint=checkpoint,
+                settings=None if checkpoint is None else settings,
+                show_progress=show_progress,
+            )
+
+    def _over(
+        self, function: ObjectiveOfParameters, own: dict[str, Tensor], rule: Rule, batch: Batch
+    ) -> dict[str, Tensor]:
+        ends = tuple(zip(_several(batch.targets), batch.inputs, strict=True))
+        sums = {
+            name: torch.zeros_like(
+                own[name], dtype=torch.promote_types(own[name].dtype, torch.float32)
+            )
+            for name in self._reported
+        }
+        for alpha, weight in zip(rule.nodes, rule.weights, strict=True):
+            inputs = tuple(torch.lerp(start, end, alpha) for start, end in ends)
+            here = Batch(inputs, None, batch.extra, batch.first)
+            for name, gradient in function.gradient(own, here, self._reported).items():
+                sums[name].add_(gradient.to(sums[name].dtype), alpha=weight)
+        return sums
+
+
+def _several(tensors: Any) -> tuple[Any, ...]:
+    return tuple(tensors) if isinstance(tensors, tuple | list) else (tensors,)
+
+
+def _check_ends(batch: Batch) -> None:
+    baselines = _several(batch.targets)
+    shapes = [tuple(one.shape) for one in batch.inputs]
+    found = [tuple(one.shape) if isinstance(one, Tensor) else type(one) for one in baselines]
+    if shapes != found:
+        raise DataError(
+            f"the inputs have shapes {shapes} and the baselines {found}: expected a baseline of "
+            "each input's shape; give (inputs, baselines)"
+        )
+    for one in (*batch.inputs, *baselines):
+        if not one.is_floating_point():
+            raise DataError(
+                f"the inputs or baselines are {one.dtype}: expected floating-point numbers, since "
+                "a path runs between them; whole numbers such as tokens have none, so give a "
+                "model of their embeddings"
+            )

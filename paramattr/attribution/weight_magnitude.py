@@ -1,0 +1,28 @@
+"""The magnitude of the weights, blind to baseline and data: what plain pruning goes by."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from paramattr.parameters import named_parameters
+from paramattr.reducers import Reducer, UnitIndex
+from paramattr.scores import Scores
+
+
+def weight_magnitude(model: nn.Module, *, reducer: str | Reducer = "kernel") -> Scores:
+    """Score each unit by the size of its parameters.
+
+        S_u = Σ_{i in u} |target_i|
+
+    Args:
+        model: the target.
+        reducer: the units, as in `FAIG.score`.
+
+    Returns:
+        Scores of all units, not negative.
+
+    Raises:
+        UnitError: for an unknown reducer.
+    """
+    index = UnitIndex.of(model, reducer)
+    return Scores(index, index.reduce({n: p.abs() for n, p in named_parameters(model).items()}))

@@ -1,0 +1,241 @@
+"""Methods side by side: which ranking finds the units that carry each function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paramattr.agreement import agreement
+from paramattr.curves import Bootstrap, Curve
+from paramattr.errors import UnitError
+from paramattr.faithfulness import FRACTIONS, Measure, curves, with_fractions
+from paramattr.parameters import Baseline
+from paramattr.reducers import check_same_units
+from paramattr.scores import Scores
+
+Ranking = Scores | Sequence[Scores]
+"""One ranking, or several of one kind (random draws) whose curves are averaged."""
+
+CONTROL = "random"
+"""The method that areas are measured from; it is drawn where it is not given."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The curves of every method, and what they come to.
+
+    Attributes:
+        rankings: method, then function, to the rankings used.
+        curves: method, function whose units were exchanged, and function that was measured.
+        fractions: at which the curves were measured.
+        bootstrap: how intervals are drawn.
+    """
+
+    rankings: dict[str, dict[str, list[Scores]]]
+    curves: dict[tuple[str, str, str], Curve]
+    fractions: tuple[float, ...]
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    def rows(self, fractions: Sequence[float] | None = None) -> list[dict[str, Any]]:
+        """Give the measured values: a row a method, function, measured function and fraction.
+
+        Args:
+            fractions: some of those that were measured; all by default.
+
+        Returns:
+            Rows of `method`, `function`, `measured`, `fraction`, `value`, `low`, `high`.
+        """
+        wanted = self.fractions if fractions is None else with_fractions(fractions)
+        rows = []
+        for (method, function, measured), curve in self.curves.items():
+            for fraction in wanted:
+                found = curve.at(fraction, self.bootstrap)._asdict()
+                rows.append(
+                    {
+                        "method": method,
+                        "function": function,
+                        "measured": measured,
+                        "fraction": fraction,
+                        **found,
+                    }
+                )
+        return rows
+
+    def areas(self) -> list[dict[str, Any]]:
+        """Give each method's normalised area under the curve of each function's own measure.
+
+        Returns:
+            Rows of `method`, `function`, `value`, `low`, `high`; 0 is random, 1 all units at once.
+        """
+        return [
+            {
+                "method": method,
+                "function": function,
+                **curve.area(self.curves[CONTROL, function, function], self.bootstrap)._asdict(),
+            }
+            for (method, function, measured), curve in self.curves.items()
+            if function == measured
+        ]
+
+    def selectivity(self, fraction: float) -> list[dict[str, Any]]:
+        """Give what each function lost over what another lost, with the same units exchanged.
+
+        Returns:
+            Rows of `method`, `function`, `other`, `fraction`, `value`, `low`, `high`.
+        """
+        rows = []
+        for (method, function, other), curve in self.curves.items():
+            if function != other:
+                own = self.curves[method, function, function]
+                found = own.selectivity(curve, fraction, self.bootstrap)
+                rows.append(
+                    {
+                        "method": method,
+                        "function": function,
+                        "other": other,
+                        "fraction": fraction,
+                        **found._asdict(),
+                    }
+                )
+        return rows
+
+    def agreements(self, fraction: float = 0.01) -> list[dict[str, Any]]:
+        """Compare the first ranking of every two methods, function by function.
+
+        Returns:
+            Rows of `function`, `method`, `other`, `spearman`, `overlap` (see `agreement`).
+        """
+        rows = []
+        methods = list(self.rankings)
+        for place, method in enumerate(methods):
+            for other in methods[place + 1 :]:
+                for function, scores in self.rankings[method].items():
+                    found = agreement(
+                        scores[0], self.rankings[other][function][0], fraction=fraction
+                    )
+                    rows.append(
+                        {
+                            "function": function,
+                            "method": method,
+                            "other": other,
+                            **found._asdict(),
+                        }
+                    )
+        return rows
+
+
+def compare(
+    model: nn.Module,
+    baseline: Baseline,
+    rankings: Mapping[str, Ranking | Mapping[str, Ranking]],
+    measures: Mapping[str, Measure],
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    edit: str = "masking",
+    bootstrap: Bootstrap | None = None,
+    checkpoint: str | Path | None = None,
+    show_progress: bool = False,
+    advance: Callable[[float], None] = lambda amount: None,
+) -> Comparison:
+    """Exchange the top units of every method's ranking and measure every function.
+
+    Args:
+        model: the target, in evaluation mode. It is edited in place and restored to the bit
+            between edits.
+        baseline: where the values come from, or a mapping of names to tensors.
+        rankings: method to scores, or to a mapping of function to scores where the method ranks
+            anew for each function. Several scores in a list are averaged. `"random"` is the
+            control; three draws are added where it is missing.
+        measures: function to a measure of it: of the model, one number a sample `(B,)`.
+        fractions: shares of the units, from 0 to 1.
+        edit: `"masking"` (the target's top units become the baseline's) or `"insertion"` (the
+            baseline's become the target's).
+        bootstrap: how intervals are drawn; 1,000 resamples at 95% by default.
+        checkpoint: a file that keeps what was measured, as in `paramattr.faithfulness.curves`.
+        show_progress: draw a bar on stderr.
+        advance: called with 1 after each edited model.
+
+    Returns:
+        The comparison: curves, rows, areas, selectivity, agreement.
+
+    Raises:
+        ParamattrError: before any measuring, for a ranking of other units or a function without
+            one; then what `masking_curve` raises.
+
+    Source: Xie et al. 2021, Tab. 2 and Fig. 3, for any model and measure.
+    """
+    if not rankings or not measures:
+        raise UnitError("compare needs at least one ranking and one measure: found none")
+    spread = {
+        method: {function: _of(ranking, method, function) for function in measures}
+        for method, ranking in rankings.items()
+    }
+    index = next(iter(next(iter(spread.values())).values()))[0].index
+    for method, functions in spread.items():
+        for scores in (s for several in functions.values() for s in several):
+            check_same_units(index, scores.index, f"comparing {method!r}")
+    if CONTROL not in spread:
+        draws = [
+            torch.rand(len(index), generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+            for k in range(3)
+        ]
+        control = [Scores(index, draw) for draw in draws]
+        spread[CONTROL] = dict.fromkeys(measures, control)
+    fractions = with_fractions(fractions)
+    distinct = distinct_scores(spread)
+    drawn = curves(
+        model,
+        baseline,
+        distinct,
+        list(measures.values()),
+        fractions=fractions,
+        edit=edit,
+        checkpoint=checkpoint,
+        show_progress=show_progress,
+        advance=advance,
+    )
+    by_scores = {id(scores): own for scores, own in zip(distinct, drawn, strict=True)}
+    found = {}
+    for method, functions in spread.items():
+        for function, several in functions.items():
+            for place, measured in enumerate(measures):
+                parts = [by_scores[id(scores)][place].values for scores in several]
+                mean = Curve(fractions, torch.stack(parts).mean(0))
+                found[method, function, measured] = mean
+    return Comparison(spread, found, fractions, bootstrap or Bootstrap())
+
+
+def distinct_scores(rankings: Mapping[str, Mapping[str, Sequence[Scores]]]) -> list[Scores]:
+    """List the rankings once each: one that serves several functions is measured once."""
+    found = {
+        id(scores): scores
+        for functions in rankings.values()
+        for several in functions.values()
+        for scores in several
+    }
+    return list(found.values())
+
+
+def _of(ranking: Any, method: str, function: str) -> list[Scores]:
+    if isinstance(ranking, Mapping):
+        if function not in ranking:
+            raise UnitError(
+                f"method {method!r} has no ranking for {function!r}: found "
+                f"{', '.join(map(repr, ranking)) or 'none'}; give one for each measure"
+            )
+        ranking = ranking[function]
+    several = [ranking] if isinstance(ranking, Scores) else ranking
+    if (
+        not isinstance(several, Sequence)
+        or not several
+        or not all(isinstance(s, Scores) for s in several)
+    ):
+        raise UnitError(
+            f"the ranking of method {method!r} is {several!r}: expected Scores, or a list of them"
+        )
+    return list(several)

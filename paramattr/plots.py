@@ -1,0 +1,104 @@
+"""Figures: of curves. Each function gives a matplotlib `Figure` to save or to show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paramattr.comparison import CONTROL, Comparison
+from paramattr.curves import Curve
+from paramattr.errors import ParamattrError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#332288")
+"""Okabe and Ito's colours, which the colour-blind tell apart, and two more."""
+STYLES = ("-", "--", ":")
+GREY = "#777777"
+TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
+
+
+def plot_comparison(
+    comparison: Comparison,
+    *,
+    labels: Mapping[str, str] | None = None,
+    measure: str = "measure",
+    units: str = "units",
+) -> Figure:
+    """Draw the curves of a comparison: a column a function, a row own and other measures.
+
+    The first method is drawn thick with its interval, the control grey with its interval. The
+    horizontal axis is a square root, so that small shares can be read.
+
+    Args:
+        comparison: of `paramattr.compare`.
+        labels: what methods and functions are called in the figure; their names by default.
+        measure: what the vertical axis is called.
+        units: what the horizontal axis counts.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed.
+    """
+    labels = dict(labels or {})
+    methods = list(comparison.rankings)
+    functions = list(dict.fromkeys(function for _, function, _ in comparison.curves))
+    figure = _figure((4.2 * len(functions) + 2.6, 3.1 * len(functions) + 0.9))
+    grid = figure.subplots(len(functions), len(functions), sharex=True, squeeze=False)
+    for column, function in enumerate(functions):
+        others = [function, *(other for other in functions if other != function)]
+        for row, measured in enumerate(others):
+            axis = grid[row][column]
+            for number, method in enumerate(methods):
+                curve = comparison.curves[method, function, measured]
+                _draw(axis, curve, comparison, number, method, labels.get(method, method))
+            named = [labels.get(name, name) for name in (function, measured)]
+            axis.set_title(f"{named[0]} {units} exchanged, {named[1]} measured", fontsize=9)
+            axis.set_xscale("function", functions=(np.sqrt, np.square))
+            axis.set_xticks(TICKS, [f"{tick}" for tick in TICKS], fontsize=8)
+            axis.set_xlim(0, 100)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+            if column == 0:
+                axis.set_ylabel(measure)
+            if row == len(functions) - 1:
+                axis.set_xlabel(f"{units} exchanged, %")
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def _draw(
+    axis: Axes, curve: Curve, comparison: Comparison, number: int, method: str, label: str
+) -> None:
+    percents = [100 * fraction for fraction in curve.fractions]
+    control = method == CONTROL
+    colour = GREY if control else COLOURS[number % len(COLOURS)]
+    style = "-" if control else STYLES[number // len(COLOURS) % len(STYLES)]
+    main = number == 0 or control
+    axis.plot(
+        percents,
+        curve.mean(),
+        style,
+        color=colour,
+        linewidth=2.4 if main else 1.1,
+        label=label,
+        zorder=3 if main else 2,
+    )
+    if main:
+        found = [curve.at(fraction, comparison.bootstrap) for fraction in curve.fractions]
+        low, high = [one.low for one in found], [one.high for one in found]
+        axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ParamattrError(
+            'figures need matplotlib: install it with pip install "paramattr[plots]"'
+        ) from None
+    return Figure(figsize=size, layout="constrained")

@@ -1,0 +1,232 @@
+"""Which functions a sample calls for, read off the units that serve it (no training on labels)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.errors import CheckpointError, DataError, ParamattrError, UnitError
+from paramattr.reducers import UnitIndex, check_same_units
+from paramattr.scores import Scores
+from paramattr.selection import Selection
+
+Label = str | Iterable[str]
+"""The conditions that a sample is in: one name, several, or none (an empty tuple)."""
+
+
+class OverlapClassifier:
+    """Tell a sample's conditions by the overlap of its own top units with each condition's.
+
+        OS(x, D) = |units_D ∩ units_x| / |units_x|
+
+    A sample is in condition D if its overlap score is at least the threshold of D. As many units
+    of the sample are taken as the condition has. The conditions are independent: a sample may be in
+    several, or in none.
+
+    Args:
+        found: condition to its units, such as `contrast(blur, noise).top(fraction=0.01)`.
+        rank: a sample to its own scores, such as `lambda sample: faig.score([sample], ...)`. Without
+            it the samples given to the methods are `Scores` themselves.
+        thresholds: condition to a number from 0 to 1; `fit` finds them.
+
+    Attributes:
+        thresholds: condition to its threshold, empty before `fit`.
+
+    Raises:
+        UnitError: if there is no condition, one is empty, or they are of different units.
+
+    Source: Xie et al. 2021, Sec. 4.3 and Eq. 8.
+    """
+
+    def __init__(
+        self,
+        found: Mapping[str, Selection],
+        rank: Callable[[Any], Scores] | None = None,
+        *,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> None:
+        if not found:
+            raise UnitError("there is no condition: give the units of at least one")
+        first = next(iter(found.values()))
+        for condition, selection in found.items():
+            if not isinstance(selection, Selection):
+                raise UnitError(
+                    f"the units of condition {condition!r} are a {type(selection).__name__}: "
+                    "expected a Selection, such as scores.top(fraction=0.01)"
+                )
+            if not len(selection):
+                raise UnitError(f"condition {condition!r} has no unit: select at least one")
+            check_same_units(first.index, selection.index, f"classifying {condition!r}")
+        self.found, self.rank = dict(found), rank
+        self.thresholds = dict(thresholds or {})
+        self._check_thresholds()
+
+    def scores(self, samples: Iterable[Any]) -> dict[str, Float[Tensor, "samples"]]:
+        """Give every sample's overlap score with every condition (Eq. 8).
+
+        Args:
+            samples: what `rank` takes, or `Scores`; ranked one at a time.
+
+        Returns:
+            Condition to numbers from 0 to 1, one a sample.
+
+        Raises:
+            DataError: if there is no sample, or one that cannot be ranked.
+        """
+        rows = [self._overlaps(number, sample) for number, sample in enumerate(samples)]
+        if not rows:
+            raise DataError("there is no sample: expected at least one")
+        values = torch.tensor(rows, dtype=torch.float64)
+        return {condition: values[:, place] for place, condition in enumerate(self.found)}
+
+    def fit(self, samples: Iterable[Any], labels: Sequence[Label]) -> OverlapClassifier:
+        """Find for each condition the threshold that classifies the samples best.
+
+        Of thresholds that do equally well, the middle of the widest gap is taken.
+
+        Args:
+            samples: as in `scores`.
+            labels: the conditions of each sample; an empty tuple for none.
+
+        Returns:
+            The classifier itself.
+
+        Raises:
+            DataError: for a label that is no condition, as many labels as samples are not given,
+                or a condition that all or none of the samples are in.
+        """
+        return self.fit_scores(self.scores(samples), labels)
+
+    def fit_scores(
+        self, scores: Mapping[str, Float[Tensor, "samples"]], labels: Sequence[Label]
+    ) -> OverlapClassifier:
+        """Do what `fit` does, on overlap scores that `scores` gave."""
+        sets = self._sets(labels)
+        thresholds = {}
+        for condition in self.found:
+            values = scores[condition]
+            if len(values) != len(sets):
+                raise DataError(
+                    f"there are {len(values)} samples and {len(sets)} labels: expected as many"
+                )
+            inside = torch.tensor([condition in conditions for conditions in sets])
+            if inside.all() or not inside.any():
+                raise DataError(
+                    f"{'all' if inside.all() else 'none'} of the samples are labelled "
+                    f"{condition!r}: expected some with it and some without"
+                )
+            thresholds[condition] = _best_threshold(values, inside)
+        self.thresholds = thresholds
+        return self
+
+    def predict(self, samples: Iterable[Any]) -> list[frozenset[str]]:
+        """Tell the conditions of each sample.
+
+        Args:
+            samples: as in `scores`.
+
+        Returns:
+            A set of conditions a sample; empty where no overlap reaches its threshold.
+
+        Raises:
+            ParamattrError: if there are no thresholds yet.
+            DataError: as `scores`.
+        """
+        self._check_fitted()  # before the ranking, which takes long
+        return self.predict_scores(self.scores(samples))
+
+    def predict_scores(
+        self, scores: Mapping[str, Float[Tensor, "samples"]]
+    ) -> list[frozenset[str]]:
+        """Do what `predict` does, on overlap scores that `scores` gave."""
+        self._check_fitted()
+        size = len(next(iter(scores.values())))
+        return [
+            frozenset(c for c in self.found if float(scores[c][k]) >= self.thresholds[c])
+            for k in range(size)
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write the conditions' units and the thresholds to a safetensors file."""
+        index = next(iter(self.found.values())).index
+        tensors, metadata = index.to_tensors()
+        chosen = {f"chosen.{name}": selection.chosen for name, selection in self.found.items()}
+        own = {"kind": "overlap classifier", "conditions": list(self.found)}
+        save_state_dict(
+            path, {**tensors, **chosen}, {**own, "thresholds": self.thresholds, **metadata}
+        )
+
+    @classmethod
+    def load(
+        cls, path: str | Path, rank: Callable[[Any], Scores] | None = None
+    ) -> OverlapClassifier:
+        """Read a classifier that `save` wrote.
+
+        Args:
+            path: the file.
+            rank: as in the constructor; functions are not saved.
+
+        Raises:
+            CheckpointError: if the file is missing, broken, or holds no classifier.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != "overlap classifier":
+            raise CheckpointError(
+                f"file {path} holds {metadata.get('kind') or 'something else'}: expected an "
+                "overlap classifier, written by OverlapClassifier.save"
+            )
+        index = UnitIndex.from_tensors(tensors, metadata)
+        found = {c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]}
+        return cls(found, rank, thresholds=metadata["thresholds"])
+
+    def _overlaps(self, number: int, sample: Any) -> list[float]:
+        scores = sample if self.rank is None else self.rank(sample)
+        if not isinstance(scores, Scores):
+            raise DataError(
+                f"sample {number} is ranked by a {type(scores).__name__}: expected Scores; give "
+                "rank=lambda sample: faig.score([sample], reducer=...), or Scores as samples"
+            )
+        return [
+            scores.top(count=len(selection)).overlap(selection) for selection in self.found.values()
+        ]
+
+    def _sets(self, labels: Sequence[Label]) -> list[frozenset[str]]:
+        sets = [frozenset((label,) if isinstance(label, str) else label) for label in labels]
+        for number, conditions in enumerate(sets):
+            for condition in conditions - self.found.keys():
+                raise DataError(
+                    f"label {condition!r} of sample {number} is no condition: expected "
+                    f"{', '.join(map(repr, self.found))}, several of them, or () for none"
+                )
+        return sets
+
+    def _check_thresholds(self) -> None:
+        for condition, threshold in self.thresholds.items():
+            if condition not in self.found or not 0 <= threshold <= 1:
+                raise UnitError(
+                    f"threshold {condition!r}: {threshold!r} does not fit: expected a number from "
+                    f"0 to 1 for {', '.join(map(repr, self.found))}"
+                )
+
+    def _check_fitted(self) -> None:
+        missing = [condition for condition in self.found if condition not in self.thresholds]
+        if missing:
+            raise ParamattrError(
+                f"condition {missing[0]!r} has no threshold: call fit first, or give thresholds"
+            )
+
+
+def _best_threshold(values: Float[Tensor, "samples"], inside: Bool[Tensor, "samples"]) -> float:
+    levels = values.unique()
+    edges = torch.cat([levels.new_tensor([0.0]), levels, levels.new_tensor([1.0])])
+    middles = (edges[1:] + edges[:-1]) / 2  # between two levels, below all, above all
+    right = ((values[:, None] >= middles) == inside[:, None]).sum(0)
+    best = (right == right.max()).nonzero().flatten()
+    widths = (edges[1:] - edges[:-1])[best]
+    return float(middles[best[widths.argmax()]])
