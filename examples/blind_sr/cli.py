@@ -1,85 +1,40 @@
-"""The study's commands: `paramattr blindsr train` and `paramattr blindsr mask`."""
+"""The study's commands: `paramattr blindsr train`, `mask` and `compare`."""
 
 from __future__ import annotations
 
 import json as json_format
 import shutil
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
 
+from blind_sr.options import (
+    CropOption,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ImagesOption,
+    JsonOption,
+    MethodsOption,
+    Network,
+    NetworkOption,
+    QuadratureOption,
+    SeedOption,
+    Stage,
+    StepsOption,
+    WeightsOption,
+    check_device,
+    progress,
+)
 from paramattr.errors import ParamattrError
-from paramattr.progress import progress_bar
 
 app = typer.Typer(
     name="blindsr",
     help="Blind super-resolution: which filters deblur, which denoise.",
     no_args_is_help=True,
 )
-
-
-class Network(str, Enum):
-    """The study's networks."""
-
-    srresnet = "srresnet"
-    srcnn = "srcnn"
-
-
-class Stage(str, Enum):
-    """What to train."""
-
-    baseline = "baseline"
-    target = "target"
-    both = "both"
-
-
-class Dtype(str, Enum):
-    """Precisions to compute in."""
-
-    float32 = "float32"
-    float64 = "float64"
-    bfloat16 = "bfloat16"
-
-    @property
-    def torch(self) -> Any:
-        """The torch dtype of this name."""
-        import torch
-
-        return getattr(torch, self.value)
-
-
-NetworkOption = Annotated[Network, typer.Option(help="Network of the study.")]
-DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-
-
-def progress(description: str, total: float) -> AbstractContextManager[Callable[[float], None]]:
-    """Draw a bar on stderr, where a person watches it."""
-    return progress_bar(description, total, show=sys.stderr.isatty())
-
-
-def check_device(device: str) -> str:
-    """Refuse a device that torch does not know or cannot reach, in one line.
-
-    Raises:
-        ParamattrError: with the reason.
-    """
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ParamattrError(
-            f"device {device!r} cannot be used ({reason}): expected cpu, or an accelerator that "
-            "this build of torch reaches, such as cuda"
-        ) from None
-    return device
 
 
 @app.command()
@@ -174,30 +129,21 @@ def mask(
         Optional[list[float]],  # noqa: UP045
         typer.Option(help="Share of the filters to mask, in percent; may be given several times."),
     ] = None,
-    methods: Annotated[str, typer.Option(help="Methods, separated by commas, or 'all'.")] = "all",
+    methods: MethodsOption = "faig,faig-no-contrast,absolute-change,random",
     network: NetworkOption = Network.srresnet,
-    images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of photographs.", show_default="those of scikit-image"),
-    ] = None,
-    weights: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of NETWORK_baseline and NETWORK_target.", show_default="bundled"),
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Nodes of the quadrature rule.")] = 8,
-    quadrature: Annotated[str, typer.Option(help="Quadrature rule.")] = "gausslegendre",
-    crop: Annotated[
-        int,
-        typer.Option(min=0, help="Middle of the low-resolution image, pixels a side; 0 for all."),
-    ] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the random control.")] = 0,
+    images: ImagesOption = None,
+    weights: WeightsOption = None,
+    steps: StepsOption = 8,
+    quadrature: QuadratureOption = "gausslegendre",
+    crop: CropOption = 64,
+    seed: SeedOption = 0,
     device: DeviceOption = "cpu",
-    dtype: Annotated[Dtype, typer.Option(help="Precision to compute in.")] = Dtype.float32,
+    dtype: DtypeOption = Dtype.float32,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder for scores, selections, restored images and the figure."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Find the filters that deblur and those that denoise, mask them, measure what is lost.
 
@@ -205,13 +151,14 @@ def mask(
     gradient maps of the grey outputs with and without the mask, times 1000.
     """
     from blind_sr import report, study
+    from blind_sr.rankings import attributed, find_filters, named
+    from paramattr.comparison import distinct_scores
     from paramattr.quadrature import get_rule
 
     percents = list(dict.fromkeys(pct or [1.0]))
-    names = list(study.METHODS) if methods == "all" else [m.strip() for m in methods.split(",")]
+    names = named(methods)
     # All that can be wrong is looked at before the work begins.
     study.check_percents(percents)
-    study.check_methods(names)
     get_rule(quadrature, steps)
     where = {"device": check_device(device), "dtype": dtype.torch}
     if out is not None:
@@ -225,8 +172,8 @@ def mask(
             psnr[stage] = study.quality(target, photographs)
             advance(1)
     running = out / "running" if out is not None else None
-    with progress("attributing", 2 * len(photographs.names)) as advance:
-        rankings = study.find_filters(
+    with progress("attributing", attributed(names, photographs)) as advance:
+        rankings = find_filters(
             pair,
             photographs,
             names,
@@ -236,10 +183,7 @@ def mask(
             checkpoints=running,
             advance=advance,
         )
-    models = {
-        id(s) for functions in rankings.values() for several in functions.values() for s in several
-    }
-    with progress("masking", len(models) * len(percents)) as advance:
+    with progress("masking", len(distinct_scores(rankings)) * len(percents)) as advance:
         rows = study.mask(pair, photographs, rankings, percents, target, advance=advance)
     ratios = study.ratios(rows)
     result = {
@@ -266,3 +210,103 @@ def mask(
         shutil.rmtree(out / "running", ignore_errors=True)  # all of it is in the scores now
         if not json:
             console.print(f"figure: {figure}")
+
+
+@app.command()
+def compare(
+    methods: MethodsOption = "all",
+    units: Annotated[
+        str,
+        typer.Option(help="kernel, or output_channel: where Captum's methods take part too."),
+    ] = "kernel",
+    edit: Annotated[
+        str,
+        typer.Option(help="masking from the target's side, or insertion from the baseline's."),
+    ] = "masking",
+    points: Annotated[
+        int, typer.Option(min=3, help="Shares of the filters on a curve, from 0 to 100%.")
+    ] = 21,
+    network: NetworkOption = Network.srresnet,
+    images: ImagesOption = None,
+    weights: WeightsOption = None,
+    steps: StepsOption = 8,
+    quadrature: QuadratureOption = "gausslegendre",
+    crop: CropOption = 48,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = Dtype.float32,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the figure, the rows as CSV and JSON, and the scores.")
+    ] = Path("compare-output"),
+    json: JsonOption = False,
+) -> None:
+    """Compare every method: Tab. 2 of the paper, and the curves of Fig. 3 from 0 to 100%.
+
+    Intervals are 95% bootstrap intervals over the photographs. A run that is repeated with the
+    same options after an error or a kill goes on where it stopped.
+    """
+    from blind_sr import comparing, report, study
+    from blind_sr.rankings import attributed, find_filters, named
+    from paramattr.comparison import distinct_scores
+    from paramattr.faithfulness import EDITS
+    from paramattr.quadrature import get_rule
+
+    names = named(methods, units)
+    if edit not in EDITS:
+        raise ParamattrError(f"edit {edit!r} is not known: expected {' or '.join(EDITS)}")
+    get_rule(quadrature, steps)
+    where = {"device": check_device(device), "dtype": dtype.torch}
+    pair = study.load_pair(network.value, weights, **where)
+    photographs = study.load_photographs(images, crop=crop, seed=seed, **where)
+    running = out / "running"
+    running.mkdir(parents=True, exist_ok=True)
+    with progress("attributing", attributed(names, photographs)) as advance:
+        rankings = find_filters(
+            pair,
+            photographs,
+            names,
+            units=units,
+            n_steps=steps,
+            method=quadrature,
+            seed=seed,
+            checkpoints=running,
+            advance=advance,
+        )
+    fractions = [k / (points - 1) for k in range(points)]
+    edits = len(set(fractions) | set(comparing.TABLE)) * len(distinct_scores(rankings))
+    with progress("measuring", edits) as advance:
+        target = study.restore(pair.target, photographs)
+        comparison = comparing.compare_methods(
+            pair,
+            photographs,
+            rankings,
+            target,
+            fractions=fractions,
+            edit=edit,
+            checkpoint=running / f"curves_{edit}.safetensors",
+            advance=advance,
+        )
+    result = {
+        "network": network.value,
+        "images": photographs.names,
+        "crop": crop,
+        "steps": steps,
+        "quadrature": quadrature,
+        "dtype": dtype.value,
+        "seed": seed,
+        "units": units,
+        "edit": edit,
+        **comparing.result_rows(comparison),
+    }
+    console = Console()
+    if json:
+        print(json_format.dumps(result), flush=True)
+    else:
+        for table in report.comparison_tables(result):
+            console.print(table)
+        if units == "kernel":
+            console.print("Captum's methods have no single filters: --units output_channel.")
+    figure = report.save_comparison(out, comparison, result)
+    shutil.rmtree(running, ignore_errors=True)
+    if not json:
+        console.print(f"figure: {figure}")

@@ -85,11 +85,25 @@ class SRCNNStyle(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                _pass_colours_through(layer.weight)
         self.features = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
         return self.features(x)
+
+
+@torch.no_grad()
+def _pass_colours_through(weight: Float[Tensor, "out in kh kw"]) -> None:
+    # The first channels hand red, green and blue on as they are, so that the network starts as
+    # nearest-neighbour upsampling: without a skip, it would spend its first thousands of steps on
+    # learning that.
+    outputs, inputs, height, width = weight.shape
+    copies = SCALE**2 if outputs == SCALE**2 * inputs else 1  # before the pixel shuffle
+    own = weight[: 3 * copies]
+    own.zero_() if outputs > 3 else own.mul_(0.1)
+    for channel in range(len(own)):
+        own[channel, channel // copies, height // 2, width // 2] = 1.0
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"srresnet": SRResNet, "srcnn": SRCNNStyle}

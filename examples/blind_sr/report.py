@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from blind_sr.images import write_image
 from blind_sr.measures import output_difference, psnr
+from blind_sr.rankings import LABELS
 from blind_sr.study import (
     INPUTS,
     MASKS,
@@ -22,13 +24,9 @@ from blind_sr.study import (
     masked,
     restore,
 )
+from paramattr import Comparison
+from paramattr.plots import plot_comparison
 
-LABELS = {
-    "faig": "FAIG",
-    "faig-no-contrast": "FAIG, no contrast",
-    "absolute-change": "|change|",
-    "random": "random",
-}
 FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
 INPUT_LABELS = {"blur": "blurry", "noise": "noisy", "clean": "clean"}
 
@@ -77,6 +75,69 @@ def psnr_table(quality: dict[str, dict[str, float]]) -> Table:
     return table
 
 
+def comparison_tables(result: dict[str, Any]) -> list[Table]:
+    """Lay Tab. 2 out: a table a function, a line a method, with intervals and areas."""
+    rows = {(r["method"], r["mask"], r["input"], r["pct"]): r for r in result["rows"]}
+    areas = {(r["method"], r["mask"]): r for r in result["areas"]}
+    ratios = {(r["method"], r["mask"], r["fraction"]): r["value"] for r in result["selectivity"]}
+    percents = list(dict.fromkeys(r["pct"] for r in result["rows"]))
+    units = "filters" if result["units"] == "kernel" else "output channels"
+    verb = "masked" if result["edit"] == "masking" else "inserted"
+    tables = []
+    for function in MASKS:
+        own = INPUT_LABELS[function]
+        table = Table(
+            title=f"{FUNCTIONS[function].capitalize()} {units} {verb}: output difference x1000",
+            caption=f"{own} input, 95% interval over photographs; x other: over the other input, "
+            f"{percents[0]:g}%; area under the curve: 0 random, 1 all at once.",
+        )
+        table.add_column("method", no_wrap=True)
+        for pct in percents:
+            table.add_column(f"{pct:g}%", justify="right", no_wrap=True)
+            table.add_column("interval", justify="right", no_wrap=True)
+        table.add_column("x other", justify="right", no_wrap=True)
+        table.add_column("area", justify="right", no_wrap=True)
+        for method in dict.fromkeys(r["method"] for r in result["rows"]):
+            found = [rows[method, function, function, pct] for pct in percents]
+            cells = []
+            for row in found:
+                cells += [f"{row['difference_x1000']:.2f}", f"{row['low']:.2f}-{row['high']:.2f}"]
+            ratio = ratios[method, function, percents[0] / 100]
+            area = areas[method, function]
+            table.add_row(LABELS[method], *cells, _times(ratio), f"{area['value']:.2f}")
+        tables.append(table)
+    return tables
+
+
+def save_comparison(out: str | Path, comparison: Comparison, result: dict[str, Any]) -> Path:
+    """Write a comparison: `compare.json`, `curves.csv`, the scores, and the figure.
+
+    Returns:
+        The path of the figure.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "compare.json").write_text(json.dumps(result, indent=1) + "\n")
+    columns = ("pct", "difference_x1000", "low", "high")
+    with (out / "curves.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "mask", "input", *columns])
+        for row in result["curves"]:
+            points = zip(*(row[column] for column in columns), strict=True)
+            writer.writerows([row["method"], row["mask"], row["input"], *p] for p in points)
+    for method, functions in comparison.rankings.items():
+        for function, several in functions.items():
+            several[0].save(out / "scores" / f"{method}_{function}.safetensors")
+    figure = out / "curves.png"
+    plot_comparison(
+        comparison,
+        labels={**LABELS, **FUNCTIONS},
+        measure="output difference x1000",
+        units="filters" if result["units"] == "kernel" else "output channels",
+    ).savefig(figure, dpi=150)
+    return figure
+
+
 def save(
     out: str | Path,
     pair: Pair,
@@ -92,7 +153,7 @@ def save(
         out: folder, made where it is missing.
         pair: baseline and target.
         photographs: what was analysed.
-        rankings: of `study.find_filters`.
+        rankings: of `rankings.find_filters`.
         percents: shares of the filters, in percent; the first is that of images and figure.
         target: the target's outputs, of `study.restore`.
         result: what `--json` prints.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from blind_sr.degradations import degrade
 from blind_sr.measures import psnr
@@ -47,7 +48,8 @@ class Recipe:
         learning_rate: the peak of the one-cycle schedule.
         batch_size: patches a step.
         patch: side of a high-resolution patch in pixels, even.
-        ema: decay of the averaged weights, which are what is kept.
+        ema: decay of the averaged weights, which are what is kept; less in the first iterations,
+            (1 + n) / (10 + n), so that a short run is not an average of its beginning.
         seed: of the first weights and of every patch.
         precision: `"bfloat16"` (autocast) or `"float32"`; see `fast_precision`.
         device: where to train.
@@ -180,7 +182,7 @@ class _Run:
         if initial is not None:
             model.load_state_dict(initial)
         self.model = model.to(recipe.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self.average = AveragedModel(self.model, multi_avg_fn=partial(_average, recipe.ema))
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
         )
@@ -279,6 +281,12 @@ class _Run:
             "optimiser": self.optimiser,
             "schedule": self.schedule,
         }
+
+
+@torch.no_grad()
+def _average(ema: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    decay = min(ema, (1 + int(count)) / (10 + int(count)))
+    torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
 def _write_log(path: Path, rows: list[dict[str, float | None]]) -> None:

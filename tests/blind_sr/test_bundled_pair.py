@@ -3,6 +3,7 @@
 import pytest
 
 from blind_sr import study
+from blind_sr.rankings import find_filters
 from paramattr import FAIG
 
 
@@ -23,7 +24,7 @@ def test_the_target_removes_what_the_baseline_does_not(pair):
 
 
 def check_effect(pair, photographs):
-    rankings = study.find_filters(pair, photographs, ["faig", "random"])
+    rankings = find_filters(pair, photographs, ["faig", "random"])
     target = study.restore(pair.target, photographs)
     rows = study.mask(pair, photographs, rankings, [1], target)
     for ratio in study.ratios(rows):

@@ -12,6 +12,7 @@ import torch
 from blind_sr import study
 from blind_sr.images import read_image, write_image
 from blind_sr.measures import output_difference
+from blind_sr.rankings import find_filters
 from paramattr import Scores, Selection, contrast, substitute
 from paramattr.attribution.path_integral import PathIntegral
 from paramattr.cli import main
@@ -86,7 +87,7 @@ def test_the_table_a_person_sees(folder, monkeypatch, capsys):
 def test_rows_come_from_substituting_and_measuring(folder):
     pair = study.load_pair("srresnet")
     photographs = study.load_photographs(folder, crop=12)
-    rankings = study.find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=2)
+    rankings = find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=2)
     target = study.restore(pair.target, photographs)
     rows = study.mask(pair, photographs, rankings, [3], target)
     table = {(r["method"], r["mask"], r["input"]): r["difference_x1000"] for r in rows}
@@ -113,7 +114,7 @@ def test_rows_come_from_substituting_and_measuring(folder):
 def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
     pair = study.load_pair("srresnet")
     photographs = study.load_photographs(folder, crop=8)
-    whole = study.find_filters(pair, photographs, ["faig"], n_steps=1)
+    whole = find_filters(pair, photographs, ["faig"], n_steps=1)
 
     class Killed(Exception):
         pass
@@ -123,7 +124,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkey
 
     options = {"n_steps": 1, "checkpoints": tmp_path}
     with pytest.raises(Killed):
-        study.find_filters(pair, photographs, ["faig"], **options, advance=dying)
+        find_filters(pair, photographs, ["faig"], **options, advance=dying)
     worked = []
     real = PathIntegral.over
 
@@ -132,7 +133,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkey
         return real(self, batch, whole=whole)
 
     monkeypatch.setattr(PathIntegral, "over", counting)
-    resumed = study.find_filters(pair, photographs, ["faig"], **options)
+    resumed = find_filters(pair, photographs, ["faig"], **options)
     assert len(worked) == 3  # two photographs, two conditions, one of them done
     for function in ("blur", "noise"):
         assert torch.equal(resumed["faig"][function][0].values, whole["faig"][function][0].values)
@@ -190,7 +191,7 @@ def test_bad_options_end_in_one_line_and_code_2(words, expected, folder, monkeyp
     def no_work(*arguments, **options):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr(study, "find_filters", no_work)
+    monkeypatch.setattr("blind_sr.rankings.find_filters", no_work)
     monkeypatch.setattr(study, "restore", no_work)
     given = [] if "--images" in words else ["--images", folder]
     code, out, err = run(monkeypatch, capsys, "mask", *given, *words)
