@@ -21,6 +21,7 @@ from paramattr.attribution import (
 from paramattr.checkpoints import load_state_dict, save_state_dict
 from paramattr.comparison import Comparison, compare
 from paramattr.contrast import contrast
+from paramattr.curves import Bootstrap, Curve
 from paramattr.errors import ParamattrError
 from paramattr.faithfulness import insertion_curve, masking_curve
 from paramattr.objectives import (
@@ -31,7 +32,7 @@ from paramattr.objectives import (
     summed_output,
 )
 from paramattr.paths import PiecewiseLinear, StraightLine
-from paramattr.reducers import Unit, UnitIndex, Units
+from paramattr.reducers import Unit, UnitIndex, Units, only
 from paramattr.scores import Scores
 from paramattr.selection import Selection
 from paramattr.surgery import inserted, modulate, retrain_only, substitute, substituted
@@ -40,7 +41,9 @@ __version__ = version("paramattr")
 
 __all__ = [
     "FAIG",
+    "Bootstrap",
     "Comparison",
+    "Curve",
     "InputPathIntegratedGradients",
     "ParamattrError",
     "ParameterPathIntegratedGradients",
@@ -64,6 +67,7 @@ __all__ = [
     "load_state_dict",
     "masking_curve",
     "modulate",
+    "only",
     "random_scores",
     "random_within_layers",
     "retrain_only",

@@ -26,6 +26,8 @@ def plot_comparison(
     comparison: Comparison,
     *,
     labels: Mapping[str, str] | None = None,
+    measured_labels: Mapping[str, str] | None = None,
+    verb: str = "exchanged",
     measure: str = "measure",
     units: str = "units",
 ) -> Figure:
@@ -37,6 +39,9 @@ def plot_comparison(
     Args:
         comparison: of `paramattr.compare`.
         labels: what methods and functions are called in the figure; their names by default.
+        measured_labels: what functions are called where they are measured; as in `labels` by
+            default.
+        verb: what happens to the units, such as `"masked"`.
         measure: what the vertical axis is called.
         units: what the horizontal axis counts.
 
@@ -44,6 +49,7 @@ def plot_comparison(
         ParamattrError: if matplotlib is not installed.
     """
     labels = dict(labels or {})
+    measured_labels = {**labels, **(measured_labels or {})}
     methods = list(comparison.rankings)
     functions = list(dict.fromkeys(function for _, function, _ in comparison.curves))
     figure = _figure((4.2 * len(functions) + 2.6, 3.1 * len(functions) + 0.9))
@@ -55,17 +61,18 @@ def plot_comparison(
             for number, method in enumerate(methods):
                 curve = comparison.curves[method, function, measured]
                 _draw(axis, curve, comparison, number, method, labels.get(method, method))
-            named = [labels.get(name, name) for name in (function, measured)]
-            axis.set_title(f"{named[0]} {units} exchanged, {named[1]} measured", fontsize=9)
+            what = measured_labels.get(measured, measured)
+            axis.set_title(f"{labels.get(function, function)} {units} {verb}: {what}", fontsize=9)
             axis.set_xscale("function", functions=(np.sqrt, np.square))
-            axis.set_xticks(TICKS, [f"{tick}" for tick in TICKS], fontsize=8)
+            axis.set_xticks(TICKS, [f"{tick}" for tick in TICKS])
             axis.set_xlim(0, 100)
+            axis.tick_params(labelsize=8)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
             if column == 0:
                 axis.set_ylabel(measure)
             if row == len(functions) - 1:
-                axis.set_xlabel(f"{units} exchanged, %")
+                axis.set_xlabel(f"{units} {verb}, %")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
     return figure

@@ -31,7 +31,7 @@ class OverlapClassifier:
 
     Args:
         found: condition to its units, such as `contrast(blur, noise).top(fraction=0.01)`.
-        rank: a sample to its own scores, such as `lambda sample: faig.score([sample], ...)`. Without
+        rank: a sample to its own scores: `lambda sample: faig.score([sample], ...)`. Without
             it the samples given to the methods are `Scores` themselves.
         thresholds: condition to a number from 0 to 1; `fit` finds them.
 

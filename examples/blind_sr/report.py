@@ -94,14 +94,10 @@ def comparison_tables(result: dict[str, Any]) -> list[Table]:
         table.add_column("method", no_wrap=True)
         for pct in percents:
             table.add_column(f"{pct:g}%", justify="right", no_wrap=True)
-            table.add_column("interval", justify="right", no_wrap=True)
         table.add_column("x other", justify="right", no_wrap=True)
         table.add_column("area", justify="right", no_wrap=True)
         for method in dict.fromkeys(r["method"] for r in result["rows"]):
-            found = [rows[method, function, function, pct] for pct in percents]
-            cells = []
-            for row in found:
-                cells += [f"{row['difference_x1000']:.2f}", f"{row['low']:.2f}-{row['high']:.2f}"]
+            cells = [_with_interval(rows[method, function, function, pct]) for pct in percents]
             ratio = ratios[method, function, percents[0] / 100]
             area = areas[method, function]
             table.add_row(LABELS[method], *cells, _times(ratio), f"{area['value']:.2f}")
@@ -132,6 +128,8 @@ def save_comparison(out: str | Path, comparison: Comparison, result: dict[str, A
     plot_comparison(
         comparison,
         labels={**LABELS, **FUNCTIONS},
+        measured_labels={name: f"{label} input" for name, label in INPUT_LABELS.items()},
+        verb="masked" if result["edit"] == "masking" else "inserted",
         measure="output difference x1000",
         units="filters" if result["units"] == "kernel" else "output channels",
     ).savefig(figure, dpi=150)
@@ -233,6 +231,10 @@ def _draw(
 def _moved(restored: dict[str, Outputs], condition: str, model: str, number: int) -> float:
     pair = restored[model][condition][number], restored["target"][condition][number]
     return float(output_difference(*pair))
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    return f"{row['difference_x1000']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
 
 
 def _times(ratio: float | None) -> str:

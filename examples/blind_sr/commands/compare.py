@@ -43,6 +43,7 @@ def compare(
     points: Annotated[
         int, typer.Option(min=3, help="Shares of the filters on a curve, from 0 to 100%.")
     ] = 21,
+    draws: Annotated[int, typer.Option(min=1, help="Random rankings that are averaged.")] = 1,
     network: NetworkOption = Network.srresnet,
     images: ImagesOption = None,
     weights: WeightsOption = None,
@@ -86,6 +87,7 @@ def compare(
             n_steps=steps,
             method=quadrature,
             seed=seed,
+            random_seeds=draws,
             checkpoints=running,
             advance=advance,
         )
@@ -111,6 +113,7 @@ def compare(
         "quadrature": quadrature,
         "dtype": dtype.value,
         "seed": seed,
+        "draws": draws,
         "units": units,
         "edit": edit,
         **comparing.result_rows(comparison),
