@@ -80,7 +80,7 @@ class Stability(Generic[Setting]):
         """The first setting from which on every overlap is at least 1 - tolerance, or None."""
         found = None
         for setting, overlaps in self.overlaps.items():
-            if min(overlaps) < 1 - self.tolerance:
+            if min(overlaps) < 1 - self.tolerance - 1e-12:  # to the last digit
                 found = None
             elif found is None:
                 found = setting

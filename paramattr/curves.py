@@ -37,6 +37,13 @@ class Bootstrap:
     resamples: int = 1000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1 or self.resamples < 1:
+            raise UnitError(
+                f"a bootstrap of level {self.level!r} with {self.resamples!r} resamples: expected "
+                "a level above 0 and below 1, such as 0.95, and at least one resample"
+            )
+
     def interval(self, curves: Sequence[Curve], statistic: Callable[..., Tensor]) -> Interval:
         """Resample the samples of some curves; those with as many samples are paired.
 
@@ -49,9 +56,11 @@ class Bootstrap:
         """
         resampled = statistic(*(self._means(curve) for curve in curves))
         tail = (1 - self.level) / 2
-        kept = resampled[~resampled.isnan()]
-        ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-        low, high = kept.quantile(ends).tolist() if len(kept) else (math.nan, math.nan)
+        kept = resampled[~resampled.isnan()].sort().values
+        low, high = (
+            float(kept[round(end * (len(kept) - 1))]) if len(kept) else math.nan
+            for end in (tail, 1 - tail)
+        )
         return Interval(float(statistic(*(curve.mean() for curve in curves))), low, high)
 
     def _means(self, curve: Curve) -> Float[Tensor, "resamples fractions"]:
@@ -138,7 +147,7 @@ class Curve:
             bootstrap: how the interval is drawn, over paired samples.
 
         Returns:
-            The ratio, infinite where the other lost nothing.
+            The ratio; infinite where the other lost nothing, NaN where neither did.
 
         Raises:
             UnitError: for a fraction that was not measured, or no start at 0.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.progress import progress_bar
 from paramattr.scores import Scores
 from paramattr.selection import Selection
-from paramattr.surgery import inserted, substituted
+from paramattr.surgery import check_units, holding, inserted, substituted
 
 Measure = Callable[[nn.Module], Tensor]
 """A model to one number a sample `(B,)`: a loss, an error, a distance from the target's output."""
@@ -128,6 +129,8 @@ def curves(
         raise UnitError(f"edit {edit!r} is not known: expected {' or '.join(map(repr, EDITS))}")
     fractions = with_fractions(fractions)
     check_evaluating(model)
+    for ranking in rankings:
+        check_units(model, ranking.index)
     memory = _Memory(model, baseline, measures, edit, checkpoint)
     found = []
     with progress_bar("measuring", len(rankings) * len(fractions), show=show_progress) as draw:
@@ -156,10 +159,13 @@ class _Memory:
     ) -> None:
         self.model, self.baseline, self.measures = model, baseline, measures
         self.edit, self.checkpoint = edit, checkpoint
-        models = [named_parameters(model), dict(model.named_buffers()), align(model, baseline)]
+        other = align(model, baseline)
+        models = [named_parameters(model), dict(model.named_buffers()), other]
         self.settings = {"kind": "curves", "edit": edit, "models": fingerprint(models)}
-        # Measures cannot be read from outside: their numbers on the unedited model tell them by.
-        self.kept = self._named("unedited", self._measured(None))
+        self.kept = self._named("unedited", self._measured(nullcontext()))
+        if checkpoint is not None:
+            # Measures cannot be read from outside: their numbers on the two models tell them by.
+            self.kept |= self._named("baseline", self._measured(holding(model, other)))
         if checkpoint is not None and Path(checkpoint).exists():
             kept, settings = load_tensors(checkpoint)
             alike = all(
@@ -180,7 +186,8 @@ class _Memory:
         if self.edit == "masking" and not len(selection):
             name = "unedited"
         if f"{name} 0" not in self.kept:
-            measured = self._named(name, self._measured(selection))
+            edited = EDITS[self.edit](self.model, self.baseline, selection)
+            measured = self._named(name, self._measured(edited))
             for key, value in measured.items():
                 if len(value) != len(self.kept[f"unedited {key.split()[-1]}"]):
                     raise ObjectiveError(
@@ -192,12 +199,14 @@ class _Memory:
             self._save()
         return [self.kept[f"{name} {number}"] for number in range(len(self.measures))]
 
-    def _measured(self, selection: Selection | None) -> list[Tensor]:
-        with undisturbed(self.model), torch.no_grad():
-            if selection is None:
+    def _measured(self, edited: AbstractContextManager[Any]) -> list[Tensor]:
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            with undisturbed(self.model), edited, torch.no_grad():
                 return [_checked(measure(self.model)) for measure in self.measures]
-            with EDITS[self.edit](self.model, self.baseline, selection):
-                return [_checked(measure(self.model)) for measure in self.measures]
+        finally:
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
 
     def _named(self, name: str, values: Sequence[Tensor]) -> dict[str, Tensor]:
         return {f"{name} {number}": value for number, value in enumerate(values)}

@@ -175,6 +175,22 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
+    """Refuse gradients that are not finite.
+
+    Raises:
+        ObjectiveError: naming the parameter and the sample.
+    """
+    for name, value in sums.items():
+        if not torch.isfinite(value).all():
+            where = f"sample {batch.first}" if len(batch) == 1 else f"samples from {batch.first} on"
+            raise ObjectiveError(
+                f"the gradient with respect to {name!r} is not finite for {where}, somewhere "
+                "on the path: expected numbers; a square root or logarithm of zero has none, so "
+                "add a small constant inside it"
+            )
+
+
 def check_evaluating(model: nn.Module) -> None:
     """Refuse a model whose output depends on chance or on the other samples.
 

@@ -1,4 +1,4 @@
-"""Figures: of curves. Each function gives a matplotlib `Figure` to save or to show."""
+"""Figures of curves and selections. Each function gives a matplotlib `Figure`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from paramattr.comparison import CONTROL, Comparison
 from paramattr.curves import Curve
 from paramattr.errors import ParamattrError
+from paramattr.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,6 +76,62 @@ def plot_comparison(
                 axis.set_xlabel(f"{units} {verb}, %")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def plot_distribution(
+    selections: Mapping[str, Selection],
+    *,
+    labels: Mapping[str, str] | None = None,
+    units: str = "units",
+) -> Figure:
+    """Draw where selected units lie: a column a layer, a line a unit, and each layer's share.
+
+    Args:
+        selections: name to units of one model.
+        labels: what they are called in the figure; their names by default.
+        units: what a unit is called.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed, or there is no selection.
+        UnitError: if a selection is empty.
+
+    Source: Xie et al. 2021, Fig. 4.
+    """
+    if not selections:
+        raise ParamattrError("there is no selection to draw: give at least one")
+    labels = dict(labels or {})
+    layers = list(next(iter(selections.values())).by_layer())
+    figure = _figure((max(6.0, 0.28 * len(layers) + 2), 2.1 * len(selections) + 3.4))
+    axes = figure.subplots(
+        len(selections) + 1, 1, sharex=True, height_ratios=[2] * len(selections) + [2.2]
+    )
+    shares = axes[-1]
+    width = 0.8 / len(selections)
+    for number, (name, selection) in enumerate(selections.items()):
+        colour, label = COLOURS[number % len(COLOURS)], labels.get(name, name)
+        axis = axes[number]
+        for column, own in enumerate(selection.index.layers().values()):
+            found = selection.chosen[own].nonzero().flatten() / max(len(own) - 1, 1)
+            axis.hlines(found, column - 0.42, column + 0.42, color=colour, linewidth=0.4, alpha=0.7)
+        axis.set_ylim(1.01, -0.01)
+        axis.set_yticks([0, 1], ["first", "last"])
+        axis.set_title(
+            f"{label}: {len(selection)} {units}, centre of depth {selection.depth():.2f}",
+            fontsize=9,
+        )
+        axis.set_facecolor("#f4f4f4")
+        counts = list(selection.by_layer().values())
+        places = np.arange(len(layers)) + (number - (len(selections) - 1) / 2) * width
+        share = [100 * count / len(selection) for count in counts]
+        shares.bar(places, share, width, color=colour, label=label)
+    shares.set_ylabel("share of them, %")
+    shares.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+    shares.set_xlim(-0.7, len(layers) - 0.3)
+    shares.legend(frameon=False, fontsize=8)
+    for axis in axes:
+        axis.tick_params(axis="y", labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 

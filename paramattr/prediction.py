@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,26 @@ class OverlapClassifier:
         rank: a sample to its own scores: `lambda sample: faig.score([sample], ...)`. Without
             it the samples given to the methods are `Scores` themselves.
         thresholds: condition to a number from 0 to 1; `fit` finds them.
+        notes: what else `save` writes to the file, of the kinds JSON knows, such as which models
+            the units belong to.
 
     Attributes:
         thresholds: condition to its threshold, empty before `fit`.
+        notes: as given, or as `load` read them.
 
     Raises:
-        UnitError: if there is no condition, one is empty, or they are of different units.
+        UnitError: if there is no condition, one is empty or not named by a string, they are of
+            different units, or a threshold does not fit.
 
     Source: Xie et al. 2021, Sec. 4.3 and Eq. 8.
+
+    >>> index = UnitIndex.of(torch.nn.Linear(2, 2, bias=False), "scalar")
+    >>> found = {"blur": Scores(index, torch.tensor([9.0, 8.0, 0.0, 0.0])).top(count=2)}
+    >>> blurry = Scores(index, torch.tensor([3.0, 1.0, 2.0, 0.0]))  # top two: units 0 and 2
+    >>> sharp = Scores(index, torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    >>> classifier = OverlapClassifier(found).fit([blurry, sharp], ["blur", ()])
+    >>> classifier.scores([blurry, sharp])["blur"].tolist(), classifier.thresholds
+    ([0.5, 0.0], {'blur': 0.25})
     """
 
     def __init__(
@@ -50,11 +63,14 @@ class OverlapClassifier:
         rank: Callable[[Any], Scores] | None = None,
         *,
         thresholds: Mapping[str, float] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         if not found:
             raise UnitError("there is no condition: give the units of at least one")
         first = next(iter(found.values()))
         for condition, selection in found.items():
+            if not isinstance(condition, str):
+                raise UnitError(f"condition {condition!r} has no name: expected a string")
             if not isinstance(selection, Selection):
                 raise UnitError(
                     f"the units of condition {condition!r} are a {type(selection).__name__}: "
@@ -64,7 +80,7 @@ class OverlapClassifier:
                 raise UnitError(f"condition {condition!r} has no unit: select at least one")
             check_same_units(first.index, selection.index, f"classifying {condition!r}")
         self.found, self.rank = dict(found), rank
-        self.thresholds = dict(thresholds or {})
+        self.thresholds, self.notes = dict(thresholds or {}), dict(notes or {})
         self._check_thresholds()
 
     def scores(self, samples: Iterable[Any]) -> dict[str, Float[Tensor, "samples"]]:
@@ -107,10 +123,8 @@ class OverlapClassifier:
         self, scores: Mapping[str, Float[Tensor, "samples"]], labels: Sequence[Label]
     ) -> OverlapClassifier:
         """Do what `fit` does, on overlap scores that `scores` gave."""
-        sets = self._sets(labels)
-        thresholds = {}
-        for condition in self.found:
-            values = scores[condition]
+        sets, thresholds = self._sets(labels), {}
+        for condition, values in self._given(scores).items():
             if len(values) != len(sets):
                 raise DataError(
                     f"there are {len(values)} samples and {len(sets)} labels: expected as many"
@@ -146,21 +160,22 @@ class OverlapClassifier:
     ) -> list[frozenset[str]]:
         """Do what `predict` does, on overlap scores that `scores` gave."""
         self._check_fitted()
-        size = len(next(iter(scores.values())))
-        return [
-            frozenset(c for c in self.found if float(scores[c][k]) >= self.thresholds[c])
-            for k in range(size)
-        ]
+        inside = {c: values >= self.thresholds[c] for c, values in self._given(scores).items()}
+        size = len(next(iter(inside.values())))
+        return [frozenset(c for c in self.found if inside[c][k]) for k in range(size)]
 
     def save(self, path: str | Path) -> None:
-        """Write the conditions' units and the thresholds to a safetensors file."""
+        """Write the conditions' units, the thresholds and the notes to a safetensors file."""
         index = next(iter(self.found.values())).index
         tensors, metadata = index.to_tensors()
         chosen = {f"chosen.{name}": selection.chosen for name, selection in self.found.items()}
-        own = {"kind": "overlap classifier", "conditions": list(self.found)}
-        save_state_dict(
-            path, {**tensors, **chosen}, {**own, "thresholds": self.thresholds, **metadata}
-        )
+        own = {
+            "kind": "overlap classifier",
+            "conditions": list(self.found),
+            "thresholds": self.thresholds,
+            "notes": self.notes,
+        }
+        save_state_dict(path, {**tensors, **chosen}, {**own, **metadata})
 
     @classmethod
     def load(
@@ -181,9 +196,15 @@ class OverlapClassifier:
                 f"file {path} holds {metadata.get('kind') or 'something else'}: expected an "
                 "overlap classifier, written by OverlapClassifier.save"
             )
-        index = UnitIndex.from_tensors(tensors, metadata)
-        found = {c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]}
-        return cls(found, rank, thresholds=metadata["thresholds"])
+        try:
+            index = UnitIndex.from_tensors(tensors, metadata)
+            found = {c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]}
+            thresholds, notes = metadata["thresholds"], metadata["notes"]
+        except KeyError as error:
+            raise CheckpointError(
+                f"file {path} lacks {error}: expected a whole overlap classifier; save it again"
+            ) from None
+        return cls(found, rank, thresholds=thresholds, notes=notes)
 
     def _overlaps(self, number: int, sample: Any) -> list[float]:
         scores = sample if self.rank is None else self.rank(sample)
@@ -192,9 +213,24 @@ class OverlapClassifier:
                 f"sample {number} is ranked by a {type(scores).__name__}: expected Scores; give "
                 "rank=lambda sample: faig.score([sample], reducer=...), or Scores as samples"
             )
+        if bool((scores.values == scores.values[0]).all()):
+            raise DataError(
+                f"sample {number} scores every unit {float(scores.values[0]):g}: expected some "
+                "above others, or there is no top; the sample leaves both models' outputs alike"
+            )
         return [
             scores.top(count=len(selection)).overlap(selection) for selection in self.found.values()
         ]
+
+    def _given(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {c: torch.as_tensor(scores[c]) for c in self.found if c in scores}
+        shapes = {c: tuple(values.shape) for c, values in found.items()}
+        if shapes.keys() != self.found.keys() or len(set(shapes.values())) > 1:
+            raise DataError(
+                f"the overlap scores are {shapes or 'none'}: expected as many numbers for each of "
+                f"{', '.join(map(repr, self.found))}, as scores(samples) gives"
+            )
+        return found
 
     def _sets(self, labels: Sequence[Label]) -> list[frozenset[str]]:
         sets = [frozenset((label,) if isinstance(label, str) else label) for label in labels]
@@ -208,7 +244,8 @@ class OverlapClassifier:
 
     def _check_thresholds(self) -> None:
         for condition, threshold in self.thresholds.items():
-            if condition not in self.found or not 0 <= threshold <= 1:
+            number = isinstance(threshold, Real) and 0 <= threshold <= 1
+            if condition not in self.found or not number:
                 raise UnitError(
                     f"threshold {condition!r}: {threshold!r} does not fit: expected a number from "
                     f"0 to 1 for {', '.join(map(repr, self.found))}"

@@ -105,6 +105,20 @@ class Selection:
         """Count the selected units of each layer, in the model's order."""
         return {path: int(self.chosen[own].sum()) for path, own in self.index.layers().items()}
 
+    def depth(self) -> float:
+        """Give the centre of mass over the layers: 0 is the first, 1 the last.
+
+        Layers are counted evenly, in the model's order, among those that have units.
+
+        Raises:
+            UnitError: if the selection is empty.
+        """
+        if not len(self):
+            raise UnitError("an empty selection has no depth: select at least one unit")
+        counts = torch.tensor(list(self.by_layer().values()), dtype=torch.float64)
+        places = torch.linspace(0, 1, len(counts), dtype=torch.float64)
+        return float((counts * places).sum() / counts.sum())
+
     def save(self, path: str | Path) -> None:
         """Write the selection and its units to a safetensors file."""
         tensors, metadata = self.index.to_tensors()

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from paramattr.errors import ModelError, UnitError
 from paramattr.parameters import Baseline, align, named_parameters, owners
+from paramattr.reducers import UnitIndex
 from paramattr.selection import Selection
 
 
@@ -95,7 +96,12 @@ def substituted(model: nn.Module, baseline: Baseline, selection: Selection) -> I
         ModelError: if the two are not of one architecture.
         UnitError: if the selection is of another model's units.
     """
-    with _holding(model, _blended(model, align(model, baseline), selection)):
+    own, other = named_parameters(model), align(model, baseline)
+    values = {
+        name: torch.where(mask.to(own[name].device), other[name], own[name])
+        for name, mask in _masks(model, selection)
+    }
+    with holding(model, values):
         yield model
 
 
@@ -118,9 +124,32 @@ def inserted(model: nn.Module, baseline: Baseline, selection: Selection) -> Iter
         ModelError: if the two are not of one architecture.
         UnitError: if the selection is of another model's units.
     """
-    other = align(model, baseline)
-    with _holding(model, {**other, **_blended(model, other, ~selection)}):
+    own, values = named_parameters(model), align(model, baseline)
+    for name, mask in _masks(model, selection):
+        values[name] = torch.where(mask.to(own[name].device), own[name], values[name])
+    with holding(model, values):
         yield model
+
+
+@contextmanager
+def holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Hold other values of some parameters in place, and restore their own to the bit after it.
+
+    Args:
+        model: edited inside the `with` block.
+        values: names of parameters to tensors of their shapes.
+    """
+    parameters = {name: model.get_parameter(name) for name in values}
+    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(values[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(kept[name])
 
 
 def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
@@ -249,49 +278,32 @@ def _value(module: nn.Module, name: str) -> Tensor:
     return value.detach()
 
 
-def _blended(
-    model: nn.Module, other: Mapping[str, Tensor], selection: Selection
-) -> dict[str, Tensor]:
-    own = named_parameters(model)
-    return {
-        name: torch.where(mask.to(own[name].device), other[name], own[name])
-        for name, mask in _masks(model, selection)
-    }
+def check_units(model: nn.Module, index: UnitIndex) -> None:
+    """Refuse units of another model.
 
-
-@contextmanager
-def _holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    parameters = {name: model.get_parameter(name) for name in values}
-    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    try:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(values[name])
-        yield
-    finally:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(kept[name])
+    Raises:
+        UnitError: naming the first parameter that differs.
+    """
+    shapes = {name: tuple(value.shape) for name, value in named_parameters(model).items()}
+    if shapes != index.shapes:
+        differing = [
+            name
+            for name in {**shapes, **index.shapes}
+            if shapes.get(name) != index.shapes.get(name)
+        ]
+        raise UnitError(
+            f"the selection is of another model: parameter {differing[0]!r} is "
+            f"{shapes.get(differing[0], 'missing')} here and "
+            f"{index.shapes.get(differing[0], 'missing')} there; select on this model"
+        )
 
 
 def _masks(model: nn.Module, selection: Selection) -> Iterator[tuple[str, Tensor]]:
-    own = named_parameters(model)
     if not isinstance(selection, Selection):
         raise UnitError(
             f"the selection is a {type(selection).__name__}: expected a Selection, such as "
             "scores.top(fraction=0.01)"
         )
-    shapes = {name: tuple(value.shape) for name, value in own.items()}
-    if shapes != selection.index.shapes:
-        differing = [
-            n
-            for n in {**shapes, **selection.index.shapes}
-            if shapes.get(n) != selection.index.shapes.get(n)
-        ]
-        raise UnitError(
-            f"the selection is of another model: parameter {differing[0]!r} is "
-            f"{shapes.get(differing[0], 'missing')} here and "
-            f"{selection.index.shapes.get(differing[0], 'missing')} there; select on this model"
-        )
+    check_units(model, selection.index)
     for name in selection.index.labels:
         yield name, selection.mask(name)

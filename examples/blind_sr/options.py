@@ -20,6 +20,7 @@ class Network(str, Enum):
 
     srresnet = "srresnet"
     srcnn = "srcnn"
+    two_branch = "two-branch"
 
 
 class Stage(str, Enum):

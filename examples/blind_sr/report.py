@@ -25,7 +25,7 @@ from blind_sr.study import (
     restore,
 )
 from paramattr import Comparison
-from paramattr.plots import plot_comparison
+from paramattr.plots import plot_comparison, plot_distribution
 
 FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
 INPUT_LABELS = {"blur": "blurry", "noise": "noisy", "clean": "clean"}
@@ -181,6 +181,9 @@ def save(
         for condition in MASKS:
             for name, image in zip(photographs.names, outputs[condition], strict=True):
                 write_image(image[0], out / "images" / f"{name}_{condition}_{model}.png")
+    first = {f: rankings[shown][f][0].top(fraction=percents[0] / 100) for f in MASKS}
+    distribution = plot_distribution(first, labels=FUNCTIONS, units="filters")
+    distribution.savefig(out / "distribution.png", dpi=150)
     figure = out / "figure.png"
     _draw(figure, photographs, restored, f"{LABELS[shown]}, {percents[0]:g}% of the filters")
     return figure

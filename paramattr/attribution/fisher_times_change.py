@@ -67,13 +67,14 @@ def fisher_times_change(
                 found, _ = integral.over(sample, whole=False)
                 yield {name: value.square_() for name, value in found.items()}
 
-        settings = {"method": "fisher times change"}
         return mean_magnitude(
             squares,
             loader,
             index,
             device=integral.device,
             checkpoint=checkpoint,
-            settings=None if checkpoint is None else {**settings, **integral.settings()},
+            settings=None
+            if checkpoint is None
+            else {**integral.settings(), "method": "fisher times change"},
             show_progress=show_progress,
         )

@@ -13,7 +13,7 @@ from paramattr.batches import Batch
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError
 from paramattr.estimation import mean_magnitude
-from paramattr.gradients import ObjectiveOfParameters, undisturbed
+from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients, undisturbed
 from paramattr.objectives import Objective, check_callable, described, summed_output
 from paramattr.parameters import named_parameters, pick
 from paramattr.quadrature import Rule, get_rule
@@ -162,6 +162,7 @@ class InputPathIntegratedGradients:
             here = Batch(inputs, None, batch.extra, batch.first)
             for name, gradient in function.gradient(own, here, self._reported).items():
                 sums[name].add_(gradient.to(sums[name].dtype), alpha=weight)
+        check_finite_gradients(sums, batch)
         return sums
 
 
@@ -178,7 +179,12 @@ def _check_ends(batch: Batch) -> None:
             f"the inputs have shapes {shapes} and the baselines {found}: expected a baseline of "
             "each input's shape; give (inputs, baselines)"
         )
-    for one in (*batch.inputs, *baselines):
+    for one, start in zip(batch.inputs, baselines, strict=True):
+        if one.dtype != start.dtype:
+            raise DataError(
+                f"the inputs are {one.dtype} and the baselines {start.dtype}: expected one "
+                "precision for both, the model's"
+            )
         if not one.is_floating_point():
             raise DataError(
                 f"the inputs or baselines are {one.dtype}: expected floating-point numbers, since "

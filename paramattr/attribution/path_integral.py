@@ -13,8 +13,7 @@ from torch import Tensor
 
 from paramattr.batches import Batch
 from paramattr.checkpoints import fingerprint
-from paramattr.errors import ObjectiveError
-from paramattr.gradients import ObjectiveOfParameters
+from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients
 from paramattr.objectives import described
 from paramattr.paths import Path, breakpoints
 from paramattr.quadrature import Rule
@@ -84,21 +83,11 @@ class PathIntegral:
                     sums[name].add_(product, alpha=weight)
                 if whole:
                     total += weight * product.sum(dtype=torch.float64)
-        self._check_finite(sums, total, batch)
+        check_finite_gradients({**sums, "a parameter": total}, batch)
         return sums, total
 
     def _referenced(self, batch: Batch) -> Batch:
         return self.objective.referenced(self.path.evaluate(0.0), batch)
-
-    def _check_finite(self, sums: Attributions, total: Tensor, batch: Batch) -> None:
-        bad = [name for name, value in sums.items() if not torch.isfinite(value).all()]
-        if bad or not torch.isfinite(total):
-            where = f"sample {batch.first}" if len(batch) == 1 else f"samples from {batch.first} on"
-            raise ObjectiveError(
-                f"the gradient with respect to {bad[0] if bad else 'a parameter'!r} is not finite "
-                f"for {where}, somewhere between the models: expected numbers; a square root or "
-                "logarithm of zero has none, so add a small constant inside it"
-            )
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
@@ -107,6 +96,7 @@ class PathIntegral:
         points = (self.path.evaluate(alpha) for alpha in (*places, *inside))  # one at a time
         buffers = dict(self.objective.model.named_buffers())
         return {
+            "method": "parameter path",
             "rule": self.rule.settings(),
             "path": fingerprint(chain(points, [buffers])),
             "objective": described(self.objective.objective),

@@ -45,7 +45,7 @@ def test_patches_are_pieces_of_the_degraded_photograph(photographs):
     """Blurring a patch with its border is blurring the photograph, then cutting the patch."""
     image = photographs[0]
     whole = {c: degrade(image[None] / 255, c)[0] for c in ("clean", "blur")}
-    low, high = Patches([image], side=16, batch_size=24, seed=0, degrading=True).batch(0)
+    low, high = Patches([image], side=16, batch_size=24, seed=0, degradation="mixed").batch(0)
     seen = set()
     for one in low:
         for condition, source in whole.items():
@@ -61,7 +61,7 @@ def test_patches_are_pieces_of_the_degraded_photograph(photographs):
 
 
 def test_a_batch_depends_on_seed_and_iteration_alone(photographs):
-    settings = {"side": 16, "batch_size": 2, "seed": 0, "degrading": True}
+    settings = {"side": 16, "batch_size": 2, "seed": 0, "degradation": "mixed"}
     patches, again = (Patches(photographs, **settings) for _ in range(2))
     patches.batch(0)
     for one, other in zip(patches.batch(5), again.batch(5), strict=True):

@@ -1,0 +1,201 @@
+"""Mask a text classifier's kernels by each method: the worked example of `docs/text.md`, repeated.
+
+    python -m benchmarks.bench_text [--seeds N] [--excerpts N] [--figure PATH]
+
+The code is the page's own, up to its comparison, run anew with each seed. Means and ranges are over
+the seeds; a selectivity is the ratio of the losses of all seeds together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import doctest
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.environment import write_result
+from paramattr import Comparison, compare
+
+PAGE = Path(__file__).parent.parent / "docs" / "text.md"
+FRACTIONS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+SHARES = (0.1, 0.2, 0.3)
+COLOURS = {  # Okabe and Ito
+    "FAIG": "#0072B2",
+    "FAIG, no contrast": "#56B4E9",
+    "gradient x change": "#E69F00",
+    "Fisher x change²": "#009E73",
+    "|change|": "#D55E00",
+    "|weight|": "#CC79A7",
+    "random": "#000000",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the page with every seed, print a line a method, keep all, draw the curves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--excerpts", type=int, default=300, help="held out, for measuring")
+    parser.add_argument("--figure", type=Path, default=PAGE.with_suffix(".png"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    runs, comparisons = [], []
+    for seed in range(options.seeds):
+        started = time.perf_counter()
+        page = run_page(seed)
+        page["text"], page["kinds"] = page["excerpts"](page["unread"], options.excerpts)
+        writings = {"plain": page["plain"], **page["tasks"]}
+        comparison = compare(
+            page["target"],
+            page["baseline"],
+            page["rankings"],
+            page["measures"],
+            fractions=FRACTIONS,
+        )
+        comparisons.append(comparison)
+        runs.append(
+            {
+                "seed": seed,
+                "accuracy": {
+                    model: {name: page["accuracy"](page[model], w) for name, w in writings.items()}
+                    for model in ("baseline", "target")
+                },
+                "accuracy_without_top_fifth": {
+                    task: {
+                        name: page["accuracy"](
+                            page["substitute"](
+                                page["target"], page["baseline"], scores.top(fraction=0.2)
+                            ),
+                            w,
+                        )
+                        for name, w in writings.items()
+                    }
+                    for task, scores in page["rankings"]["FAIG"].items()
+                },
+                "areas": comparison.areas(),
+                "rows": comparison.rows(),
+                "selectivity": comparison.selectivity(0.2),
+                "agreements": comparison.agreements(0.2),
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        )
+        print(f"seed {seed}: {runs[-1]['seconds']} s", flush=True)
+    summary = summarised(comparisons, runs)
+    for row in summary:
+        low, high = row["area_range"]
+        ratios = "  ".join(f"{share:.0%} {row['selectivity'][share]:.2f}" for share in SHARES)
+        print(
+            f"{row['method']:>18} {row['function']:>10}: area {row['area']:.2f} "
+            f"({low:.2f} to {high:.2f}), selectivity {ratios}, own loss at 20% {row['own']:.2f}"
+        )
+    draw(comparisons).savefig(options.figure, dpi=150)
+    command = (
+        f"python -m benchmarks.bench_text --seeds {options.seeds} --excerpts {options.excerpts}"
+    )
+    print(write_result("text", command, {"summary": summary, "runs": runs}))
+
+
+def run_page(seed: int) -> dict[str, Any]:
+    """Run the page's code up to its comparison, and give the names that it made."""
+    found: dict[str, Any] = {"__name__": "page"}
+    for example in doctest.DocTestParser().get_examples(PAGE.read_text()):
+        if example.source.startswith("comparison ="):
+            return found
+        source = f"seed = {seed}\n" if example.source == "seed = 0\n" else example.source
+        exec(compile(source, str(PAGE), "exec"), found)
+    raise SystemExit(f"{PAGE} makes no comparison: expected an example that begins 'comparison ='")
+
+
+def lost(comparison: Comparison, method: str, function: str, measured: str) -> torch.Tensor:
+    """Give what the masked target lost of a task, over the fractions."""
+    values = comparison.curves[method, function, measured].mean()
+    return values - values[0]
+
+
+def summarised(comparisons: list[Comparison], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the seeds together: a row a method and task."""
+    rows = []
+    first = comparisons[0]
+    for method, function, other in first.curves:
+        if function == other:
+            continue
+        areas = [
+            row["value"]
+            for run in runs
+            for row in run["areas"]
+            if (row["method"], row["function"]) == (method, function)
+        ]
+        own, others = (
+            torch.stack([lost(c, method, function, measured) for c in comparisons]).mean(0)
+            for measured in (function, other)
+        )
+        places = {share: first.fractions.index(share) for share in SHARES}
+        rows.append(
+            {
+                "method": method,
+                "function": function,
+                "area": mean(areas),
+                "area_range": [min(areas), max(areas)],
+                "own": float(own[places[0.2]]),
+                "other": float(others[places[0.2]]),
+                "selectivity": {s: float(own[k] / others[k]) for s, k in places.items()},
+            }
+        )
+    return rows
+
+
+def draw(comparisons: list[Comparison]) -> Figure:
+    """Draw the loss of the task sought, and of the other, as each method's kernels go."""
+    figure = Figure(figsize=(9.2, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey="col")
+    percent = [100 * fraction for fraction in comparisons[0].fractions]
+    tasks = list(dict.fromkeys(function for _, function, _ in comparisons[0].curves))
+    for column, task in enumerate(tasks):
+        for row, measured in enumerate((task, *(t for t in tasks if t != task))):
+            axis = axes[row, column]
+            for method, colour in COLOURS.items():
+                values = torch.stack([lost(c, method, task, measured) for c in comparisons])
+                strong = method in ("FAIG", "random")
+                axis.plot(
+                    percent,
+                    values.mean(0),
+                    color=colour,
+                    label=method,
+                    linewidth=3 if strong else 1.6,
+                    linestyle=(0, (4, 2)) if method == "random" else "-",
+                    zorder=3 if strong else 2,
+                )
+                if method == "FAIG":
+                    axis.fill_between(
+                        percent,
+                        values.amin(0),
+                        values.amax(0),
+                        color=colour,
+                        alpha=0.13,
+                        linewidth=0,
+                    )
+            axis.set_title(f"{task} kernels masked: loss on {measured}", fontsize=12)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(labelsize=10)
+            axis.set_xlim(0, 100)
+            if row:
+                axis.set_xlabel("kernels masked (%)", fontsize=11)
+            if not column:
+                axis.set_ylabel("cross entropy above the target's", fontsize=11)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=4,
+        fontsize=11,
+        frameon=False,
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    main()

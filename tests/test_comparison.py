@@ -1,0 +1,310 @@
+"""Methods side by side: the curves of `masking_curve`, shared, averaged and put into tables."""
+
+import pytest
+import torch
+
+from paramattr import (
+    Scores,
+    absolute_change,
+    agreement,
+    compare,
+    insertion_curve,
+    masking_curve,
+    random_scores,
+    squared_error,
+    weight_magnitude,
+)
+from paramattr.comparison import CONTROL, distinct_scores
+from paramattr.curves import Bootstrap
+from paramattr.errors import CheckpointError, ModelError, UnitError
+from tests.tiny import convnet, inputs_for, moved, seeded, tied
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FEW = (0.0, 0.1, 0.5, 1.0)
+BOOTSTRAP = Bootstrap(resamples=50)
+
+
+class Counted:
+    """A measure that counts its calls."""
+
+    def __init__(self, seed, samples=3):
+        self.x = inputs_for(convnet).double()[:samples]
+        self.targets = seeded(lambda: torch.randn(samples, 2, dtype=torch.float64), seed)
+        self.calls = 0
+
+    def __call__(self, model):
+        self.calls += 1
+        return squared_error(model(self.x), self.targets)
+
+
+@pytest.fixture
+def pair():
+    target = convnet().double()
+    return target, moved(target)
+
+
+@pytest.fixture
+def measures():
+    return {"blur": Counted(1), "noise": Counted(2)}
+
+
+def rankings_of(target, baseline):
+    return {
+        "change": absolute_change(target, baseline),
+        "own": {"blur": random_scores(target, seed=7), "noise": random_scores(target, seed=8)},
+        "random": [random_scores(target, seed=seed) for seed in range(2)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("edit", "alone"), [("masking", masking_curve), ("insertion", insertion_curve)]
+)
+def test_every_curve_is_that_of_the_method_alone(pair, measures, edit, alone):
+    rankings = rankings_of(*pair)
+    found = compare(*pair, rankings, measures, fractions=FEW, edit=edit)
+    assert list(found.curves) == [
+        (method, function, measured)
+        for method in rankings
+        for function in measures
+        for measured in measures
+    ]
+    assert found.fractions == FEW
+    for (method, function, measured), curve in found.curves.items():
+        several = rankings[method]
+        several = several[function] if isinstance(several, dict) else several
+        several = [several] if isinstance(several, Scores) else several
+        parts = [alone(*pair, s, measures[measured], fractions=FEW).values for s in several]
+        expected = sum(parts[1:], parts[0]) / len(parts)
+        torch.testing.assert_close(curve.values, expected, rtol=1e-12, atol=1e-12)
+        assert curve.fractions == FEW
+        assert found.rankings[method][function] == several
+    # What is compared differs at all.
+    middle = {key: float(curve.mean()[2]) for key, curve in found.curves.items()}
+    assert len({round(value, 6) for key, value in middle.items() if key[0] == "own"}) == 4
+
+
+def test_what_is_shared_is_measured_once(pair, measures):
+    rankings, steps = rankings_of(*pair), []
+    compare(*pair, rankings, measures, fractions=FEW, advance=steps.append)
+    distinct = [rankings["change"], *rankings["own"].values(), *rankings["random"]]
+    tops = {tuple(s.top(count=round(f * len(s))).chosen.tolist()) for s in distinct for f in FEW}
+    assert {m.calls for m in measures.values()} == {len(tops)}
+    assert steps == [1] * (len(distinct) * len(FEW))
+
+
+def test_distinct_scores_are_listed_once(pair):
+    one, two = (random_scores(pair[0], seed=seed) for seed in (1, 2))
+    spread = {"a": {"f": [one, two], "g": [one]}, "b": {"f": [two], "g": [two]}}
+    assert list(map(id, distinct_scores(spread))) == [id(one), id(two)]
+
+
+def test_a_missing_control_is_three_random_draws(pair, measures):
+    found = compare(*pair, {"change": absolute_change(*pair)}, measures, fractions=FEW)
+    draws = found.rankings[CONTROL]
+    assert list(found.rankings) == ["change", CONTROL]
+    assert draws["blur"] == draws["noise"]
+    assert len(draws["blur"]) == 3
+    for place, one in enumerate(draws["blur"]):
+        assert torch.equal(one.values, random_scores(pair[0], seed=place).values)
+    parts = [masking_curve(*pair, s, measures["blur"], fractions=FEW).values for s in draws["blur"]]
+    torch.testing.assert_close(found.curves[CONTROL, "noise", "blur"].values, sum(parts) / 3)
+    again = compare(*pair, {"change": absolute_change(*pair)}, measures, fractions=FEW)
+    for key, curve in found.curves.items():
+        assert torch.equal(curve.values, again.curves[key].values)
+
+
+def test_a_control_that_is_given_is_kept(pair, measures):
+    own = random_scores(pair[0], seed=77)
+    found = compare(*pair, {"random": own}, measures, fractions=FEW)
+    assert found.rankings == {"random": {"blur": [own], "noise": [own]}}
+    for row in found.areas():
+        assert row["value"] == row["low"] == row["high"] == 0
+
+
+def test_rankings_and_the_random_state_are_left_alone(pair, measures):
+    rankings = rankings_of(*pair)
+    del rankings["random"]
+    torch.manual_seed(3)
+    before = torch.get_rng_state().clone()
+    state = {name: value.clone() for name, value in pair[0].state_dict().items()}
+    compare(*pair, rankings, measures, fractions=FEW)
+    assert list(rankings) == ["change", "own"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(pair[0].state_dict()[name], value) for name, value in state.items())
+
+
+# Tables
+
+
+@pytest.fixture
+def comparison(pair, measures):
+    return compare(*pair, rankings_of(*pair), measures, fractions=FEW, bootstrap=BOOTSTRAP)
+
+
+def test_rows_hold_every_curves_values(comparison):
+    rows = comparison.rows()
+    assert len(rows) == len(comparison.curves) * len(FEW)
+    keys = ["method", "function", "measured", "fraction", "value", "low", "high"]
+    for row in rows:
+        assert list(row) == keys
+        curve = comparison.curves[row["method"], row["function"], row["measured"]]
+        assert row["value"] == pytest.approx(float(curve.mean()[FEW.index(row["fraction"])]))
+        assert tuple(row.values())[4:] == curve.at(row["fraction"], BOOTSTRAP)
+    some = comparison.rows([0.5, 0.1])
+    assert some == [row for row in rows if row["fraction"] in (0.1, 0.5)]
+    with pytest.raises(UnitError, match=r"0\.3 was not measured"):
+        comparison.rows([0.3])
+
+
+def test_areas_are_of_each_functions_own_measure(comparison):
+    areas = comparison.areas()
+    assert [(row["method"], row["function"]) for row in areas] == [
+        (method, function) for method in comparison.rankings for function in ("blur", "noise")
+    ]
+    for row in areas:
+        own = comparison.curves[row["method"], row["function"], row["function"]]
+        control = comparison.curves["random", row["function"], row["function"]]
+        assert tuple(row.values())[2:] == own.area(control, BOOTSTRAP)
+        assert (row["value"] == 0) == (row["method"] == "random")
+        assert list(row) == ["method", "function", "value", "low", "high"]
+
+
+def test_selectivity_divides_by_each_other_function(comparison):
+    rows = comparison.selectivity(0.5)
+    assert [(r["method"], r["function"], r["other"]) for r in rows] == [
+        (method, *pair)
+        for method in comparison.rankings
+        for pair in (("blur", "noise"), ("noise", "blur"))
+    ]
+    for row in rows:
+        key = (row["method"], row["function"])
+        own, other = (comparison.curves[(*key, m)].mean() for m in (key[1], row["other"]))
+        expected = abs(float(own[2] - own[0])) / abs(float(other[2] - other[0]))
+        assert row["value"] == pytest.approx(expected)
+        assert row["fraction"] == 0.5
+        assert row["low"] <= row["high"]
+
+
+def test_agreements_are_of_every_two_methods(comparison):
+    rows = comparison.agreements(0.25)
+    assert [(r["method"], r["other"], r["function"]) for r in rows] == [
+        (one, two, function)
+        for one, two in (("change", "own"), ("change", "random"), ("own", "random"))
+        for function in ("blur", "noise")
+    ]
+    for row in rows:
+        one, two = (
+            comparison.rankings[row[which]][row["function"]][0] for which in ("method", "other")
+        )
+        found = agreement(one, two, fraction=0.25)
+        assert (row["spearman"], row["overlap"]) == found
+
+
+def test_the_default_bootstrap_has_1000_resamples_at_95_percent(pair, measures):
+    found = compare(*pair, {"change": absolute_change(*pair)}, measures, fractions=(0, 1))
+    assert found.bootstrap == Bootstrap(level=0.95, resamples=1000, seed=0)
+    assert (
+        compare(
+            *pair, {"c": absolute_change(*pair)}, measures, fractions=(0, 1), bootstrap=BOOTSTRAP
+        ).bootstrap
+        == BOOTSTRAP
+    )
+
+
+def test_functions_may_be_measured_on_different_samples(pair):
+    found = compare(
+        *pair,
+        {"change": absolute_change(*pair)},
+        {"blur": Counted(1), "noise": Counted(2, samples=2)},
+        fractions=FEW,
+    )
+    assert found.curves["change", "blur", "noise"].values.shape == (len(FEW), 2)
+    assert len(found.selectivity(0.5)) == 4
+    assert len(found.areas()) == 4
+
+
+def test_an_interrupted_comparison_goes_on_from_its_checkpoint(pair, measures, tmp_path):
+    rankings = rankings_of(*pair)
+    straight = compare(*pair, rankings, measures, fractions=FEW)
+    whole = measures["noise"].calls
+    measures["noise"].calls = 0
+
+    class Stopped(Exception):
+        pass
+
+    def stopping(model):
+        if measures["noise"].calls == 5:
+            raise Stopped
+        return measures["noise"](model)
+
+    file = tmp_path / "kept"
+    with pytest.raises(Stopped):
+        compare(*pair, rankings, {**measures, "noise": stopping}, fractions=FEW, checkpoint=file)
+    measures["noise"].calls = 0
+    resumed = compare(*pair, rankings, measures, fractions=FEW, checkpoint=file)
+    assert measures["noise"].calls == whole - 5 + 3  # both models, at each start
+    for key, curve in straight.curves.items():
+        assert torch.equal(curve.values, resumed.curves[key].values)
+    with pytest.raises(CheckpointError, match="other"):
+        compare(*pair, rankings, measures, fractions=FEW, checkpoint=file, edit="insertion")
+
+
+# Mistakes, before any measuring
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rankings": {}}, UnitError, "at least one ranking and one measure"),
+        ({"measures": {}}, UnitError, "at least one ranking and one measure"),
+        (
+            {"rankings": {"own": {"blur": random_scores(convnet())}}},
+            UnitError,
+            "method 'own' has no ranking for 'noise': found 'blur'",
+        ),
+        ({"rankings": {"own": {}}}, UnitError, "no ranking for 'blur': found none"),
+        ({"rankings": {"own": []}}, UnitError, r"of method 'own' is \[\]: expected Scores"),
+        ({"rankings": {"own": [torch.ones(12)]}}, UnitError, "expected Scores, or a list"),
+        ({"rankings": {"own": 3}}, UnitError, "method 'own' is 3: expected"),
+        (
+            {
+                "rankings": {
+                    "own": random_scores(convnet()),
+                    "other": random_scores(convnet(), reducer="scalar"),
+                }
+            },
+            UnitError,
+            "comparing 'other' needs the same units",
+        ),
+        (
+            {
+                "rankings": {
+                    "own": [random_scores(convnet()), weight_magnitude(tied(), reducer="layer")]
+                }
+            },
+            UnitError,
+            "comparing 'own' needs the same units",
+        ),
+        (
+            {"rankings": {"own": random_scores(tied(), reducer="scalar")}},
+            UnitError,
+            "of another model",
+        ),
+        ({"fractions": (0, 2)}, UnitError, "fraction 2: expected a share"),
+        ({"fractions": ()}, UnitError, "there is no fraction"),
+        ({"edit": "deletion"}, UnitError, "'deletion' is not known"),
+        ({"model": convnet().double().train()}, ModelError, "in training mode"),
+        ({"baseline": tied()}, ModelError, "missing in the baseline"),
+    ],
+)
+def test_mistakes_are_found_before_measuring(pair, measures, change, error, message):
+    arguments = {
+        "model": pair[0],
+        "baseline": pair[1],
+        "rankings": {"change": absolute_change(*pair)},
+        "measures": measures,
+        "fractions": FEW,
+    }
+    with pytest.raises(error, match=message):
+        compare(**{**arguments, **change})
+    assert [m.calls for m in measures.values()] == [0, 0]
