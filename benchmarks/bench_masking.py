@@ -6,13 +6,9 @@ python -m benchmarks.bench_masking [--images DIR] [--crop N] [--steps N] [--name
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-from benchmarks.environment import write_result
+from benchmarks.command import keep
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,25 +23,13 @@ def main(arguments: list[str] | None = None) -> None:
     words = ["blindsr", "mask", "--crop", str(options.crop), "--steps", str(options.steps)]
     for pct in options.pct:
         words += ["--pct", f"{pct:g}"]
-    images = [] if options.images is None else ["--images", str(options.images)]
-    started = time.perf_counter()
-    ran = subprocess.run(
-        [str(Path(sys.executable).with_name("paramattr")), *words, *images, "--json"],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    seconds = round(time.perf_counter() - started, 1)
-    result = json.loads(ran.stdout)
-    shown = [] if options.images is None else ["--images", options.images.name]
-    command = " ".join(["paramattr", *words, *shown, "--json"])
-    path = write_result(options.name, command, {"seconds": seconds, **result})
+    result = keep(options.name, words, options.images, [])
     for row in result["ratios"]:
         if row["method"] == "faig":
             print(
                 f"{row['mask']:>5} {row['pct']:>3g}%  over random {row['over_random']:6.1f}  "
                 f"over the other degradation {row['over_other']:6.1f}"
             )
-    print(f"{seconds} s, {path}")
 
 
 if __name__ == "__main__":

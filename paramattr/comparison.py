@@ -82,6 +82,34 @@ class Comparison:
             if function == measured
         ]
 
+    def leads(self, fraction: float) -> list[dict[str, Any]]:
+        """Give how far the first method is ahead of each other one, sample by sample.
+
+        Intervals of two methods may overlap though one is ahead on nearly every sample: this is
+        the interval of the difference itself, over paired samples.
+
+        Returns:
+            Rows of `method` (the first), `other`, `function`, `fraction`, `value`, `low`, `high`:
+            the first method's measure of the function minus the other's.
+        """
+        first = next(iter(self.rankings))
+        rows = []
+        for (method, function, measured), curve in self.curves.items():
+            if function == measured and method != first:
+                own = self.curves[first, function, function]
+                place = self.fractions.index(float(fraction))
+                lead = Curve((fraction,), (own.values - curve.values)[place : place + 1])
+                rows.append(
+                    {
+                        "method": first,
+                        "other": method,
+                        "function": function,
+                        "fraction": fraction,
+                        **lead.at(fraction, self.bootstrap)._asdict(),
+                    }
+                )
+        return rows
+
     def selectivity(self, fraction: float) -> list[dict[str, Any]]:
         """Give what each function lost over what another lost, with the same units exchanged.
 

@@ -308,3 +308,19 @@ def test_mistakes_are_found_before_measuring(pair, measures, change, error, mess
     with pytest.raises(error, match=message):
         compare(**{**arguments, **change})
     assert [m.calls for m in measures.values()] == [0, 0]
+
+
+def test_leads_are_paired_differences_from_the_first_method(pair, measures):
+    rankings = rankings_of(*pair)
+    comparison = compare(*pair, rankings, measures, fractions=FEW)
+    first, fraction = next(iter(rankings)), FEW[1]
+    rows = comparison.leads(fraction)
+    assert {row["other"] for row in rows} == {*rankings, "random"} - {first}
+    for row in rows:
+        assert row["method"] == first
+        own, other = (
+            comparison.curves[method, row["function"], row["function"]].values[1]
+            for method in (first, row["other"])
+        )
+        assert row["value"] == pytest.approx(float((own - other).mean()))
+        assert row["low"] <= row["value"] <= row["high"]

@@ -82,6 +82,7 @@ def result_rows(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
     """Give all that a comparison says, as lists of rows."""
     tables = {
         "areas": comparison.areas(),
+        "leads": [row for f in TABLE for row in comparison.leads(f)],
         "selectivity": [row for f in TABLE for row in comparison.selectivity(f)],
         "agreement": comparison.agreements(TABLE[0]),
     }

@@ -97,7 +97,7 @@ def comparison_tables(result: dict[str, Any]) -> list[Table]:
         table.add_column("x other", justify="right", no_wrap=True)
         table.add_column("area", justify="right", no_wrap=True)
         for method in dict.fromkeys(r["method"] for r in result["rows"]):
-            cells = [_with_interval(rows[method, function, function, pct]) for pct in percents]
+            cells = [with_interval(rows[method, function, function, pct]) for pct in percents]
             ratio = ratios[method, function, percents[0] / 100]
             area = areas[method, function]
             table.add_row(LABELS[method], *cells, _times(ratio), f"{area['value']:.2f}")
@@ -236,7 +236,8 @@ def _moved(restored: dict[str, Outputs], condition: str, model: str, number: int
     return float(output_difference(*pair))
 
 
-def _with_interval(row: dict[str, Any]) -> str:
+def with_interval(row: dict[str, Any]) -> str:
+    """Write an output difference with its interval."""
     return f"{row['difference_x1000']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
 
 

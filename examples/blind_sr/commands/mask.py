@@ -91,6 +91,8 @@ def mask(
     with progress("masking", len(distinct_scores(rankings)) * len(percents)) as advance:
         rows = study.mask(pair, photographs, rankings, percents, target, advance=advance)
     ratios = study.ratios(rows)
+    shown = rankings[names[0]]
+    depth = {f: shown[f][0].top(fraction=percents[0] / 100).depth() for f in study.MASKS}
     result = {
         "network": network.value,
         "images": photographs.names,
@@ -102,6 +104,7 @@ def mask(
         "psnr": psnr,
         "rows": rows,
         "ratios": ratios,
+        "depth": depth,
     }
     # Printed first: what is computed is not lost where it cannot be saved.
     console = Console()
