@@ -32,6 +32,7 @@ from paramattr.objectives import (
     summed_output,
 )
 from paramattr.paths import PiecewiseLinear, StraightLine
+from paramattr.prediction import OverlapClassifier
 from paramattr.reducers import Unit, UnitIndex, Units, only
 from paramattr.scores import Scores
 from paramattr.selection import Selection
@@ -45,6 +46,7 @@ __all__ = [
     "Comparison",
     "Curve",
     "InputPathIntegratedGradients",
+    "OverlapClassifier",
     "ParamattrError",
     "ParameterPathIntegratedGradients",
     "PiecewiseLinear",

@@ -122,6 +122,9 @@ class SelfReference:
 
         FAIG(target, baseline, objective=self_reference).score(inputs_alone, reducer="kernel")
 
+    At the target itself it is zero and flat: a gradient taken there (`gradient_times_change` at the
+    target, `fisher_times_change`) is zero everywhere.
+
     Attributes:
         distance: the objective between an output and the target's.
     """

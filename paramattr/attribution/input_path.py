@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 from paramattr.batches import Batch
 from paramattr.checkpoints import fingerprint
-from paramattr.errors import DataError
+from paramattr.errors import DataError, ObjectiveError
 from paramattr.estimation import mean_magnitude
 from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients, undisturbed
-from paramattr.objectives import Objective, check_callable, described, summed_output
+from paramattr.objectives import (
+    Objective,
+    SelfReference,
+    check_callable,
+    described,
+    summed_output,
+)
 from paramattr.parameters import named_parameters, pick
 from paramattr.quadrature import Rule, get_rule
 from paramattr.reducers import Reducer, UnitIndex
@@ -36,6 +42,7 @@ class InputPathIntegratedGradients:
 
     Raises:
         ModelError: if `parameters` does not fit the model.
+        ObjectiveError: for an objective that cannot be called, or `self_reference`.
 
     Source: Xie et al. 2021, Sec. 5.2.1 ("modified IG"); after IntInf, Leino et al. 2018.
 
@@ -53,6 +60,11 @@ class InputPathIntegratedGradients:
         parameters: Iterable[str] | Callable[[str, Tensor], bool] | None = None,
     ) -> None:
         check_callable(objective)
+        if isinstance(objective, SelfReference):
+            raise ObjectiveError(
+                "self_reference needs targets, and the path of inputs has none to offer: expected "
+                "an objective of the output alone, such as paramattr.summed_output"
+            )
         self.model, self.objective = model, objective
         self._reported = pick(model, parameters)
 
