@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command, keep its rows and print Tab. 2."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, help="folder; the bundled photographs by default")
-    parser.add_argument("--crop", type=int, default=48)
+    parser.add_argument("--crop", type=int, default=40)
     parser.add_argument("--units", default="kernel")
     parser.add_argument("--methods", default="all")
     parser.add_argument("--network", default="srresnet")

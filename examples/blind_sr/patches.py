@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from blind_sr.degradations import BLUR_RADIUS, add_noise, blur_valid, downsample, to_8bit
-from blind_sr.images import centre_crop, check_size, find_images, read_image
-from paramattr.errors import DataError
+from blind_sr.images import bundled_files, centre_crop, check_size, find_images, read_image
+from paramattr.errors import DataError, ParamattrError
+
+DEGRADATIONS: dict[str, tuple[float, float]] = {
+    "clean": (0.0, 0.0),
+    "mixed": (0.5, 0.5),
+    "blur": (1.0, 0.0),
+    "noise": (0.0, 1.0),
+}
+"""What training does to its inputs: the probability of blur, and of noise, independently."""
 
 HELD_OUT = 8
 VALIDATION_CROP = 128
@@ -29,7 +37,10 @@ class Patches:
         side: of a high-resolution patch in pixels, even.
         batch_size: patches a batch.
         seed: of every draw.
-        degrading: whether inputs are blurred and noisy, each with probability 0.5.
+        degradation: of `DEGRADATIONS`.
+
+    Raises:
+        ParamattrError: for an unknown degradation.
     """
 
     def __init__(
@@ -39,9 +50,15 @@ class Patches:
         side: int,
         batch_size: int,
         seed: int,
-        degrading: bool,
+        degradation: str,
     ) -> None:
-        self.side, self.batch_size, self.seed, self.degrading = side, batch_size, seed, degrading
+        if degradation not in DEGRADATIONS:
+            raise ParamattrError(
+                f"degradation {degradation!r} is not known: expected one of "
+                f"{', '.join(DEGRADATIONS)}"
+            )
+        self.side, self.batch_size, self.seed = side, batch_size, seed
+        self.chances = DEGRADATIONS[degradation]
         border = (BLUR_RADIUS, BLUR_RADIUS)
         self.padded = [
             np.pad(photograph.numpy(), ((0, 0), border, border), mode="reflect")
@@ -56,8 +73,9 @@ class Patches:
         ).float()
         crops /= 255
         high = crops[..., BLUR_RADIUS:-BLUR_RADIUS, BLUR_RADIUS:-BLUR_RADIUS]
-        blurred = torch.from_numpy(draw.random(self.batch_size) < 0.5) & self.degrading
-        noisy = torch.from_numpy(draw.random(self.batch_size) < 0.5) & self.degrading
+        blurred, noisy = (
+            torch.from_numpy(draw.random(self.batch_size) < chance) for chance in self.chances
+        )
         low = downsample(high)
         if blurred.any():
             low[blurred] = downsample(blur_valid(crops[blurred]))
@@ -79,26 +97,50 @@ class Patches:
 def load_photographs(
     folder: str | Path, patch: int
 ) -> tuple[list[UInt8[Tensor, "3 h w"]], Float[Tensor, "n 3 s s"]]:
-    """Read a folder and hold some photographs out for validation.
-
-    Returns:
-        The training photographs (those smaller than a patch are an error that names the file),
-        and the middle 128x128 of 8 photographs spread evenly over those that are large enough.
+    """Read a folder and hold some photographs out for validation: see `hold_out`.
 
     Raises:
         DataError: for a missing or empty folder, an unreadable or too small file, or a folder
             of fewer than 16 photographs.
     """
-    files = find_images(folder)
-    photographs = {path: read_image(path) for path in files}
-    for path, photograph in photographs.items():
-        check_size(photograph, patch, path)
-    large = [p for p in files if min(photographs[p].shape[1:]) >= VALIDATION_CROP]
+    return hold_out(read_photographs(folder, patch))
+
+
+def hold_out(
+    photographs: Mapping[Path, UInt8[Tensor, "3 h w"]],
+) -> tuple[list[UInt8[Tensor, "3 h w"]], Float[Tensor, "n 3 s s"]]:
+    """Hold some photographs out for validation.
+
+    Returns:
+        The training photographs, and the middle 128x128 of 8 others, spread evenly over those that
+        are large enough.
+
+    Raises:
+        DataError: for fewer than 16 that are large enough.
+    """
+    large = [p for p, image in photographs.items() if min(image.shape[1:]) >= VALIDATION_CROP]
     if len(large) < 2 * HELD_OUT:
+        folder = next(iter(photographs)).parent
         raise DataError(
             f"folder {folder} has {len(large)} photographs of at least {VALIDATION_CROP} pixels a "
             f"side: at least {2 * HELD_OUT} are needed, {HELD_OUT} of them for validation"
         )
     held_out = large[:: len(large) // HELD_OUT][:HELD_OUT]
-    crops = [centre_crop(photographs.pop(path), VALIDATION_CROP) for path in held_out]
-    return list(photographs.values()), torch.stack(crops).float() / 255
+    crops = [centre_crop(photographs[path], VALIDATION_CROP) for path in held_out]
+    training = [image for path, image in photographs.items() if path not in held_out]
+    return training, torch.stack(crops).float() / 255
+
+
+def read_photographs(folder: str | Path | None, patch: int) -> dict[Path, UInt8[Tensor, "3 h w"]]:
+    """Read all photographs of a folder, or those that scikit-image brings along.
+
+    Raises:
+        DataError: for a missing or empty folder, or a file that is unreadable or smaller than a
+            patch.
+    """
+    files = bundled_files() if folder is None else find_images(folder)
+    photographs = {}
+    for path in files:
+        photographs[path] = read_image(path)
+        check_size(photographs[path], patch, path)
+    return photographs

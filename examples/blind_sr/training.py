@@ -1,4 +1,4 @@
-"""Training of baseline and target: L1, Adam, averaged weights, resumable after a kill."""
+"""Training of one network: L1, Adam, averaged weights, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -24,15 +25,22 @@ from blind_sr.degradations import degrade
 from blind_sr.measures import psnr
 from blind_sr.networks import build
 from blind_sr.patches import Patches
+from paramattr import Selection, retrain_only
 from paramattr.checkpoints import save_state_dict
-from paramattr.errors import CheckpointError
+from paramattr.errors import CheckpointError, ParamattrError
 
-STAGES: dict[str, tuple[str, ...]] = {
-    "baseline": ("clean",),
-    "target": ("clean", "blur", "noise", "both"),
+STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "baseline": ("clean", ("clean",)),
+    "target": ("mixed", ("clean", "blur", "noise", "both")),
+    "blur": ("blur", ("blur",)),
+    "noise": ("noise", ("noise",)),
 }
-"""Stage of training: the conditions it learns, which are also those it is validated on."""
+"""Stage of training: what is done to its inputs, and the conditions it is validated on.
 
+The last two are retraining on one degradation alone.
+"""
+
+PRECISIONS = ("bfloat16", "float32")
 VALIDATE_EVERY = 200
 SAVE_EVERY = 50
 
@@ -43,7 +51,8 @@ class Recipe:
 
     Attributes:
         network: `"srresnet"` or `"srcnn"`.
-        stage: `"baseline"` (clean input) or `"target"` (blur and noise, each with probability 0.5).
+        stage: of `STAGES`: `"baseline"` (clean input), `"target"` (blur and noise, each with
+            probability 0.5), or retraining on `"blur"` or `"noise"` alone.
         iterations: optimiser steps.
         learning_rate: the peak of the one-cycle schedule.
         batch_size: patches a step.
@@ -53,6 +62,11 @@ class Recipe:
         seed: of the first weights and of every patch.
         precision: `"bfloat16"` (autocast) or `"float32"`; see `fast_precision`.
         device: where to train.
+        name: of the files; `NETWORK_STAGE` where it is empty.
+        selection: digest of the entries that alone are trained; empty for all.
+
+    Raises:
+        ParamattrError: for a rate, patch or precision that cannot be.
     """
 
     network: str
@@ -65,6 +79,27 @@ class Recipe:
     seed: int = 0
     precision: str = "float32"
     device: str = "cpu"
+    name: str = ""
+    selection: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < float("inf"):
+            raise ParamattrError(
+                f"learning rate is {self.learning_rate:g}: expected a number above 0, such as 2e-4"
+            )
+        if self.patch % 2:
+            raise ParamattrError(
+                f"patch is {self.patch}: expected an even number of pixels, such as 64"
+            )
+        if self.precision not in PRECISIONS:
+            raise ParamattrError(
+                f"precision {self.precision!r} is not known: expected auto, {', '.join(PRECISIONS)}"
+            )
+
+    @property
+    def stem(self) -> str:
+        """What the files are called."""
+        return self.name or f"{self.network}_{self.stage}"
 
 
 def fast_precision(device: str) -> str:
@@ -80,23 +115,27 @@ def fast_precision(device: str) -> str:
 def train_stage(
     recipe: Recipe,
     photographs: Sequence[UInt8[Tensor, "3 h w"]],
-    held_out: Float[Tensor, "n 3 s s"],
+    held_out: Float[Tensor, "n 3 s s"] | None,
     out: str | Path,
     *,
     initial: dict[str, Tensor] | None = None,
+    selection: Selection | None = None,
     resume: bool = False,
     force: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Train one stage and keep the averaged weights that did best on the held-out photographs.
 
+    A folder that holds the weights of a stage without held-out photographs holds all of it.
+
     Args:
         recipe: what to train, and how.
         photographs: 8-bit training photographs.
-        held_out: validation crops in [0, 1].
-        out: folder for `NETWORK_STAGE.safetensors`, the log (`.csv`) and the running state
-            (`.ckpt`).
+        held_out: validation crops in [0, 1]; with None, the last averaged weights are kept.
+        out: folder for `NETWORK_STAGE.safetensors`, the log (`.csv`), its curves (`.png`) and the
+            running state (`.ckpt`).
         initial: weights to start from; the target starts from the baseline's.
+        selection: the entries that alone are trained; all by default.
         resume: go on from the running state where there is one.
         force: start afresh over what is there.
         console: where to draw the progress bar; none by default.
@@ -111,8 +150,8 @@ def train_stage(
     out = Path(out)
     check_free(recipe, out, resume=resume, force=force)
     out.mkdir(parents=True, exist_ok=True)
-    weights, log, state = _files(recipe, out)
-    run = _Run(recipe, initial, state)
+    weights, log, curves, state = _files(recipe, out)
+    run = _Run(recipe, initial, selection, state)
     if state.exists() and resume:
         run.load()
     patches = Patches(
@@ -120,7 +159,7 @@ def train_stage(
         side=recipe.patch,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
-        degrading=recipe.stage == "target",
+        degradation=STAGES[recipe.stage][0],
     )
     columns = (
         TextColumn("{task.description}"),
@@ -131,24 +170,26 @@ def train_stage(
     )
     console = console or Console(quiet=True)
     with Progress(*columns, console=console, disable=console.quiet) as progress:
-        task = progress.add_task(
-            f"{recipe.network} {recipe.stage}", total=recipe.iterations, quality=""
-        )
+        task = progress.add_task(recipe.stem.replace("_", " "), total=recipe.iterations, quality="")
         while True:
             finished = run.iteration == recipe.iterations
             if (run.iteration % VALIDATE_EVERY == 0 or finished) and not run.validated():
                 quality = run.validate(held_out)
-                if quality > run.best:
+                if quality is not None and quality > run.best:
                     run.best = quality
-                    metadata = {**asdict(recipe), "iteration": run.iteration, "psnr": quality}
-                    save_state_dict(weights, run.average.module.state_dict(), metadata)
+                    run.keep(weights, psnr=quality)
                 _write_log(log, run.rows)
+                if held_out is not None or finished:
+                    _draw(curves, run.rows, recipe.stem.replace("_", " "))
             if run.iteration % SAVE_EVERY == 0 or finished:
                 run.save()
-            progress.update(task, completed=run.iteration, quality=f"{run.best:.2f} dB")
+            best = "" if held_out is None else f"{run.best:.2f} dB"
+            progress.update(task, completed=run.iteration, quality=best)
             if finished:
                 break
             run.step(*patches.batch(run.iteration))
+    if held_out is None:  # after all else: who finds the weights finds a finished stage
+        run.keep(weights)
     return weights
 
 
@@ -158,30 +199,36 @@ def check_free(recipe: Recipe, out: str | Path, *, resume: bool, force: bool) ->
     Raises:
         CheckpointError: if `out` already holds this stage and neither `resume` nor `force` is set.
     """
-    weights, _, state = _files(recipe, Path(out))
+    weights, _, _, state = _files(recipe, Path(out))
     if (weights.exists() or state.exists()) and not (force or (resume and state.exists())):
         raise CheckpointError(
-            f"folder {out} already holds a {recipe.network} {recipe.stage}: give --resume to go on "
-            "with it, --force to start afresh over it, or another folder"
+            f"folder {out} already holds {recipe.stem}: give --resume to go on with it, --force to "
+            "start afresh over it, or another folder"
         )
 
 
 def _files(recipe: Recipe, out: Path) -> list[Path]:
-    stem = f"{recipe.network}_{recipe.stage}"
-    return [out / f"{stem}.{suffix}" for suffix in ("safetensors", "csv", "ckpt")]
+    return [out / f"{recipe.stem}.{suffix}" for suffix in ("safetensors", "csv", "png", "ckpt")]
 
 
 class _Run:
     """The state of a stage that changes while it trains; all of it is saved and restored."""
 
-    def __init__(self, recipe: Recipe, initial: dict[str, Tensor] | None, state_file: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        initial: dict[str, Tensor] | None,
+        selection: Selection | None,
+        state_file: Path,
+    ) -> None:
         self.recipe, self.state_file = recipe, state_file
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model = build(recipe.network)
         if initial is not None:
             model.load_state_dict(initial)
-        self.model = model.to(recipe.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(recipe.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model if selection is None else retrain_only(model, selection)
         self.average = AveragedModel(self.model, multi_avg_fn=partial(_average, recipe.ema))
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
@@ -218,7 +265,7 @@ class _Run:
         return bool(self.rows) and self.rows[-1]["iteration"] == self.iteration
 
     @torch.no_grad()
-    def validate(self, held_out: Tensor) -> float:
+    def validate(self, held_out: Tensor | None) -> float | None:
         row: dict[str, float | None] = {
             "iteration": self.iteration,
             "loss": float(np.mean(self.losses)) if self.losses else None,
@@ -227,15 +274,20 @@ class _Run:
         }
         model: nn.Module = self.average.module.eval()
         qualities: list[float] = []
-        for condition in STAGES[self.recipe.stage]:
-            low = degrade(held_out, condition, torch.Generator().manual_seed(0))
-            low = low.to(self.recipe.device)
-            output = torch.cat([model(one) for one in low.split(1)]).cpu()
-            qualities.append(float(psnr(output, held_out).mean()))
-            row[f"psnr_{condition}"] = qualities[-1]
+        if held_out is not None:
+            for condition in STAGES[self.recipe.stage][1]:
+                low = degrade(held_out, condition, torch.Generator().manual_seed(0))
+                low = low.to(self.recipe.device)
+                output = torch.cat([model(one) for one in low.split(1)]).cpu()
+                qualities.append(float(psnr(output, held_out).mean()))
+                row[f"psnr_{condition}"] = qualities[-1]
         self.losses = []
         self.rows.append(row)
-        return float(np.mean(qualities))
+        return float(np.mean(qualities)) if qualities else None
+
+    def keep(self, weights: Path, **metadata: Any) -> None:
+        kept = {**asdict(self.recipe), "iteration": self.iteration, **metadata}
+        save_state_dict(weights, self.average.module.state_dict(), kept)
 
     def save(self) -> None:
         partial = self.state_file.with_suffix(".partial")
@@ -262,11 +314,14 @@ class _Run:
                 f"the running state {self.state_file} cannot be read ({type(error).__name__}): "
                 "expected the whole file; give --force to start afresh"
             ) from None
-        if state["recipe"] != asdict(self.recipe):
-            changed = [k for k, v in asdict(self.recipe).items() if state["recipe"].get(k) != v]
+        # A state from before a field was there was made with its default.
+        defaults = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
+        made = {**defaults, **state["recipe"]}
+        changed = [k for k, v in asdict(self.recipe).items() if made.get(k) != v]
+        if changed:
             raise CheckpointError(
                 f"the running state {self.state_file} was made with another recipe: "
-                + ", ".join(f"{k} was {state['recipe'].get(k)!r}" for k in changed)
+                + ", ".join(f"{k} was {made.get(k)!r}" for k in changed)
                 + "; give the same options, another folder, or --force to start afresh"
             )
         for name, part in self._parts().items():
@@ -294,3 +349,22 @@ def _write_log(path: Path, rows: list[dict[str, float | None]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _draw(path: Path, rows: list[dict[str, float | None]], title: str) -> None:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.subplots()
+    left.set(title=title, xlabel="iteration", ylabel="L1 loss, mean since the point before")
+    losses = [(row["iteration"], row["loss"]) for row in rows if row["loss"] is not None]
+    lines = left.plot(*zip(*losses, strict=True), "k.--", label="loss") if losses else []
+    conditions = [name for name in rows[0] if name.startswith("psnr_")]
+    if conditions:
+        right = left.twinx()
+        right.set_ylabel("PSNR in dB, held-out photographs")
+        for number, name in enumerate(conditions):
+            points = [(row["iteration"], row[name]) for row in rows]
+            label = f"PSNR, {name.removeprefix('psnr_')}"
+            lines += right.plot(*zip(*points, strict=True), f"C{number}.-", label=label)
+    if lines:
+        figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.savefig(path, dpi=150)

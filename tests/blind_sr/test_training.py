@@ -6,12 +6,12 @@ from torch import nn
 
 from blind_sr import training
 from blind_sr.degradations import degrade
-from blind_sr.images import write_image
+from blind_sr.images import read_image, write_image
 from blind_sr.networks import SRResNet
 from blind_sr.patches import Patches, load_photographs
 from blind_sr.training import Recipe, train_stage
-from paramattr import load_state_dict
-from paramattr.errors import CheckpointError, DataError
+from paramattr import load_state_dict, random_scores
+from paramattr.errors import CheckpointError, DataError, ParamattrError
 
 RECIPE = Recipe("srresnet", "target", iterations=7, learning_rate=1e-3, batch_size=2, patch=16)
 
@@ -21,6 +21,14 @@ def small(monkeypatch):
     monkeypatch.setattr(training, "build", lambda network: SRResNet(features=4, blocks=1))
     monkeypatch.setattr(training, "VALIDATE_EVERY", 3)
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch):
+    """Take figures down instead of drawing them, which would be most of the time here."""
+    found = []
+    monkeypatch.setattr(training, "_draw", lambda path, rows, title: found.append(len(rows)))
+    return found
 
 
 @pytest.fixture
@@ -58,6 +66,49 @@ def test_patches_are_pieces_of_the_degraded_photograph(photographs):
     assert seen == {"clean", "blur"}
     assert low.shape == (24, 3, 8, 8)
     assert high.shape == (24, 3, 16, 16)
+
+
+def sources_of(photographs, degradation):
+    """Find the degraded photograph nearest to each patch of a batch, and whether it is far off."""
+    image = photographs[0]
+    whole = {c: degrade(image[None] / 255, c)[0] for c in ("clean", "blur")}
+    patches = Patches([image], side=16, batch_size=12, seed=0, degradation=degradation)
+    found = []
+    for one in patches.batch(3)[0]:
+        gaps = {
+            condition: min(
+                float((pieces - one[:, None, None]).abs().mean((0, 3, 4)).min())
+                for flip in (source, source.flip(2))
+                for turns in range(4)
+                for pieces in [flip.rot90(turns, (1, 2)).unfold(1, 8, 1).unfold(2, 8, 1)]
+            )
+            for condition, source in whole.items()
+        }
+        nearest = min(gaps, key=gaps.__getitem__)
+        found.append((nearest, gaps[nearest] > 0.02))
+    return set(found)
+
+
+def test_each_degradation_does_what_it_says_to_every_patch(photographs):
+    assert sources_of(photographs, "clean") == {("clean", False)}
+    assert sources_of(photographs, "blur") == {("blur", False)}
+    assert {noisy for _, noisy in sources_of(photographs, "noise")} == {True}
+    assert sources_of(photographs, "mixed") >= {("clean", False), ("blur", False)}
+    with pytest.raises(ParamattrError, match="'rain' is not known"):
+        Patches(photographs, side=16, batch_size=2, seed=0, degradation="rain")
+
+
+def test_noise_is_of_the_sigma_and_blurs_nothing():
+    draw = torch.Generator().manual_seed(0)
+    photographs = [torch.randint(256, (3, 40, 48), generator=draw, dtype=torch.uint8)]
+    settings = {"side": 16, "batch_size": 200, "seed": 0}
+    low, high = Patches(photographs, **settings, degradation="noise").batch(0)
+    clean, same = Patches(photographs, **settings, degradation="clean").batch(0)
+    assert torch.equal(high, same)
+    inside = (clean > 0.3) & (clean < 0.7)  # where nearly nothing is clipped
+    gap = (low - clean)[inside]
+    assert abs(gap.std() - 0.1) < 0.005
+    assert abs(gap.mean()) < 0.005
 
 
 def test_a_batch_depends_on_seed_and_iteration_alone(photographs):
@@ -104,6 +155,99 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert [row["iteration"] for row in logs[0]] == ["0", "3", "6", "7"]
 
 
+def test_a_state_from_before_a_field_was_there_goes_on(photographs, held_out, tmp_path):
+    train_stage(RECIPE, photographs, held_out, tmp_path)
+    file = tmp_path / "srresnet_target.ckpt"
+    state = torch.load(file, weights_only=True)
+    for field in ("name", "selection"):
+        del state["recipe"][field]
+    torch.save(state, file)
+    train_stage(RECIPE, photographs, held_out, tmp_path, resume=True)
+    other = Recipe(**{**vars(RECIPE), "selection": "another", "name": "srresnet_target"})
+    with pytest.raises(CheckpointError, match="selection was ''"):
+        train_stage(other, photographs, held_out, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("stage", ["blur", "noise"])
+@pytest.mark.parametrize("killed_at", [1, 4, 6, "end"])
+def test_retraining_resumes_to_the_same_bits_and_touches_nothing_else(
+    stage, killed_at, photographs, tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    model = SRResNet(features=4, blocks=1)
+    start = model.state_dict()
+    selection = random_scores(model).top(fraction=0.1)
+    recipe = Recipe("srresnet", stage, 7, 1e-2, batch_size=2, patch=16, name="own")
+    options = {"initial": start, "selection": selection}
+    whole = train_stage(recipe, photographs, None, tmp_path / "whole", **options)
+
+    class Killed(Exception):
+        pass
+
+    real, keep = Patches.batch, training._Run.keep
+
+    def dying(self, iteration):
+        if iteration == killed_at:
+            raise Killed
+        return real(self, iteration)
+
+    def dying_at_the_end(self, weights, **metadata):
+        if killed_at == "end":
+            raise Killed
+        keep(self, weights, **metadata)
+
+    monkeypatch.setattr(Patches, "batch", dying)
+    monkeypatch.setattr(training._Run, "keep", dying_at_the_end)
+    with pytest.raises(Killed):
+        train_stage(recipe, photographs, None, tmp_path / "broken", **options)
+    assert not (tmp_path / "broken" / "own.safetensors").exists()
+    monkeypatch.setattr(Patches, "batch", real)
+    monkeypatch.setattr(training._Run, "keep", keep)
+    broken = train_stage(recipe, photographs, None, tmp_path / "broken", **options, resume=True)
+
+    first, second = load_state_dict(whole), load_state_dict(broken)
+    assert set(first) == set(start)
+    moved = 0
+    for name, value in first.items():
+        assert torch.equal(value, second[name])
+        changed = value != start[name]
+        inside = torch.zeros_like(changed)
+        if name in selection.index.labels:
+            inside = selection.mask(name)
+        assert not changed[~inside].any()
+        moved += int(changed.sum())
+    assert moved > 0.9 * 9 * len(selection)
+    logs = [[{**row, "seconds": ""} for row in rows_of(path)] for path in (whole, broken)]
+    assert logs[0] == logs[1]
+    assert [row["iteration"] for row in logs[0]] == ["0", "3", "6", "7"]
+    assert "psnr_blur" not in logs[0][0]
+
+
+def test_without_held_out_photographs_the_last_average_is_kept(photographs, tmp_path):
+    recipe = Recipe("srresnet", "noise", 3, 1e-3, batch_size=2, patch=16)
+    weights = train_stage(recipe, photographs, None, tmp_path)
+    state = torch.load(tmp_path / "srresnet_noise.ckpt", weights_only=True)
+    for name, value in load_state_dict(weights).items():
+        assert torch.equal(value, state["average"][f"module.{name}"])
+    assert any(
+        not torch.equal(value, state["model"][name])
+        for name, value in load_state_dict(weights).items()
+    )
+
+
+def test_curves_are_drawn_at_each_validation(photographs, held_out, tmp_path, drawn, monkeypatch):
+    train_stage(RECIPE, photographs, held_out, tmp_path)
+    assert drawn == [1, 2, 3, 4]
+    monkeypatch.undo()
+    rows = [
+        {"iteration": 0, "loss": None, "psnr_clean": 20.0, "psnr_blur": 18.0},
+        {"iteration": 200, "loss": 0.05, "psnr_clean": 25.0, "psnr_blur": 21.0},
+    ]
+    for number in (1, 2):
+        training._draw(tmp_path / "curves.png", rows[:number], "srresnet target")
+        assert read_image(tmp_path / "curves.png").float().std() > 10
+
+
 def test_training_lowers_the_loss(photographs, held_out, tmp_path):
     recipe = Recipe("srresnet", "baseline", 40, 5e-3, batch_size=4, patch=16, ema=0.8)
     weights = train_stage(recipe, photographs, held_out, tmp_path)
@@ -119,6 +263,21 @@ def test_a_run_is_not_overwritten_unasked(photographs, held_out, tmp_path):
     other = Recipe("srresnet", "target", 9, 1e-3, batch_size=2, patch=16)
     with pytest.raises(CheckpointError, match="iterations was 7"):
         train_stage(other, photographs, held_out, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"learning_rate": 0.0}, "learning rate is 0: expected a number above 0"),
+        ({"learning_rate": float("nan")}, "learning rate is nan"),
+        ({"learning_rate": float("inf")}, "learning rate is inf"),
+        ({"patch": 17}, "patch is 17: expected an even number"),
+        ({"precision": "int4"}, "precision 'int4' is not known"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(changed, expected):
+    with pytest.raises(ParamattrError, match=expected):
+        Recipe(**{**vars(RECIPE), **changed})
 
 
 def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):

@@ -49,7 +49,7 @@ def compare(
     weights: WeightsOption = None,
     steps: StepsOption = 8,
     quadrature: QuadratureOption = "gausslegendre",
-    crop: CropOption = 48,
+    crop: CropOption = 40,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = Dtype.float32,

@@ -54,13 +54,7 @@ def train(
     )
     from paramattr.checkpoints import load_state_dict
 
-    if precision not in ("auto", "bfloat16", "float32"):
-        raise ParamattrError(
-            f"precision {precision!r} is not known: expected auto, bfloat16 or float32"
-        )
     check_device(device)
-    if patch % 2:
-        raise ParamattrError(f"patch is {patch}: expected an even number of pixels, such as 64")
     stages = ["baseline", "target"] if stage is Stage.both else [stage.value]
     recipes = [
         Recipe(
