@@ -191,15 +191,16 @@ def _check_ends(batch: Batch) -> None:
             f"the inputs have shapes {shapes} and the baselines {found}: expected a baseline of "
             "each input's shape; give (inputs, baselines)"
         )
-    for one, start in zip(batch.inputs, baselines, strict=True):
-        if one.dtype != start.dtype:
-            raise DataError(
-                f"the inputs are {one.dtype} and the baselines {start.dtype}: expected one "
-                "precision for both, the model's"
-            )
+    for one in (*batch.inputs, *baselines):
         if not one.is_floating_point():
             raise DataError(
                 f"the inputs or baselines are {one.dtype}: expected floating-point numbers, since "
                 "a path runs between them; whole numbers such as tokens have none, so give a "
                 "model of their embeddings"
+            )
+    for one, start in zip(batch.inputs, baselines, strict=True):
+        if one.dtype != start.dtype:
+            raise DataError(
+                f"the inputs are {one.dtype} and the baselines {start.dtype}: expected one "
+                "precision for both, the model's"
             )
