@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from paramattr.agreement import agreement
+from paramattr.attribution.random import random_scores_of
 from paramattr.curves import Bootstrap, Curve
 from paramattr.errors import UnitError
 from paramattr.faithfulness import FRACTIONS, Measure, curves, with_fractions
@@ -208,11 +209,7 @@ def compare(
         for scores in (s for several in functions.values() for s in several):
             check_same_units(index, scores.index, f"comparing {method!r}")
     if CONTROL not in spread:
-        draws = [
-            torch.rand(len(index), generator=torch.Generator().manual_seed(k), dtype=torch.float64)
-            for k in range(3)
-        ]
-        control = [Scores(index, draw) for draw in draws]
+        control = [random_scores_of(index, seed=seed) for seed in range(3)]
         spread[CONTROL] = dict.fromkeys(measures, control)
     fractions = with_fractions(fractions)
     distinct = distinct_scores(spread)

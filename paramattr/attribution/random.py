@@ -25,7 +25,11 @@ def random_scores(model: nn.Module, *, reducer: str | Reducer = "kernel", seed: 
     Raises:
         UnitError: for an unknown reducer.
     """
-    index = UnitIndex.of(model, reducer)
+    return random_scores_of(UnitIndex.of(model, reducer), seed=seed)
+
+
+def random_scores_of(index: UnitIndex, *, seed: int = 0) -> Scores:
+    """Score units that are known already, as `random_scores` does."""
     draw = torch.Generator().manual_seed(seed)
     return Scores(index, torch.rand(len(index), generator=draw, dtype=torch.float64))
 
