@@ -8,6 +8,7 @@ from blind_sr.commands.compare import compare
 from blind_sr.commands.mask import mask
 from blind_sr.commands.modulate import modulate
 from blind_sr.commands.predict import predict
+from blind_sr.commands.reproduce import reproduce
 from blind_sr.commands.retrain import retrain
 from blind_sr.commands.train import train
 
@@ -16,5 +17,5 @@ app = typer.Typer(
     help="Blind super-resolution: which filters deblur, which denoise.",
     no_args_is_help=True,
 )
-for command in (train, mask, compare, predict, modulate, retrain):
+for command in (train, mask, compare, predict, modulate, retrain, reproduce):
     app.command()(command)

@@ -95,13 +95,13 @@ class Patches:
 
 
 def load_photographs(
-    folder: str | Path, patch: int
+    folder: str | Path | None, patch: int
 ) -> tuple[list[UInt8[Tensor, "3 h w"]], Float[Tensor, "n 3 s s"]]:
-    """Read a folder and hold some photographs out for validation: see `hold_out`.
+    """Read photographs and hold some out for validation: see `hold_out`.
 
     Raises:
-        DataError: for a missing or empty folder, an unreadable or too small file, or a folder
-            of fewer than 16 photographs.
+        DataError: for a missing or empty folder, an unreadable or too small file, or fewer than
+            two photographs that are large enough to be held out.
     """
     return hold_out(read_photographs(folder, patch))
 
@@ -112,20 +112,21 @@ def hold_out(
     """Hold some photographs out for validation.
 
     Returns:
-        The training photographs, and the middle 128x128 of 8 others, spread evenly over those that
-        are large enough.
+        The training photographs, and the middle 128x128 of 8 others (half of them, where there
+        are fewer than 16), spread evenly over those that are large enough.
 
     Raises:
-        DataError: for fewer than 16 that are large enough.
+        DataError: for fewer than two that are large enough.
     """
     large = [p for p, image in photographs.items() if min(image.shape[1:]) >= VALIDATION_CROP]
-    if len(large) < 2 * HELD_OUT:
+    count = min(HELD_OUT, len(large) // 2)
+    if not count:
         folder = next(iter(photographs)).parent
         raise DataError(
             f"folder {folder} has {len(large)} photographs of at least {VALIDATION_CROP} pixels a "
-            f"side: at least {2 * HELD_OUT} are needed, {HELD_OUT} of them for validation"
+            "side: at least 2 are needed, one of them for validation; more are better"
         )
-    held_out = large[:: len(large) // HELD_OUT][:HELD_OUT]
+    held_out = large[:: len(large) // count][:count]
     crops = [centre_crop(photographs[path], VALIDATION_CROP) for path in held_out]
     training = [image for path, image in photographs.items() if path not in held_out]
     return training, torch.stack(crops).float() / 255

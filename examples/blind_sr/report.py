@@ -24,7 +24,7 @@ from blind_sr.study import (
     masked,
     restore,
 )
-from paramattr import Comparison
+from paramattr import Comparison, Selection
 from paramattr.plots import plot_comparison, plot_distribution
 
 FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
@@ -171,22 +171,45 @@ def save(
                 for pct in percents:
                     selection = scores.top(fraction=pct / 100)
                     selection.save(out / "selections" / f"{stem}_{pct:g}pct.safetensors")
-    shown = next(iter(rankings))
-    restored: dict[str, Outputs] = {"input": photographs.low, "target": target}
-    for function in MASKS:
-        selection = rankings[shown][function][0].top(fraction=percents[0] / 100)
-        restored[f"{function}_masked"] = restore(masked(pair, selection), photographs, MASKS)
+    first = next(iter(rankings))
+    found = {
+        method: {f: several[0].top(fraction=percents[0] / 100) for f, several in functions.items()}
+        for method, functions in rankings.items()
+    }
+    restored = _restored(pair, photographs, target, found[first])
     (out / "images").mkdir(exist_ok=True)
     for model, outputs in restored.items():
         for condition in MASKS:
             for name, image in zip(photographs.names, outputs[condition], strict=True):
                 write_image(image[0], out / "images" / f"{name}_{condition}_{model}.png")
-    first = {f: rankings[shown][f][0].top(fraction=percents[0] / 100) for f in MASKS}
-    distribution = plot_distribution(first, labels=FUNCTIONS, units="filters")
+    distribution = plot_distribution(found[first], labels=FUNCTIONS, units="filters")
     distribution.savefig(out / "distribution.png", dpi=150)
-    figure = out / "figure.png"
-    _draw(figure, photographs, restored, f"{LABELS[shown]}, {percents[0]:g}% of the filters")
-    return figure
+    shown = _most_lost(restored, len(photographs.names))
+    one = photographs.only(shown)
+    only = {c: [target[c][shown]] for c in MASKS}
+    for method, selections in found.items():
+        name = "figure.png" if method == first else f"figure_{method}.png"
+        title = f"{LABELS[method]}, {percents[0]:g}% of the filters"
+        _draw(out / name, one, _restored(pair, one, only, selections), title)
+    return out / "figure.png"
+
+
+def _restored(
+    pair: Pair, photographs: Photographs, target: Outputs, selections: dict[str, Selection]
+) -> dict[str, Outputs]:
+    found: dict[str, Outputs] = {"input": photographs.low, "target": target}
+    for function, selection in selections.items():
+        found[f"{function}_masked"] = restore(masked(pair, selection), photographs, MASKS)
+    return found
+
+
+def _most_lost(restored: dict[str, Outputs], photographs: int) -> int:
+    """Find the photograph that loses most when each function's own filters are masked."""
+    lost = [
+        sum(_moved(restored, c, f"{c}_masked", number) for c in MASKS)
+        for number in range(photographs)
+    ]
+    return max(range(photographs), key=lost.__getitem__)
 
 
 def _draw(
@@ -195,12 +218,6 @@ def _draw(
     restored: dict[str, Outputs],
     title: str,
 ) -> None:
-    # The photograph that loses most when each function's own filters are masked.
-    lost = [
-        sum(_moved(restored, c, f"{c}_masked", k) for c in MASKS)
-        for k in range(len(photographs.names))
-    ]
-    shown = max(range(len(lost)), key=lost.__getitem__)
     columns = {
         "input": "input",
         "target": "target",
@@ -208,11 +225,11 @@ def _draw(
         "noise_masked": "denoising filters masked",
     }
     figure = Figure(figsize=(12, 6.9), layout="constrained")
-    figure.suptitle(f"{photographs.names[shown]}: {title}")
+    figure.suptitle(f"{photographs.names[0]}: {title}")
     axes = figure.subplots(len(MASKS), len(columns))
     for row, condition in enumerate(MASKS):
         for column, (name, heading) in enumerate(columns.items()):
-            image = restored[name][condition][shown].float().cpu()
+            image = restored[name][condition][0].float().cpu()
             axis = axes[row][column]
             axis.imshow(image[0].clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set_xticks([])
@@ -223,9 +240,9 @@ def _draw(
                 axis.set_ylabel(f"{INPUT_LABELS[condition]} input")
                 axis.set_xlabel(f"{image.shape[-1]} x {image.shape[-2]} pixels")
                 continue
-            label = f"{float(psnr(image, photographs.high[shown].float().cpu())):.2f} dB"
+            label = f"{float(psnr(image, photographs.high[0].float().cpu())):.2f} dB"
             if name != "target":
-                moved = 1000 * _moved(restored, condition, name, shown)
+                moved = 1000 * _moved(restored, condition, name, 0)
                 label += f", difference x1000: {moved:.2f}"
             axis.set_xlabel(label)
     figure.savefig(path, dpi=150)

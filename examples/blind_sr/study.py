@@ -59,6 +59,11 @@ class Photographs:
         """Give the batches of one image that attribution streams: input and truth."""
         return list(zip(self.low[condition], self.high, strict=True))
 
+    def only(self, number: int) -> Photographs:
+        """Give one of them."""
+        low = {condition: [inputs[number]] for condition, inputs in self.low.items()}
+        return Photographs([self.names[number]], [self.high[number]], low)
+
 
 def load_pair(
     network: str,

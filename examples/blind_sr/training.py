@@ -154,6 +154,8 @@ def train_stage(
     run = _Run(recipe, initial, selection, state)
     if state.exists() and resume:
         run.load()
+    else:
+        run.save()  # before the weights: who finds them without a state finds another run's
     patches = Patches(
         photographs,
         side=recipe.patch,

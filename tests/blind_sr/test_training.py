@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from blind_sr import training
 from blind_sr.degradations import degrade
 from blind_sr.images import read_image, write_image
 from blind_sr.networks import SRResNet
-from blind_sr.patches import Patches, load_photographs
+from blind_sr.patches import Patches, hold_out, load_photographs
 from blind_sr.training import Recipe, train_stage
 from paramattr import load_state_dict, random_scores
 from paramattr.errors import CheckpointError, DataError, ParamattrError
@@ -281,10 +282,22 @@ def test_recipes_that_cannot_be_are_refused(changed, expected):
 
 
 def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
-    for number in range(3):
-        write_image(torch.rand(3, 130, 130), tmp_path / f"{number}.png")
-    with pytest.raises(DataError, match=r"3 photographs of at least 128.*at least 16"):
+    write_image(torch.rand(3, 130, 130), tmp_path / "large.png")
+    with pytest.raises(DataError, match=r"1 photographs of at least 128.*at least 2"):
         load_photographs(tmp_path, 64)
     write_image(torch.rand(3, 20, 130), tmp_path / "small.png")
     with pytest.raises(DataError, match=r"small\.png is too small"):
         load_photographs(tmp_path, 64)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 15, 16, 17, 40])
+def test_photographs_are_held_out_from_training(count):
+    photographs = {
+        Path(f"{number}.png"): torch.full((3, 130, 130), number, dtype=torch.uint8)
+        for number in range(count)
+    }
+    training, held_out = hold_out(photographs)
+    trained, validated = ({int(i.flatten()[0]) for i in own} for own in (training, held_out * 255))
+    assert len(held_out) == min(8, count // 2)
+    assert trained | validated == set(range(count))
+    assert not trained & validated

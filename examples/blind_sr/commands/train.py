@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
 
 from blind_sr.options import (
     DeviceOption,
+    ImagesOption,
     Network,
     NetworkOption,
     Stage,
@@ -17,10 +18,13 @@ from blind_sr.options import (
 )
 from paramattr.errors import ParamattrError
 
+if TYPE_CHECKING:
+    from blind_sr.training import Recipe
+
 
 def train(
-    images: Annotated[Path, typer.Option(help="Folder of photographs to train on.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, log and running state.")],
+    images: ImagesOption = None,
     network: NetworkOption = Network.srresnet,
     stage: Annotated[
         Stage, typer.Option(help="Clean baseline, blind target (from the baseline), or both.")
@@ -43,7 +47,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start afresh over a run.")] = False,
 ) -> None:
-    """Train a baseline (clean input) and a target (blurry and noisy input) on photographs."""
+    """Train a baseline (clean input) and a target (blurry and noisy input) on photographs.
+
+    The two-branch network has no baseline: it is trained from scratch on blurry and noisy input,
+    and an SRResNet of its size alike, and both are measured side by side (Tab. 1 of the paper).
+    """
     from blind_sr.networks import load
     from blind_sr.patches import load_photographs
     from blind_sr.training import (
@@ -56,6 +64,13 @@ def train(
 
     check_device(device)
     stages = ["baseline", "target"] if stage is Stage.both else [stage.value]
+    if network is Network.two_branch:
+        if stage is Stage.baseline or initial is not None:
+            raise ParamattrError(
+                "the two-branch network is trained from scratch beside an SRResNet of its size: "
+                "expected neither --stage baseline nor --initial"
+            )
+        stages = ["target"]
     recipes = [
         Recipe(
             network=network.value,
@@ -70,6 +85,9 @@ def train(
         )
         for name in stages
     ]
+    if network is Network.two_branch:
+        _train_branches(recipes[0], images, out, resume=resume, force=force)
+        return
     for recipe in recipes:
         check_free(recipe, out, resume=resume, force=force)
     if stage is Stage.target and initial is None:
@@ -82,6 +100,8 @@ def train(
     start = load(network.value, initial).state_dict() if initial is not None else None
     photographs, held_out = load_photographs(images, patch)
     console = Console(stderr=True)
+    if images is None:
+        console.print("Training on scikit-image's photographs: a real run wants --images.")
     for recipe in recipes:
         weights = train_stage(
             recipe,
@@ -95,3 +115,22 @@ def train(
         )
         console.print(f"{recipe.stage}: {weights}")
         start = load_state_dict(weights)
+
+
+def _train_branches(
+    recipe: Recipe, images: Path | None, out: Path, *, resume: bool, force: bool
+) -> None:
+    from blind_sr.branches import branches_table, train_both
+    from blind_sr.patches import load_photographs
+
+    photographs, held_out = load_photographs(images, recipe.patch)
+    result = train_both(
+        recipe,
+        photographs,
+        held_out,
+        out,
+        resume=resume,
+        force=force,
+        console=Console(stderr=True),
+    )
+    Console().print(branches_table(result))
