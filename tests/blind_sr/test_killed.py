@@ -51,9 +51,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(*words):
+def start(*words, code=COMMAND):
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "blindsr", *map(str, words)],
+        [sys.executable, "-c", code, "blindsr", *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

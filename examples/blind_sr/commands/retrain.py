@@ -270,6 +270,7 @@ def _draw(path: Path, result: dict[str, Any]) -> None:
 
     from blind_sr.rankings import LABELS
     from blind_sr.report import FUNCTIONS, INPUT_LABELS
+    from paramattr.plots import COLOURS
 
     cells = summary(result["rows"])
     methods = result["methods"]
@@ -286,6 +287,7 @@ def _draw(path: Path, result: dict[str, Any]) -> None:
                 width=0.4,
                 yerr=[deviation for _, deviation in own] if result["seeds"] > 1 else None,
                 label=f"{label} filters",
+                color=COLOURS[place],
             )
             panel.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
         mean, _ = cells["all", "all", condition]

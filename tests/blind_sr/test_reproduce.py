@@ -1,0 +1,291 @@
+"""`paramattr blindsr reproduce`: its steps, its page, and all of it on small networks."""
+
+import copy
+import json
+import re
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from blind_sr import networks, paper, training
+from blind_sr.images import read_image, write_image
+from blind_sr.networks import SRResNet, TwoBranch
+from blind_sr.page import FUNCTIONS, INPUTS, METHODS, PICTURES, page
+from blind_sr.reproducing import Step
+from paramattr import save_state_dict
+from paramattr.cli import main
+from paramattr.errors import DataError
+
+from .test_killed import COMMAND, finish, kill_when, start
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = {
+    "srresnet": partial(SRResNet, features=4, blocks=1),
+    "srcnn": partial(SRResNet, features=4, blocks=2),
+    "two-branch": partial(TwoBranch, features=4, blocks=1),
+}
+QUICK = ("reproduce", "--quick", "--crop", 8, "--predict-crop", 8, "--points", 3)
+QUICK += ("--retrain-iterations", 2, "--train-iterations", 2, "--batch-size", 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights of two small pairs, and photographs, in one folder."""
+    folder = tmp_path_factory.mktemp("pairs")
+    draw = torch.Generator().manual_seed(0)
+    for network in ("srresnet", "srcnn"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            state = SMALL[network]().state_dict()
+        moved = {n: v + 0.03 * torch.randn(v.shape, generator=draw) for n, v in state.items()}
+        for stage, own in (("baseline", state), ("target", moved)):
+            save_state_dict(folder / f"{network}_{stage}.safetensors", own)
+    for number in range(3):
+        rough = torch.rand(1, 3, 16, 16, generator=draw)
+        image = torch.nn.functional.interpolate(rough, size=(128, 132), mode="nearest")
+        write_image(image[0], folder / f"photograph{number}.png")
+    return folder
+
+
+def folders_of(folder):
+    names = ("images", "train", "fit", "test", "weights")
+    return [word for name in names for word in (f"--{name}", folder)]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    for name, network in SMALL.items():
+        monkeypatch.setitem(networks.NETWORKS, name, network)
+    monkeypatch.setattr(training, "_draw", lambda *arguments: None)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_whole_study_in_small(folder, run, tmp_path):
+    words = (*QUICK, *folders_of(folder), "--out", tmp_path / "out")
+    code, _, err = run(*words, "--page", tmp_path / "docs" / "page.md")
+    assert code == 0, err
+    text = (tmp_path / "docs" / "page.md").read_text()
+    for heading in ("Table 1", "SRResNet", "SRCNN-style", "Table 2", "Table 3", "departs"):
+        assert heading in text
+    pictures = re.findall(r"\]\((.+?\.png)\)", text)
+    assert len(pictures) == len(set(pictures)) == 2 * len(PICTURES)
+    for picture in pictures:
+        assert read_image(tmp_path / "docs" / picture).float().std() > 10, picture
+    for network in ("srresnet", "srcnn"):
+        result = json.loads((tmp_path / "out" / f"{network}-mask" / "result.json").read_text())
+        [row] = [
+            r
+            for r in result["rows"]
+            if (r["method"], r["mask"], r["input"]) == ("faig-no-contrast", "noise", "blur")
+        ]
+        assert f"{row['difference_x1000']:.2f}" in text
+    psnr = json.loads((tmp_path / "out" / "two-branch-train" / "branches.json").read_text())
+    assert f"{psnr['networks']['one-branch']['psnr']['both']:.2f}" in text
+
+    # A second run computes nothing anew, and another size does all that it decides.
+    made = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*") if f.is_file()}
+    assert run(*words, "--page", tmp_path / "docs" / "page.md")[0] == 0
+    assert (tmp_path / "docs" / "page.md").read_text() == text
+    again = {f for f, time in made.items() if f.stat().st_mtime_ns != time}
+    assert again == {tmp_path / "out" / "results.json"}
+
+
+def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
+    calls = []
+
+    def command(number, out):
+        calls.append((number, sorted(path.name for path in out.iterdir())))
+        (out / "half").touch()
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        (out / "result.json").write_text(json.dumps({"number": number}))
+
+    step = Step("step", command, {"number": 3}, "result.json")
+    with pytest.raises(KeyboardInterrupt):
+        step.run(tmp_path)
+    assert step.run(tmp_path) == step.run(tmp_path) == {"number": 3}
+    other = Step("step", command, {"number": 4}, "result.json")
+    assert other.run(tmp_path) == {"number": 4}
+    stamp = ["options.json"]
+    assert calls == [(3, stamp), (3, ["half", *stamp]), (4, stamp)]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "expected one of --quick"),
+        (("--quick", "--full"), "expected one of --quick"),
+        (("--quick", "--methods", "faig,random"), "expected all of the paper's"),
+        (("--quick", "--methods", "nonsense"), "nonsense"),
+        (("--quick", "--test", "nowhere"), "nowhere"),
+        (("--quick", "--train", "nowhere"), "nowhere"),
+        (("--quick", "--weights", "nowhere"), "holds no pair of the study"),
+        (("--quick", "--device", "nowhere"), "device 'nowhere' cannot be used"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(
+    words, expected, run, folder, tmp_path, monkeypatch
+):
+    def no_work(self, out):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(Step, "run", no_work)
+    monkeypatch.chdir(tmp_path)
+    weights = () if "--weights" in words else ("--weights", folder)
+    code, _, err = run("reproduce", *words, *weights)
+    assert code == 2
+    assert expected in err
+    assert not list(tmp_path.iterdir())
+
+
+def as_in_the_paper():
+    """Results that say what the paper says."""
+    masked = [
+        {"mask": f, "input": f, "pct": p, "method": m, "difference_x1000": v, "low": 0, "high": 9}
+        for (f, p), values in paper.TABLE_2.items()
+        for m, v in values.items()
+    ]
+    retrained = [
+        {"input": i, "method": m, "filters": f, "psnr": value, "seed": 0}
+        for i, values in paper.TABLE_3.items()
+        for (m, f), value in values.items()
+    ]
+    shown = {"images": ["a"], "crop": 8, "steps": 4, "quadrature": "gausslegendre"}
+    plain = [
+        {"method": m, "mask": f, "input": i, "difference_x1000": 1.0}
+        for m in ("faig", "faig-no-contrast")
+        for f in FUNCTIONS
+        for i in INPUTS
+    ]
+    predicted = {
+        "accuracy": {"blur": 0.99, "noise": 0.99},
+        "thresholds": {"blur": 0.2, "noise": 0.3},
+        "confusion": {"blur": {"blur": 3, "none": 0}},
+        "counts": {"find": 1, "fit": 1, "test": 1, "repeated": 0},
+        "crop": 8,
+        "steps": 4,
+    }
+    modulated = [{"input": f, "strength": s, "psnr": 20 + s} for f in FUNCTIONS for s in (0.0, 1.0)]
+    psnr = {
+        branch: {"parameters": 5, "psnr": dict.fromkeys(("clean", "blur", "noise", "both"), 20.0)}
+        for branch in ("one-branch", "two-branch")
+    }
+    return {
+        "srresnet-mask": {**shown, "rows": plain, "depth": {"blur": 0.8, "noise": 0.6}},
+        "srresnet-compare": {**shown, "rows": masked, "selectivity": []},
+        "srresnet-retrain": {
+            "rows": retrained,
+            "baseline": {"blur": 24.0, "noise": 20.0},
+            "iterations": 5,
+            "seeds": 1,
+            "recipe": {"batch-size": 4},
+        },
+        "srresnet-predict-self": {**predicted, "mode": "self"},
+        "srresnet-predict-truth": {**predicted, "mode": "truth"},
+        **{f"srresnet-modulate-{f}": {"filters": f, "rows": modulated} for f in FUNCTIONS},
+        "two-branch-train": {"iterations": 5, "networks": psnr},
+    }
+
+
+def departures(results):
+    return page(results, {}, []).split("## Where this departs from the paper\n\n")[1].strip()
+
+
+def test_the_papers_own_figures_depart_nowhere():
+    assert departures(as_in_the_paper()) == "Nowhere in sign."
+
+
+def swapped(results):
+    rows = {r["method"]: r for r in results["srresnet-compare"]["rows"][:4]}
+    rows["faig"]["difference_x1000"] = rows["ig"]["difference_x1000"] / 2
+
+
+def ahead(results):
+    for row in results["srresnet-retrain"]["rows"]:
+        if (row["input"], row["method"], row["filters"]) == ("noise", "random", "blur"):
+            row["psnr"] = 26.243
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            swapped,
+            "SRResNet: Table 2, blurry, 1%: the order is modified IG, FAIG, |change|, random",
+        ),
+        (ahead, "random's deblurring filters gain most, 0.50 dB more than FAIG's denoising"),
+        (
+            lambda r: r["srresnet-mask"]["depth"].update(blur=0.5),
+            "Figure 4: deblurring filters do not lie deeper",
+        ),
+        (
+            lambda r: r["srresnet-predict-truth"].update(accuracy={"blur": 0.9, "noise": 0.99}),
+            "Prediction with the ground truth: 90.0% for blurry inputs",
+        ),
+        (
+            lambda r: r["two-branch-train"]["networks"]["one-branch"]["psnr"].update(noise=19.5),
+            "Table 1: one branch is behind two by 0.50 dB (noisy input)",
+        ),
+    ],
+)
+def test_each_departure_is_said(change, expected):
+    results = copy.deepcopy(as_in_the_paper())
+    change(results)
+    said = departures(results).splitlines()
+    assert len(said) == 1
+    assert expected in said[0]
+
+
+def test_the_gain_and_the_ratios_are_those_of_the_rows():
+    text = page(as_in_the_paper(), {}, [])
+    assert "+1.20 dB here, +1.20 dB in the paper" in text
+    assert "+0.54 dB here, +0.54 dB in the paper" in text
+    lines = [line for line in text.splitlines() if "| here | 1.5 | 37.1 | 95.4 |" in line]
+    assert len(lines) == 1
+    assert METHODS[0] == "faig"
+
+
+def test_a_missing_folder_of_photographs_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        Step("step", print, {"fit": Path("nowhere")}, "result.json").check()
+
+
+@pytest.mark.slow
+def test_the_study_goes_on_after_sigkill_to_the_same_results(folder, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    code = COMMAND.replace(
+        'networks.NETWORKS["srresnet"] = ',
+        'networks.NETWORKS["two-branch"] = partial(networks.TwoBranch, features=4, blocks=1)\n'
+        'networks.NETWORKS["srcnn"] = partial(networks.SRResNet, features=4, blocks=2)\n'
+        'networks.NETWORKS["srresnet"] = ',
+    )
+
+    def begin(out):
+        return start(*QUICK, *folders_of(folder), "--out", out, "--page", out / "p.md", code=code)
+
+    first = begin(whole)
+    for place in ("srresnet-compare/running", "srcnn-retrain/trainings", "two-branch-train"):
+        killed = begin(broken)
+        kill_when(lambda place=place: (broken / place).exists(), killed)
+        assert killed.returncode == -signal.SIGKILL
+        assert not (broken / "results.json").exists()
+    finish(begin(broken))
+    finish(first)
+    results = [json.loads((out / "results.json").read_text()) for out in (whole, broken)]
+    for result in results:
+        for function in FUNCTIONS:
+            for network in ("srresnet", "srcnn"):
+                result[f"{network}-modulate-{function}"].pop("selection")  # a path
+    assert results[0] == results[1]
