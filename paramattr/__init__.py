@@ -33,10 +33,11 @@ from paramattr.objectives import (
 )
 from paramattr.paths import PiecewiseLinear, StraightLine
 from paramattr.prediction import OverlapClassifier
-from paramattr.reducers import Unit, UnitIndex, Units, only
+from paramattr.reducers import Units, only
 from paramattr.scores import Scores
 from paramattr.selection import Selection
 from paramattr.surgery import inserted, modulate, retrain_only, substitute, substituted
+from paramattr.units import Unit, UnitIndex
 
 __version__ = version("paramattr")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from paramattr.curves import Bootstrap, Curve
 from paramattr.errors import UnitError
 from paramattr.faithfulness import FRACTIONS, Measure, curves, with_fractions
 from paramattr.parameters import Baseline
-from paramattr.reducers import check_same_units
 from paramattr.scores import Scores
+from paramattr.units import check_same_units
 
 Ranking = Scores | Sequence[Scores]
 """One ranking, or several of one kind (random draws) whose curves are averaged."""
@@ -52,20 +52,11 @@ class Comparison:
             Rows of `method`, `function`, `measured`, `fraction`, `value`, `low`, `high`.
         """
         wanted = self.fractions if fractions is None else with_fractions(fractions)
-        rows = []
-        for (method, function, measured), curve in self.curves.items():
-            for fraction in wanted:
-                found = curve.at(fraction, self.bootstrap)._asdict()
-                rows.append(
-                    {
-                        "method": method,
-                        "function": function,
-                        "measured": measured,
-                        "fraction": fraction,
-                        **found,
-                    }
-                )
-        return rows
+        return [
+            {**names, "fraction": fraction, **curve.at(fraction, self.bootstrap)._asdict()}
+            for names, curve in self._named("measured")
+            for fraction in wanted
+        ]
 
     def areas(self) -> list[dict[str, Any]]:
         """Give each method's normalised area under the curve of each function's own measure.
@@ -100,15 +91,9 @@ class Comparison:
                 own = self.curves[first, function, function]
                 place = self.fractions.index(float(fraction))
                 lead = Curve((fraction,), (own.values - curve.values)[place : place + 1])
-                rows.append(
-                    {
-                        "method": first,
-                        "other": method,
-                        "function": function,
-                        "fraction": fraction,
-                        **lead.at(fraction, self.bootstrap)._asdict(),
-                    }
-                )
+                names = {"method": first, "other": method, "function": function}
+                found = lead.at(fraction, self.bootstrap)
+                rows.append({**names, "fraction": fraction, **found._asdict()})
         return rows
 
     def selectivity(self, fraction: float) -> list[dict[str, Any]]:
@@ -118,19 +103,11 @@ class Comparison:
             Rows of `method`, `function`, `other`, `fraction`, `value`, `low`, `high`.
         """
         rows = []
-        for (method, function, other), curve in self.curves.items():
-            if function != other:
-                own = self.curves[method, function, function]
+        for names, curve in self._named("other"):
+            if names["function"] != names["other"]:
+                own = self.curves[names["method"], names["function"], names["function"]]
                 found = own.selectivity(curve, fraction, self.bootstrap)
-                rows.append(
-                    {
-                        "method": method,
-                        "function": function,
-                        "other": other,
-                        "fraction": fraction,
-                        **found._asdict(),
-                    }
-                )
+                rows.append({**names, "fraction": fraction, **found._asdict()})
         return rows
 
     def agreements(self, fraction: float = 0.01) -> list[dict[str, Any]]:
@@ -147,15 +124,14 @@ class Comparison:
                     found = agreement(
                         scores[0], self.rankings[other][function][0], fraction=fraction
                     )
-                    rows.append(
-                        {
-                            "function": function,
-                            "method": method,
-                            "other": other,
-                            **found._asdict(),
-                        }
-                    )
+                    names = {"function": function, "method": method, "other": other}
+                    rows.append({**names, **found._asdict()})
         return rows
+
+    def _named(self, measured: str) -> Iterator[tuple[dict[str, str], Curve]]:
+        # The names that each curve's rows begin with; what was measured is called `measured`.
+        for (method, function, other), curve in self.curves.items():
+            yield {"method": method, "function": function, measured: other}, curve
 
 
 def compare(

@@ -15,8 +15,8 @@ from paramattr.batches import Batch
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, DataError
 from paramattr.progress import progress_bar
-from paramattr.reducers import UnitIndex
 from paramattr.scores import Scores
+from paramattr.units import UnitIndex
 
 Attributions = Callable[[Batch], Iterator[Mapping[str, Tensor]]]
 """A batch to its samples' attributions, one by one."""

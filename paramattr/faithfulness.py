@@ -135,10 +135,10 @@ def curves(
     found = []
     with progress_bar("measuring", len(rankings) * len(fractions), show=show_progress) as draw:
         for ranking in rankings:
-            columns = []
+            columns, units = [], ranking.index.fingerprint()
             for fraction in fractions:
                 top = ranking.top(fraction=fraction) if fraction else ranking.top(count=0)
-                columns.append(memory.of(top))
+                columns.append(memory.of(top, units))
                 draw(1)
                 advance(1)
             values = zip(*columns, strict=True)
@@ -180,9 +180,9 @@ class _Memory:
             self.kept = kept
         self._save()  # an unwritable place shows before the work
 
-    def of(self, selection: Selection) -> list[Tensor]:
-        """Give what every measure gives on one edit."""
-        name = f"{selection.index.fingerprint()} {fingerprint([{'': selection.chosen}])}"
+    def of(self, selection: Selection, units: str) -> list[Tensor]:
+        """Give what every measure gives on one edit; `units` is the digest of its unit index."""
+        name = f"{units} {fingerprint([{'': selection.chosen}])}"
         if self.edit == "masking" and not len(selection):
             name = "unedited"
         if f"{name} 0" not in self.kept:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
-from paramattr.reducers import UnitIndex, check_same_units
 from paramattr.selection import Selection
+from paramattr.units import UnitIndex, check_same_units
 
 
 class Scores:

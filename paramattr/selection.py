@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
-from paramattr.reducers import UnitIndex, check_same_units
+from paramattr.units import UnitIndex, check_same_units
 
 
 class Selection:

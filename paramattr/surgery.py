@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 
 from paramattr.errors import ModelError, UnitError
 from paramattr.parameters import Baseline, align, named_parameters, owners
-from paramattr.reducers import UnitIndex
 from paramattr.selection import Selection
+from paramattr.units import UnitIndex
 
 
 def substitute(model: nn.Module, baseline: Baseline, selection: Selection) -> nn.Module:

@@ -10,7 +10,8 @@ from torch import nn
 
 from paramattr import FAIG, UnitIndex, squared_error
 from paramattr.attribution import captum
-from paramattr.attribution.captum import CAPTUM_METHODS, captum_over_weights
+from paramattr.attribution.captum import CAPTUM_METHODS
+from paramattr.attribution.captum_weights import captum_over_weights
 from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
 from paramattr.quadrature import get_rule
 from paramattr.reducers import only

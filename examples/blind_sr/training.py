@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -25,6 +23,7 @@ from blind_sr.degradations import degrade
 from blind_sr.measures import psnr
 from blind_sr.networks import build
 from blind_sr.patches import Patches
+from blind_sr.training_curves import draw_curves, write_log
 from paramattr import Selection, retrain_only
 from paramattr.checkpoints import save_state_dict
 from paramattr.errors import CheckpointError, ParamattrError
@@ -180,9 +179,9 @@ def train_stage(
                 if quality is not None and quality > run.best:
                     run.best = quality
                     run.keep(weights, psnr=quality)
-                _write_log(log, run.rows)
+                write_log(log, run.rows)
                 if held_out is not None or finished:
-                    _draw(curves, run.rows, recipe.stem.replace("_", " "))
+                    draw_curves(curves, run.rows, recipe.stem.replace("_", " "))
             if run.iteration % SAVE_EVERY == 0 or finished:
                 run.save()
             best = "" if held_out is None else f"{run.best:.2f} dB"
@@ -344,29 +343,3 @@ class _Run:
 def _average(ema: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
     decay = min(ema, (1 + int(count)) / (10 + int(count)))
     torch._foreach_lerp_(averaged, current, 1 - decay)
-
-
-def _write_log(path: Path, rows: list[dict[str, float | None]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _draw(path: Path, rows: list[dict[str, float | None]], title: str) -> None:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    left = figure.subplots()
-    left.set(title=title, xlabel="iteration", ylabel="L1 loss, mean since the point before")
-    losses = [(row["iteration"], row["loss"]) for row in rows if row["loss"] is not None]
-    lines = left.plot(*zip(*losses, strict=True), "k.--", label="loss") if losses else []
-    conditions = [name for name in rows[0] if name.startswith("psnr_")]
-    if conditions:
-        right = left.twinx()
-        right.set_ylabel("PSNR in dB, held-out photographs")
-        for number, name in enumerate(conditions):
-            points = [(row["iteration"], row[name]) for row in rows]
-            label = f"PSNR, {name.removeprefix('psnr_')}"
-            lines += right.plot(*zip(*points, strict=True), f"C{number}.-", label=label)
-    if lines:
-        figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
-    figure.savefig(path, dpi=150)

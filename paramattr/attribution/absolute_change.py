@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from paramattr.parameters import Baseline, align, named_parameters
-from paramattr.reducers import Reducer, UnitIndex
+from paramattr.reducers import Reducer
 from paramattr.scores import Scores
+from paramattr.units import UnitIndex
 
 
 def absolute_change(

@@ -1,4 +1,4 @@
-"""Captum's methods brought to parameter units: its layers' channels, its path over the weights."""
+"""Captum's layer methods brought to parameter units: the output channels of layers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from paramattr.batches import Batch
 from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
 from paramattr.gradients import ObjectiveOfParameters, undisturbed
 from paramattr.objectives import Objective, check_callable, squared_error
-from paramattr.parameters import Baseline, align, named_parameters, owners
+from paramattr.parameters import named_parameters, owners
 from paramattr.progress import progress_bar
-from paramattr.reducers import UnitIndex, only
+from paramattr.reducers import only
 from paramattr.scores import Scores
+from paramattr.units import UnitIndex
 
 
 class CaptumMethod(NamedTuple):
@@ -120,16 +120,16 @@ def captum_scores(
     >>> scores.values.tolist()  # the output 3, times the gradient 6 of its square
     [18.0]
     """
-    attr, chosen = _captum(), CAPTUM_METHODS.get(method)
+    attr, chosen = captum_attr(), CAPTUM_METHODS.get(method)
     if chosen is None:
         raise ParamattrError(
             f"method {method!r} is not known: expected one of {', '.join(CAPTUM_METHODS)}"
         )
-    _check_rule(quadrature, n_steps)
+    check_rule(quadrature, n_steps)
     check_callable(objective)
     with undisturbed(model):
         own = named_parameters(model)
-        copied = _frozen_copy(model)
+        copied = copy.deepcopy(model).requires_grad_(False)
         watched, index = _watched(copied, layers, objective)
         values = ObjectiveOfParameters(copied, objective)
         sums, samples = torch.zeros(len(index), dtype=torch.float64), 0
@@ -140,7 +140,7 @@ def captum_scores(
             for item in loader:
                 batch = Batch.from_loader(item, device=next(iter(own.values())).device)
                 for sample, baselines in _with_baselines(batch):
-                    values.values(own, _cloned(sample))  # what is wrong shows before the work
+                    values.values(own, cloned(sample))  # what is wrong shows before the work
                     path = {"baselines": baselines, "n_steps": n_steps, "method": quadrature}
                     if not samples:
                         for layer in watched:
@@ -154,79 +154,6 @@ def captum_scores(
     if not samples:
         raise DataError("the loader gave no batch: expected at least one (inputs, targets)")
     return Scores(index, sums / samples)
-
-
-def captum_over_weights(
-    model: nn.Module,
-    baseline: Baseline,
-    inputs: Tensor | tuple[Tensor, ...],
-    targets: Any = None,
-    *,
-    objective: Objective = squared_error,
-    n_steps: int = 16,
-    method: str = "gausslegendre",
-    per_sample: bool = False,
-) -> dict[str, Tensor]:
-    """Attribute as FAIG does, by Captum's `IntegratedGradients` with the weights as its inputs.
-
-    Captum goes from a baseline to an input. With the weights in the inputs' place, the target's as
-    its "baseline" and the baseline's as its "input", that is Eq. 6: an independent check of
-    `FAIG.attribute`, for small models (`n_steps` copies of all weights are held at once).
-
-    Captum rounds its rules' weights to float32, whatever the model's precision, so the two agree to
-    about 1e-7; and its trapezoid's weights sum to `1 - 1 / n_steps`, where FAIG's sum to 1.
-
-    Args:
-        model: the target, in evaluation mode; it is copied.
-        baseline: the model it is compared with, or a mapping of names to tensors.
-        inputs: as in `FAIG.attribute`.
-        targets: as in `FAIG.attribute`.
-        objective: `(output, targets)` to a tensor `(B,)`.
-        n_steps: nodes of the rule.
-        method: a rule of Captum's, as `quadrature` in `captum_scores`.
-        per_sample: keep the samples apart.
-
-    Returns:
-        Names to attributions shaped like the parameters, summed over the batch, or `(B, *shape)`
-        with `per_sample`; positive where the change lowered the objective, as in `FAIG`.
-
-    Raises:
-        ParamattrError: if Captum is not installed, for an unknown rule, and what
-            `FAIG.attribute` raises.
-
-    Source: Xie et al. 2021, Eq. 6; Captum 0.9 (Kokhlikyan et al. 2020).
-
-    >>> target, baseline = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    >>> _ = nn.init.constant_(target.weight, 1.0), nn.init.constant_(baseline.weight, 3.0)
-    >>> found = captum_over_weights(target, baseline, torch.ones(1, 1), torch.zeros(1, 1))
-    >>> round(found["weight"].item(), 4)  # 3 squared minus 1 squared
-    8.0
-    """
-    attr = _captum()
-    _check_rule(method, n_steps)
-    check_callable(objective)
-    with undisturbed(model):
-        own, other = named_parameters(model), align(model, baseline)
-        copied = _frozen_copy(model)  # functional_call does not restore a module with two names
-        values = ObjectiveOfParameters(copied, objective)
-        batch = Batch.of(inputs, targets, device=next(iter(own.values())).device)
-        samples = []
-        for sample in batch.chunks(1):
-            values.values(own, _cloned(sample))
-
-            def of_weights(rows: Tensor, sample: Batch = sample) -> Tensor:
-                outputs = (
-                    functional_call(copied, _unflattened(row, own), _cloned(sample).inputs)
-                    for row in rows
-                )
-                return torch.cat([objective(output, sample.targets) for output in outputs])
-
-            found = attr.IntegratedGradients(of_weights).attribute(
-                _flattened(other), baselines=_flattened(own), n_steps=n_steps, method=method
-            )
-            samples.append(_unflattened(found[0].detach(), own))
-        stacked = {name: torch.stack([each[name] for each in samples]) for name in own}
-    return stacked if per_sample else {name: value.sum(0) for name, value in stacked.items()}
 
 
 @dataclass(frozen=True)
@@ -402,16 +329,13 @@ def _with_baselines(batch: Batch) -> Iterator[tuple[Batch, Tensor]]:
     yield from zip(samples, baselines.split(1), strict=True)
 
 
-def _cloned(batch: Batch) -> Batch:
-    # The model may write into its inputs.
+def cloned(batch: Batch) -> Batch:
+    """Copy a batch's inputs, which the model may write into."""
     return replace(batch, inputs=tuple(one.clone() for one in batch.inputs))
 
 
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).requires_grad_(False)
-
-
-def _check_rule(name: str, n_steps: int) -> None:
+def check_rule(name: str, n_steps: int) -> None:
+    """Refuse a rule that Captum does not have, or that cannot take as many nodes."""
     if name not in _RULES:
         raise ParamattrError(f"rule {name!r} is not Captum's: expected one of {', '.join(_RULES)}")
     least = 1 if name == "gausslegendre" else 2
@@ -422,7 +346,8 @@ def _check_rule(name: str, n_steps: int) -> None:
         )
 
 
-def _captum() -> ModuleType:
+def captum_attr() -> ModuleType:
+    """Import `captum.attr`, or say how to install it."""
     try:
         import captum.attr
     except ModuleNotFoundError:
@@ -441,15 +366,3 @@ def _repeated(tree: Any, times: int) -> Any:
     if isinstance(tree, dict):
         return {key: _repeated(branch, times) for key, branch in tree.items()}
     return tree
-
-
-def _flattened(values: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([value.flatten() for value in values.values()])[None]
-
-
-def _unflattened(row: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    parts = row.split([value.numel() for value in like.values()])
-    return {
-        name: part.view(value.shape).to(value.dtype)
-        for part, (name, value) in zip(parts, like.items(), strict=True)
-    }

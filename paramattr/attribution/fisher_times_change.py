@@ -16,8 +16,9 @@ from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.paths import StraightLine
 from paramattr.quadrature import riemann_left
-from paramattr.reducers import Reducer, UnitIndex
+from paramattr.reducers import Reducer
 from paramattr.scores import Scores
+from paramattr.units import UnitIndex
 
 
 def fisher_times_change(

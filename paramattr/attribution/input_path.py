@@ -23,8 +23,9 @@ from paramattr.objectives import (
 )
 from paramattr.parameters import named_parameters, pick
 from paramattr.quadrature import Rule, get_rule
-from paramattr.reducers import Reducer, UnitIndex
+from paramattr.reducers import Reducer
 from paramattr.scores import Scores
+from paramattr.units import UnitIndex
 
 
 class InputPathIntegratedGradients:

@@ -27,8 +27,9 @@ from paramattr.parameters import (
 from paramattr.paths import FittedPath, Path, StraightLine, check_ends
 from paramattr.progress import progress_bar
 from paramattr.quadrature import Rule, get_rule
-from paramattr.reducers import Reducer, UnitIndex
+from paramattr.reducers import Reducer
 from paramattr.scores import Scores
+from paramattr.units import UnitIndex
 
 
 class ParameterPathIntegratedGradients:

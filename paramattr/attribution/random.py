@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from paramattr.errors import UnitError
-from paramattr.reducers import Reducer, UnitIndex
+from paramattr.reducers import Reducer
 from paramattr.scores import Scores
 from paramattr.selection import Selection
+from paramattr.units import UnitIndex
 
 
 def random_scores(model: nn.Module, *, reducer: str | Reducer = "kernel", seed: int = 0) -> Scores:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from paramattr.parameters import named_parameters
-from paramattr.reducers import Reducer, UnitIndex
+from paramattr.reducers import Reducer
 from paramattr.scores import Scores
+from paramattr.units import UnitIndex
 
 
 def weight_magnitude(model: nn.Module, *, reducer: str | Reducer = "kernel") -> Scores:

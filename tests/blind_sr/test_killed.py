@@ -25,7 +25,7 @@ from blind_sr import networks, training
 networks.NETWORKS["srresnet"] = partial(networks.SRResNet, features=4, blocks=1)
 training.SAVE_EVERY = 10
 training.VALIDATE_EVERY = 60
-training._draw = lambda *arguments: None
+training.draw_curves = lambda *arguments: None
 from paramattr.cli import main
 main()
 """

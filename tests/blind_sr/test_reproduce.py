@@ -61,7 +61,7 @@ def folders_of(folder):
 def run(monkeypatch, capsys):
     for name, network in SMALL.items():
         monkeypatch.setitem(networks.NETWORKS, name, network)
-    monkeypatch.setattr(training, "_draw", lambda *arguments: None)
+    monkeypatch.setattr(training, "draw_curves", lambda *arguments: None)
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", *map(str, words)])

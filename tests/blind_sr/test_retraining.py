@@ -31,7 +31,7 @@ ROW_KEYS = {"method", "filters", "input", "psnr", "seed"}
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "srresnet", SMALL)
-    monkeypatch.setattr(training, "_draw", lambda *arguments: None)
+    monkeypatch.setattr(training, "draw_curves", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")

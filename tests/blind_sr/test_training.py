@@ -11,6 +11,7 @@ from blind_sr.images import read_image, write_image
 from blind_sr.networks import SRResNet
 from blind_sr.patches import Patches, hold_out, load_photographs
 from blind_sr.training import Recipe, train_stage
+from blind_sr.training_curves import draw_curves
 from paramattr import load_state_dict, random_scores
 from paramattr.errors import CheckpointError, DataError, ParamattrError
 
@@ -28,7 +29,7 @@ def small(monkeypatch):
 def drawn(monkeypatch):
     """Take figures down instead of drawing them, which would be most of the time here."""
     found = []
-    monkeypatch.setattr(training, "_draw", lambda path, rows, title: found.append(len(rows)))
+    monkeypatch.setattr(training, "draw_curves", lambda path, rows, title: found.append(len(rows)))
     return found
 
 
@@ -236,16 +237,15 @@ def test_without_held_out_photographs_the_last_average_is_kept(photographs, tmp_
     )
 
 
-def test_curves_are_drawn_at_each_validation(photographs, held_out, tmp_path, drawn, monkeypatch):
+def test_curves_are_drawn_at_each_validation(photographs, held_out, tmp_path, drawn):
     train_stage(RECIPE, photographs, held_out, tmp_path)
     assert drawn == [1, 2, 3, 4]
-    monkeypatch.undo()
     rows = [
         {"iteration": 0, "loss": None, "psnr_clean": 20.0, "psnr_blur": 18.0},
         {"iteration": 200, "loss": 0.05, "psnr_clean": 25.0, "psnr_blur": 21.0},
     ]
     for number in (1, 2):
-        training._draw(tmp_path / "curves.png", rows[:number], "srresnet target")
+        draw_curves(tmp_path / "curves.png", rows[:number], "srresnet target")
         assert read_image(tmp_path / "curves.png").float().std() > 10
 
 

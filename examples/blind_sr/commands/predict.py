@@ -97,7 +97,7 @@ def predict(
     counts as blurry or noisy is fitted on a second, and the accuracy is measured on a third. A run
     that is repeated with the same options after an error or a kill goes on where it stopped.
     """
-    from blind_sr import predicting, study
+    from blind_sr import predicting, prediction_report, study
     from paramattr.prediction import OverlapClassifier
     from paramattr.quadrature import get_rule
 
@@ -178,7 +178,7 @@ def predict(
     if json:
         print(json_format.dumps(result), flush=True)
     else:
-        for table in predicting.predict_tables(result):
+        for table in prediction_report.predict_tables(result):
             console.print(table)
         if again:
             console.print(
@@ -186,7 +186,7 @@ def predict(
                 "filters or fit the thresholds: on new ones the accuracy may be lower (--find, "
                 "--fit, --test)."
             )
-    figure = predicting.save_prediction(out, overlapping, measured, result)
+    figure = prediction_report.save_prediction(out, overlapping, measured, result)
     shutil.rmtree(running, ignore_errors=True)
     if not json:
         console.print(f"figure: {figure}")
