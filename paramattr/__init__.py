@@ -9,6 +9,7 @@ from importlib.metadata import version
 from paramattr.agreement import agreement, stability, subset_means
 from paramattr.attribution import (
     FAIG,
+    Adaptive,
     InputPathIntegratedGradients,
     ParameterPathIntegratedGradients,
     absolute_change,
@@ -43,6 +44,7 @@ __version__ = version("paramattr")
 
 __all__ = [
     "FAIG",
+    "Adaptive",
     "Bootstrap",
     "Comparison",
     "Curve",

@@ -16,7 +16,14 @@ from paramattr.progress import progress_bar
 
 
 class Network(str, Enum):
-    """The study's networks."""
+    """Networks with a baseline and a target."""
+
+    srresnet = "srresnet"
+    srcnn = "srcnn"
+
+
+class Trained(str, Enum):
+    """Networks to train."""
 
     srresnet = "srresnet"
     srcnn = "srcnn"

@@ -16,7 +16,7 @@ from blind_sr.commands.predict import predict
 from blind_sr.commands.retrain import retrain
 from blind_sr.commands.train import train
 from blind_sr.images import find_images
-from blind_sr.options import Network
+from blind_sr.options import Network, Trained
 
 PAPER = "faig,ig,absolute-change,random"
 """The methods of the paper's tables."""
@@ -142,7 +142,7 @@ def steps(
         "two-branch-train",
         train,
         {
-            "network": Network.two_branch,
+            "network": Trained.two_branch,
             "images": folders["train"],
             "target_iterations": size.train_iterations,
             "target_rate": 5e-4,

@@ -1,6 +1,7 @@
 """Attribution methods, one a file."""
 
 from paramattr.attribution.absolute_change import absolute_change
+from paramattr.attribution.adaptive import Adaptive
 from paramattr.attribution.fisher_times_change import fisher_times_change
 from paramattr.attribution.gradient_times_change import gradient_times_change
 from paramattr.attribution.input_path import InputPathIntegratedGradients
@@ -10,6 +11,7 @@ from paramattr.attribution.weight_magnitude import weight_magnitude
 
 __all__ = [
     "FAIG",
+    "Adaptive",
     "InputPathIntegratedGradients",
     "ParameterPathIntegratedGradients",
     "absolute_change",

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from paramattr.attribution.adaptive import Adaptive, AdaptiveIntegral, Magnitudes, Spent
 from paramattr.attribution.path_integral import Attributions, PathIntegral
 from paramattr.batches import Batch
 from paramattr.errors import ModelError, ParamattrError
@@ -53,6 +54,10 @@ class ParameterPathIntegratedGradients:
             A tied parameter goes by its first name.
         path: from the target to the baseline; the straight line by default.
 
+    Attributes:
+        spent: what the last call with `method="adaptive"` took, one entry a sample (or a batch
+            that was summed).
+
     Raises:
         ModelError: if the two are not of one architecture, are equal, are not finite, or the path
             or `parameters` do not fit them.
@@ -81,6 +86,7 @@ class ParameterPathIntegratedGradients:
         check_callable(objective)
         self._reported = pick(model, parameters)
         self._given_path = path
+        self.spent: list[Spent] = []
         self._path()
         warn_of_buffers(model, baseline)
 
@@ -94,7 +100,7 @@ class ParameterPathIntegratedGradients:
         targets: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 16,
-        method: str | Rule = "gausslegendre",
+        method: str | Rule | Adaptive = "gausslegendre",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         *,
@@ -114,6 +120,8 @@ class ParameterPathIntegratedGradients:
             method: a rule's name (`"riemann_left"`, `"riemann_right"`, `"riemann_middle"`,
                 `"riemann_trapezoid"`, `"simpson"`, `"gausslegendre"`, `"gausskronrod"`) or a
                 `Rule`, which brings its own nodes. `"riemann_left"` with 100 is the paper's.
+                `"adaptive"`, or an `Adaptive` with tolerances of one's own, takes as many nodes
+                as each sample needs, and says in `spent` how many; `n_steps` is without effect.
             internal_batch_size: most samples that go through the model at once; all by default.
                 With `per_sample` they go one by one.
             return_convergence_delta: give the delta too.
@@ -214,7 +222,7 @@ class ParameterPathIntegratedGradients:
         *,
         reducer: str | Reducer,
         n_steps: int = 16,
-        method: str | Rule = "gausslegendre",
+        method: str | Rule | Adaptive = "gausslegendre",
         internal_batch_size: int | None = None,
         show_progress: bool = False,
         checkpoint: str | FilePath | None = None,
@@ -248,8 +256,10 @@ class ParameterPathIntegratedGradients:
         """
         with undisturbed(self.model):
             _check_chunk(internal_batch_size)
-            integral = self._integral(n_steps, method)
             index = UnitIndex.of(self.model, reducer)
+            integral = self._integral(
+                n_steps, method, lambda sums: index.reduce({n: a.abs() for n, a in sums.items()})
+            )
 
             def attributions(batch: Batch) -> Iterator[Attributions]:
                 integral.values(0.0, batch, 1)  # what is wrong shows before the work
@@ -272,7 +282,7 @@ class ParameterPathIntegratedGradients:
         targets: Any,
         extra: Any,
         n_steps: int,
-        method: str | Rule,
+        method: str | Rule | Adaptive,
         internal_batch_size: int | None,
     ) -> tuple[Batch, PathIntegral, int]:
         _check_chunk(internal_batch_size)
@@ -280,9 +290,17 @@ class ParameterPathIntegratedGradients:
         batch = Batch.of(inputs, targets, extra, device=integral.device)
         return batch, integral, internal_batch_size or len(batch)
 
-    def _integral(self, n_steps: int, method: str | Rule) -> PathIntegral:
-        rule = get_rule(method, n_steps)
+    def _integral(
+        self, n_steps: int, method: str | Rule | Adaptive, magnitudes: Magnitudes | None = None
+    ) -> PathIntegral:
         objective = ObjectiveOfParameters(self.model, self.objective)
+        if isinstance(method, str) and method == "adaptive":
+            method = Adaptive()
+        if isinstance(method, Adaptive):
+            integral = AdaptiveIntegral(objective, self._path(), method, self._reported, magnitudes)
+            self.spent = integral.spent
+            return integral
+        rule = get_rule(method, n_steps)
         return PathIntegral(objective, self._path(), rule, self._reported)
 
     def _path(self) -> Path:

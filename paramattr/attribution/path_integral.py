@@ -42,7 +42,9 @@ class PathIntegral:
     ) -> None:
         self.objective, self.path, self.rule, self.reported = objective, path, rule, reported
         self.device = next(iter(path.evaluate(0.0).values())).device
-        self.nodes = list(_nodes(path, rule))
+        self.nodes = [
+            node for start, end in pairwise(breakpoints(path)) for node in self.placed(start, end)
+        ]
 
     def values(self, alpha: float, batch: Batch, chunk: int) -> Float[Tensor, "b"]:
         """Evaluate the objective at one place of the path, at most `chunk` samples at once.
@@ -74,17 +76,33 @@ class PathIntegral:
             names = moving if whole else [name for name in moving if name in sums]
             if not names:
                 continue
-            gradients = self.objective.gradient(self.path.evaluate(alpha), batch, names)
-            speeds = self.path.derivative(alpha)
-            for name, gradient in gradients.items():
-                kind = _accumulator(gradient)
-                product = gradient.to(kind) * speeds[name].to(kind)
+            for name, product in self.products(alpha, batch, names):
                 if name in sums:
                     sums[name].add_(product, alpha=weight)
                 if whole:
                     total += weight * product.sum(dtype=torch.float64)
         check_finite_gradients({**sums, "a parameter": total}, batch)
         return sums, total
+
+    def products(
+        self, alpha: float, batch: Batch, names: list[str]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Give ∂L/∂γ_i · ∂γ_i/∂α at one place, parameter by parameter."""
+        gradients = self.objective.gradient(self.path.evaluate(alpha), batch, names)
+        speeds = self.path.derivative(alpha)
+        for name, gradient in gradients.items():
+            kind = _accumulator(gradient)
+            yield name, gradient.to(kind) * speeds[name].to(kind)
+
+    def placed(self, start: float, end: float) -> Iterator[Node]:
+        """Give the rule's nodes on a piece of the path."""
+        # A node at a breakpoint belongs to the piece it was placed on: step inside it.
+        low = start if start == 0 else math.nextafter(start, end)
+        high = end if end == 1 else math.nextafter(end, start)
+        for node, weight in zip(self.rule.nodes, self.rule.weights, strict=True):
+            alpha = min(max(start + node * (end - start), low), high)
+            moving = [name for name, speed in self.path.derivative(alpha).items() if speed.any()]
+            yield alpha, weight * (end - start), moving
 
     def _referenced(self, batch: Batch) -> Batch:
         return self.objective.referenced(self.path.evaluate(0.0), batch)
@@ -102,18 +120,6 @@ class PathIntegral:
             "objective": described(self.objective.objective),
             "parameters": self.reported,
         }
-
-
-def _nodes(path: Path, rule: Rule) -> Iterator[Node]:
-    for start, end in pairwise(breakpoints(path)):
-        # A node at a breakpoint belongs to the piece it was placed on: step inside it.
-        low = start if start == 0 else math.nextafter(start, end)
-        high = end if end == 1 else math.nextafter(end, start)
-        for node, weight in zip(rule.nodes, rule.weights, strict=True):
-            alpha = min(max(start + node * (end - start), low), high)
-            speeds = path.derivative(alpha)
-            moving = [name for name, speed in speeds.items() if bool(speed.any())]
-            yield alpha, weight * (end - start), moving
 
 
 def _accumulator(value: Tensor) -> torch.dtype:

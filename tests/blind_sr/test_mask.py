@@ -176,7 +176,7 @@ def test_whole_photographs_are_taken_with_a_crop_of_0(folder):
         (["--steps", "0"], "n_steps=0"),
         (["--quadrature", "monte_carlo"], "'monte_carlo'"),
         (["--network", "vgg"], "--network"),
-        (["--network", "srcnn"], "srcnn_baseline"),
+        (["--network", "two-branch"], "--network"),
         (["--weights", "/no/such/folder"], "/no/such/folder"),
         (["--images", "/no/such/folder"], "/no/such/folder is not there"),
         (["--crop", "500"], "is too small"),

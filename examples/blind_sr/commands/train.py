@@ -11,9 +11,8 @@ from rich.console import Console
 from blind_sr.options import (
     DeviceOption,
     ImagesOption,
-    Network,
-    NetworkOption,
     Stage,
+    Trained,
     check_device,
 )
 from paramattr.errors import ParamattrError
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 def train(
     out: Annotated[Path, typer.Option(help="Folder for weights, log and running state.")],
     images: ImagesOption = None,
-    network: NetworkOption = Network.srresnet,
+    network: Annotated[Trained, typer.Option(help="Network to train.")] = Trained.srresnet,
     stage: Annotated[
         Stage, typer.Option(help="Clean baseline, blind target (from the baseline), or both.")
     ] = Stage.both,
@@ -64,7 +63,7 @@ def train(
 
     check_device(device)
     stages = ["baseline", "target"] if stage is Stage.both else [stage.value]
-    if network is Network.two_branch:
+    if network is Trained.two_branch:
         if stage is Stage.baseline or initial is not None:
             raise ParamattrError(
                 "the two-branch network is trained from scratch beside an SRResNet of its size: "
@@ -85,7 +84,7 @@ def train(
         )
         for name in stages
     ]
-    if network is Network.two_branch:
+    if network is Trained.two_branch:
         _train_branches(recipes[0], images, out, resume=resume, force=force)
         return
     for recipe in recipes:
