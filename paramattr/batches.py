@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Number
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Batch:
                         f"{tensor.shape[0] if tensor.ndim else 'a single number'}: expected as "
                         "many of each, the batch first"
                     )
-        moved = [_mapped(part, lambda t: _usable(t, device)) for part in (several, targets, extra)]
+        moved = [mapped(part, lambda t: _usable(t, device)) for part in (several, targets, extra)]
         return cls(tuple(moved[0]), moved[1], tuple(moved[2]))
 
     @classmethod
@@ -102,23 +103,22 @@ class Batch:
         """Cut the batch into batches of at most `size` samples, in order."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            inputs, targets, extra = (
-                _mapped(p, lambda t, part=part: t[part]) for p in self._parts()
-            )
+            inputs, targets, extra = (mapped(p, itemgetter(part)) for p in self._parts())
             yield Batch(inputs, targets, extra, self.first + start)
 
     def _parts(self) -> tuple[Any, Any, Any]:
         return self.inputs, self.targets, self.extra
 
 
-def _mapped(tree: Any, function: Any) -> Any:
+def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to all tensors in tuples, lists and dicts; all else stays as it is."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, tuple | list):
-        branches = [_mapped(branch, function) for branch in tree]
+        branches = [mapped(branch, function) for branch in tree]
         return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
     if isinstance(tree, dict):
-        return {key: _mapped(branch, function) for key, branch in tree.items()}
+        return {key: mapped(branch, function) for key, branch in tree.items()}
     return tree
 
 

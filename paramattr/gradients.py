@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from paramattr.batches import Batch
+from paramattr.batches import Batch, mapped
 from paramattr.errors import ModelError, ObjectiveError
 from paramattr.objectives import Objective, SelfReference
 from paramattr.parameters import owners
@@ -28,15 +28,19 @@ class ObjectiveOfParameters:
     Args:
         model: in evaluation mode.
         objective: `(output, targets)` to a tensor `(B,)`.
+        dtype: precision that the model computes in; parameters, inputs and buffers are cast on
+            their way in, outputs and gradients on their way out. The parameters' own by default.
 
     Raises:
         ModelError: if a layer that acts otherwise in training (batch norm, dropout) is in training
             mode.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(
+        self, model: nn.Module, objective: Objective, *, dtype: torch.dtype | None = None
+    ) -> None:
         check_evaluating(model)
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.dtype = model, objective, dtype
         self._places = {
             name: [_joined(owner.path, owner.attribute) for owner in places]
             for name, places in owners(model).items()
@@ -118,31 +122,34 @@ class ObjectiveOfParameters:
             for name, value in parameters.items()
             for place in self._places.get(name, [name])
         }
-        before = torch.get_rng_state() if self.model.training else None
-        output = functional_call(
-            self.model,
-            {**_copied_buffers(self.model), **state},
-            tuple(  # a model may write into what it is given
-                one.clone() if isinstance(one, Tensor) else one
-                for one in (*batch.inputs, *batch.extra)
-            ),
-            tie_weights=False,
+        state = {**_copied_buffers(self.model, next(iter(state.values())).device), **state}
+        given = tuple(  # a model may write into what it is given
+            one.clone() if isinstance(one, Tensor) else one for one in (*batch.inputs, *batch.extra)
         )
+        if self.dtype is not None:
+            state, given = (mapped(part, self._cast) for part in (state, given))
+        before = torch.get_rng_state() if self.model.training else None
+        output = functional_call(self.model, state, given, tie_weights=False)
         if before is not None and not torch.equal(before, torch.get_rng_state()):
             raise ModelError(
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
                 "numbers, as functional dropout does: call model.eval() first"
             )
-        return output
+        if self.dtype is None:
+            return output
+        return mapped(output, lambda one: one.to(torch.promote_types(one.dtype, torch.float32)))
+
+    def _cast(self, one: Tensor) -> Tensor:
+        return one.to(self.dtype) if one.is_floating_point() else one
 
 
-def _copied_buffers(model: nn.Module) -> dict[str, Tensor]:
+def _copied_buffers(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
     copies: dict[int, Tensor] = {}
     state = {}
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
             if id(buffer) not in copies:
-                copies[id(buffer)] = buffer.clone()
+                copies[id(buffer)] = buffer.to(device, copy=True)
             state[_joined(path, name)] = copies[id(buffer)]
     return state
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paramattr.attribution.adaptive import Adaptive, AdaptiveIntegral, Magnitudes, Spent
 from paramattr.attribution.path_integral import Attributions, PathIntegral
+from paramattr.attribution.precision import PrecisionCheck
 from paramattr.batches import Batch
 from paramattr.errors import ModelError, ParamattrError
 from paramattr.estimation import mean_magnitude
@@ -53,6 +54,10 @@ class ParameterPathIntegratedGradients:
             floating-point parameters by default. All that differ move along the path either way.
             A tied parameter goes by its first name.
         path: from the target to the baseline; the straight line by default.
+        device: where to compute; where the model is by default. The model itself is not moved.
+        dtype: precision that the model computes in, such as `torch.bfloat16` where the hardware
+            does; the model's own by default. Path, sums and results stay in the model's, float32 at
+            least. If the objective's change then differs by more than 5%, a warning says so.
 
     Attributes:
         spent: what the last call with `method="adaptive"` took, one entry a sample (or a batch
@@ -81,9 +86,16 @@ class ParameterPathIntegratedGradients:
         objective: Objective = squared_error,
         parameters: Iterable[str] | Callable[[str, Tensor], bool] | None = None,
         path: Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.baseline, self.objective = model, baseline, objective
+        self.device, self.dtype = device, dtype
         check_callable(objective)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ParamattrError(
+                f"dtype is {dtype}: expected a floating-point one, such as torch.bfloat16"
+            )
         self._reported = pick(model, parameters)
         self._given_path = path
         self.spent: list[Spent] = []
@@ -146,6 +158,7 @@ class ParameterPathIntegratedGradients:
             )
             chunk = 1 if per_sample else chunk
             before = integral.values(0.0, batch, chunk)  # what is wrong shows before the work
+            PrecisionCheck(integral)(batch)
             attributions = integral.zeros((len(batch),) if per_sample else ())
             totals = []
             with progress_bar("attributing", len(batch), show=show_progress) as advance:
@@ -261,8 +274,11 @@ class ParameterPathIntegratedGradients:
                 n_steps, method, lambda sums: index.reduce({n: a.abs() for n, a in sums.items()})
             )
 
+            check = PrecisionCheck(integral)
+
             def attributions(batch: Batch) -> Iterator[Attributions]:
                 integral.values(0.0, batch, 1)  # what is wrong shows before the work
+                check(batch)
                 for sample in batch.chunks(1):
                     yield integral.over(sample, whole=False)[0]
 
@@ -293,7 +309,7 @@ class ParameterPathIntegratedGradients:
     def _integral(
         self, n_steps: int, method: str | Rule | Adaptive, magnitudes: Magnitudes | None = None
     ) -> PathIntegral:
-        objective = ObjectiveOfParameters(self.model, self.objective)
+        objective = ObjectiveOfParameters(self.model, self.objective, dtype=self.dtype)
         if isinstance(method, str) and method == "adaptive":
             method = Adaptive()
         if isinstance(method, Adaptive):
@@ -307,6 +323,11 @@ class ParameterPathIntegratedGradients:
         # Aligned anew at each call: the models may have been moved or trained on since.
         own = named_parameters(self.model)
         aligned = align(self.model, self.baseline)
+        if self.device is not None:
+            own, aligned = (
+                {name: value.to(self.device) for name, value in side.items()}
+                for side in (own, aligned)
+            )
         if all(torch.equal(own[name], aligned[name]) for name in own):
             raise ModelError(
                 "the baseline equals the model in every parameter: there is no change to "

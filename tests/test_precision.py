@@ -1,0 +1,121 @@
+"""`dtype` and `device`: where and how the model computes, and what stays as it was."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from paramattr import FAIG, Adaptive, self_reference
+from paramattr.errors import ParamattrError
+from tests.models import ZOO, other_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Seen(nn.Module):
+    """A convolution with a buffer that says what it computes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(2, 3, 3, padding=1)
+        self.register_buffer("shift", torch.ones(1))
+        self.register_buffer("count", torch.ones(1, dtype=torch.int64))
+        self.seen = []
+
+    def forward(self, x):
+        found = self.layer(x) + self.shift
+        self.seen.append((x.dtype, self.layer.weight.dtype, self.shift.dtype, self.count.dtype))
+        self.seen.append(found.dtype)
+        return found
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    target = Seen().eval()
+    baseline = copy.deepcopy(target)
+    with torch.no_grad():
+        baseline.layer.weight.add_(0.3 * torch.randn_like(baseline.layer.weight))
+    return target, baseline, torch.rand(4, 2, 6, 6), torch.rand(4, 3, 6, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_model_computes_in_dtype_and_the_results_do_not(pair, dtype):
+    target, baseline, x, y = pair
+    before = copy.deepcopy(target.state_dict())
+    found = FAIG(target, baseline, dtype=dtype).attribute(x, y, n_steps=4)
+    assert set(target.seen) >= {(dtype, dtype, dtype, torch.int64), dtype}
+    assert all(value.dtype is torch.float32 for value in found.values())
+    for name, value in target.state_dict().items():
+        assert value.dtype is before[name].dtype
+        assert torch.equal(value, before[name])
+    plain = FAIG(target, baseline).attribute(x, y, n_steps=4)
+    near = {"rtol": 0.1, "atol": 0.05} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, **near)
+        assert dtype is torch.float64 or not torch.equal(found[name], value) or not value.any()
+
+
+def test_float64_shrinks_the_residual_of_a_float32_model(pair):
+    target, baseline, x, y = pair
+    deltas = [
+        FAIG(target, baseline, dtype=dtype)
+        .attribute(x, y, n_steps=4, return_convergence_delta=True)[1]
+        .abs()
+        for dtype in (torch.bfloat16, torch.float32, torch.float64)
+    ]
+    assert deltas[0] > deltas[1] > deltas[2]
+
+
+def test_a_precision_that_is_too_narrow_warns_once(pair):
+    target, baseline, x, y = pair
+    with torch.no_grad():  # a change that bfloat16 cannot see
+        baseline.layer.weight.copy_(target.layer.weight)
+        baseline.layer.bias.copy_(target.layer.bias * 1.0002)
+    faig = FAIG(target, baseline, dtype=torch.bfloat16)
+    with pytest.warns(UserWarning, match=r"in torch.bfloat16 the objective of the first.*apart"):
+        faig.attribute(x, y, n_steps=2)
+    with pytest.warns(UserWarning, match="apart") as said:
+        faig.score([(x[:2], y[:2]), (x[2:], y[2:])], reducer="kernel", n_steps=2)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64, torch.bfloat16])
+def test_no_warning_where_none_is_due(pair, dtype):
+    target, baseline, x, y = pair
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FAIG(target, baseline, dtype=dtype).score([(x, y)], reducer="kernel", n_steps=2)
+        faig = FAIG(target, baseline, objective=self_reference, dtype=dtype)
+        faig.score([x], reducer="kernel", method=Adaptive(rtol=0.05))
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_every_model_takes_another_precision(name):
+    model, inputs, targets = ZOO[name]()  # in float64
+    faig = FAIG(model, other_weights(model, scale=0.1), dtype=torch.float32)
+    found = faig.attribute(inputs, targets, n_steps=3)
+    exact = FAIG(model, faig.baseline).attribute(inputs, targets, n_steps=3)
+    for parameter, value in exact.items():
+        assert found[parameter].dtype is value.dtype
+        scale = value.abs().max()
+        torch.testing.assert_close(found[parameter], value, rtol=1e-2, atol=float(1e-2 * scale))
+
+
+def test_whole_numbers_are_no_precision(pair):
+    with pytest.raises(ParamattrError, match=r"dtype is torch.int8: expected a floating-point"):
+        FAIG(*pair[:2], dtype=torch.int8)
+
+
+def test_a_device_is_where_it_computes(pair):
+    target, baseline, x, y = pair
+    faig = FAIG(target, baseline, device="cpu")
+    plain = FAIG(target, baseline).attribute(x, y, n_steps=2)
+    for name, value in faig.attribute(x, y, n_steps=2).items():
+        assert torch.equal(value, plain[name])
+    faig.device = "meta"
+    with pytest.raises(NotImplementedError, match="Meta tensors"):  # it has shapes alone
+        faig.attribute(x, y, n_steps=2)
+    assert {p.device.type for p in target.parameters()} == {"cpu"}
