@@ -34,7 +34,7 @@ lint: $(VENV)/.installed
 
 check: lint test ## Check style, types and import directions, then run the tests
 
-bench: $(VENV)/.installed ## Run the benchmarks
+bench: $(VENV)/.installed ## Run the benchmarks and print one table of all results
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.installed-docs ## Build the documentation into site

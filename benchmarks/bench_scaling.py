@@ -1,0 +1,114 @@
+"""How time and peak memory grow with parameters, samples, image size and nodes.
+
+    python -m benchmarks.bench_scaling [--largest MILLIONS] [--name NAME]
+
+Each setting runs in a process of its own, since peak memory is a process's. Memory is what
+`FAIG.score` takes above a bare forward and backward pass of the same model on one sample, over the
+bytes of the parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.environment import write_result
+from paramattr import FAIG
+
+DEPTH = 8
+BASE = {"millions": 1.0, "samples": 1, "size": 32, "nodes": 8}
+VARIED: dict[str, tuple[float, ...]] = {
+    "millions": (0.1, 1.0, 10.0, 100.0),
+    "samples": (1, 10, 100),
+    "size": (16, 32, 64, 128),
+    "nodes": (1, 2, 4, 8, 16, 32),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run every setting, print a line each, keep all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--largest", type=float, default=100.0, help="millions of parameters")
+    parser.add_argument("--name", default="scaling")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        print(json.dumps(measure(**json.loads(options.one))))
+        return
+    rows = []
+    for varied, values in VARIED.items():
+        for value in values:
+            setting = {**BASE, varied: value}
+            if setting["millions"] > options.largest:
+                continue
+            found = {way: _apart({**setting, "way": way}) for way in ("bare", "score")}
+            parameter_bytes = 4 * found["score"]["parameters"]
+            rows.append(
+                {
+                    "varied": varied,
+                    **setting,
+                    "parameters": found["score"]["parameters"],
+                    "seconds": found["score"]["seconds"],
+                    "bare_seconds": found["bare"]["seconds"],
+                    "extra_memory_over_parameters": (found["score"]["peak"] - found["bare"]["peak"])
+                    / parameter_bytes,
+                }
+            )
+            print(
+                f"{varied:>8} {value:>6}: {rows[-1]['seconds']:8.3f} s, one pass "
+                f"{rows[-1]['bare_seconds']:.3f} s, memory above it "
+                f"{rows[-1]['extra_memory_over_parameters']:.2f} x the parameters",
+                flush=True,
+            )
+    command = f"python -m benchmarks.bench_scaling --largest {options.largest:g}"
+    print(write_result(options.name, command, {"depth": DEPTH, "rows": rows}))
+
+
+def measure(millions: float, samples: int, size: int, nodes: int, way: str) -> dict[str, Any]:
+    """Run one setting in this process: seconds, and the peak of its memory in bytes."""
+    torch.manual_seed(0)
+    width = max(2, round((millions * 1e6 / DEPTH / 9) ** 0.5))
+    layers = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(DEPTH)]
+    target = nn.Sequential(*(m for layer in layers for m in (layer, nn.Tanh()))).eval()
+    baseline = {n: 0.9 * p.detach() for n, p in target.named_parameters()}
+    data = [(torch.rand(1, width, size, size), torch.rand(1, width, size, size))] * samples
+    [low, high] = data[0]
+
+    def one_pass() -> None:
+        loss = (target(low) - high).square().sum()
+        torch.autograd.grad(loss, list(target.parameters()))
+
+    started = time.perf_counter()
+    one_pass()
+    if way == "score":
+        faig = FAIG(target, baseline)
+        started = time.perf_counter()
+        faig.score(data, reducer="layer", n_steps=nodes)
+    else:
+        started = time.perf_counter()
+        one_pass()
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "parameters": sum(p.numel() for p in target.parameters()),
+    }
+
+
+def _apart(setting: dict[str, Any]) -> dict[str, Any]:
+    words = [sys.executable, "-m", "benchmarks.bench_scaling", "--one", json.dumps(setting)]
+    ran = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+if __name__ == "__main__":
+    main()
