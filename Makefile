@@ -24,7 +24,7 @@ demo: $(VENV)/.installed ## Mask 1 % of the filters of the blind super-resolutio
 	$(BIN)/paramattr blindsr mask --pct 1 --out demo-output
 
 test: $(VENV)/.installed ## Run the tests and doctests, the slow ones aside
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check
