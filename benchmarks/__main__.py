@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,9 @@ def table() -> Table:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
         made = result["environment"]
-        hardware = made.get("gpu", f"{made['cpu']}, {made['threads']} threads")
+        hardware = f"{made['cpu']}, {made['threads']} threads"
+        if result.get("device") == "cuda":
+            hardware = made["gpu"]
         found.add_row(path.stem, made["commit"], hardware, "\n".join(_figures(result)))
     return found
 
@@ -54,7 +57,7 @@ if __name__ == "__main__":
         bench_attribution.main(["--name", "attribution_bundled"])
         bench_limit.main(["--name", "limit"])
         bench_scaling.main(["--name", "scaling"])
-        bench_gpu.main(["--name", "gpu"])
+        bench_gpu.main(["--name", "gpu" if torch.cuda.is_available() else "gpu_dry_run"])
         bench_completeness.main(["--name", "completeness_bundled"])
         bench_masking.main(["--name", "masking_bundled"])
         bench_compare.main(["--name", "compare_bundled"])

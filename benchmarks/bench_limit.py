@@ -118,7 +118,7 @@ def _alone(shapes: list[tuple[nn.Conv2d, Tensor, int]], times: int) -> Callable[
                 weight = module.weight.detach().requires_grad_()
                 inputs = given.requires_grad_()
                 output = module._conv_forward(inputs, weight, module.bias)
-                torch.autograd.grad(output, (inputs, weight), torch.empty_like(output))
+                torch.autograd.grad(output, (inputs, weight), torch.ones_like(output))
 
     return run
 

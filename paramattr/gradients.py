@@ -137,10 +137,15 @@ class ObjectiveOfParameters:
             )
         if self.dtype is None:
             return output
-        return mapped(output, lambda one: one.to(torch.promote_types(one.dtype, torch.float32)))
+        return mapped(output, _widened)
 
     def _cast(self, one: Tensor) -> Tensor:
         return one.to(self.dtype) if one.is_floating_point() else one
+
+
+def _widened(one: Tensor) -> Tensor:
+    kind = torch.promote_types(one.dtype, torch.float32)
+    return one.to(kind) if one.is_floating_point() else one
 
 
 def _copied_buffers(model: nn.Module, device: torch.device) -> dict[str, Tensor]:

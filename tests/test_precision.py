@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from paramattr import FAIG, Adaptive, self_reference
-from paramattr.errors import ParamattrError
+from paramattr.errors import CheckpointError, ParamattrError
 from tests.models import ZOO, other_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,11 +104,6 @@ def test_every_model_takes_another_precision(name):
         torch.testing.assert_close(found[parameter], value, rtol=1e-2, atol=float(1e-2 * scale))
 
 
-def test_whole_numbers_are_no_precision(pair):
-    with pytest.raises(ParamattrError, match=r"dtype is torch.int8: expected a floating-point"):
-        FAIG(*pair[:2], dtype=torch.int8)
-
-
 def test_a_device_is_where_it_computes(pair):
     target, baseline, x, y = pair
     faig = FAIG(target, baseline, device="cpu")
@@ -119,3 +114,37 @@ def test_a_device_is_where_it_computes(pair):
     with pytest.raises(NotImplementedError, match="Meta tensors"):  # it has shapes alone
         faig.attribute(x, y, n_steps=2)
     assert {p.device.type for p in target.parameters()} == {"cpu"}
+
+
+def test_whole_numbers_in_the_output_stay_whole(pair):
+    target, baseline, x, _ = pair
+
+    def chosen(output, targets):
+        values, places = output
+        return values.flatten(1).gather(1, places).square().sum(1)
+
+    class Choosing(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            values = self.inner(x)
+            return values, values.flatten(1).topk(3).indices
+
+    faig = FAIG(Choosing(target), Choosing(baseline), objective=chosen, dtype=torch.float64)
+    assert faig.attribute(x, n_steps=2)["inner.layer.weight"].any()
+
+
+def test_a_checkpoint_of_another_precision_is_refused(pair, tmp_path):
+    target, baseline, x, y = pair
+    options = {"reducer": "kernel", "n_steps": 2, "checkpoint": tmp_path / "sums.safetensors"}
+    FAIG(target, baseline, dtype=torch.float64).score([(x, y)], **options)
+    with pytest.raises(CheckpointError, match="dtype"):
+        FAIG(target, baseline).score([(x, y)], **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, "bfloat16"])
+def test_what_is_no_precision_is_refused(pair, dtype):
+    with pytest.raises(ParamattrError, match=r"dtype is .*: expected a floating-point"):
+        FAIG(*pair[:2], dtype=dtype)

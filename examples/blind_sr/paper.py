@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-SOURCE = "Xie et al., NeurIPS 2021"
-
 TABLE_1 = {
     "two-branch": {"blur": 27.518, "both": 25.116},
     "one-branch": {"blur": 27.573, "both": 25.143},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from blind_sr.commands.retrain import retrain
 from blind_sr.commands.train import train
 from blind_sr.images import find_images
 from blind_sr.options import Network, Trained
+from paramattr.errors import CheckpointError
 
 PAPER = "faig,ig,absolute-change,random"
 """The methods of the paper's tables."""
@@ -102,12 +102,20 @@ class Step:
                 find_images(self.options[key])
 
     def run(self, out: Path) -> dict[str, Any]:
-        """Run the command, unless it was run with these options, and read its result."""
+        """Run the command, unless it was run with these options, and read its result.
+
+        Raises:
+            CheckpointError: if the folder holds anything else; nothing is removed.
+        """
         folder = out / self.name
         asked = json.dumps({key: _written(value) for key, value in self.options.items()}, indent=1)
         stamp, finished = folder / "options.json", folder / "finished"
-        if not stamp.exists() or stamp.read_text() != asked:
-            shutil.rmtree(folder, ignore_errors=True)
+        made = stamp.read_text() if stamp.exists() else ""
+        if made != asked and folder.exists() and any(folder.iterdir()):
+            raise CheckpointError(
+                f"folder {folder} holds a run with other options: expected one of {self.name} with "
+                "these; give another folder (--out), or remove that one"
+            )
         if not finished.exists():
             folder.mkdir(parents=True, exist_ok=True)
             stamp.write_text(asked)

@@ -84,7 +84,7 @@ class InputPathIntegratedGradients:
             inputs: floating-point, a tensor or a tuple of tensors, `(B, ...)`.
             baselines: of the same shapes.
             n_steps: nodes of the rule.
-            method: as in `FAIG.attribute`.
+            method: as in `FAIG.attribute`, `"adaptive"` aside.
             per_sample: keep the samples apart.
 
         Returns:

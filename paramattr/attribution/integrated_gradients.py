@@ -92,7 +92,7 @@ class ParameterPathIntegratedGradients:
         self.model, self.baseline, self.objective = model, baseline, objective
         self.device, self.dtype = device, dtype
         check_callable(objective)
-        if dtype is not None and not dtype.is_floating_point:
+        if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise ParamattrError(
                 f"dtype is {dtype}: expected a floating-point one, such as torch.bfloat16"
             )
@@ -246,7 +246,7 @@ class ParameterPathIntegratedGradients:
 
         Args:
             loader: any iterable of `(inputs, targets)` batches, or of tensors if the objective
-                needs no target. They are moved to the model's device.
+                needs no target. They are moved to where it computes.
             reducer: the units: `"scalar"`, `"kernel"`, `"output_channel"`, `"input_channel"`,
                 `"layer"`, or a callable (see `paramattr.reducers`).
             n_steps: as in `attribute`.

@@ -118,6 +118,7 @@ class PathIntegral:
             "rule": self.rule.settings(),
             "path": fingerprint(chain(points, [buffers])),
             "objective": described(self.objective.objective),
+            "dtype": str(self.objective.dtype),
             "parameters": self.reported,
         }
 

@@ -20,7 +20,8 @@ class PrecisionCheck:
     """
 
     def __init__(self, integral: PathIntegral) -> None:
-        self.integral, self.due = integral, integral.objective.dtype is not None
+        own = {value.dtype for value in integral.path.evaluate(0.0).values()}
+        self.integral, self.due = integral, integral.objective.dtype not in (None, *own)
 
     def __call__(self, batch: Batch) -> None:
         """Check the first sample of the first batch that comes.

@@ -18,7 +18,7 @@ from blind_sr.page import FUNCTIONS, INPUTS, METHODS, PICTURES, page
 from blind_sr.reproducing import Step
 from paramattr import save_state_dict
 from paramattr.cli import main
-from paramattr.errors import DataError
+from paramattr.errors import CheckpointError, DataError
 
 from .test_killed import COMMAND, finish, kill_when, start
 
@@ -94,7 +94,7 @@ def test_the_whole_study_in_small(folder, run, tmp_path):
     psnr = json.loads((tmp_path / "out" / "two-branch-train" / "branches.json").read_text())
     assert f"{psnr['networks']['one-branch']['psnr']['both']:.2f}" in text
 
-    # A second run computes nothing anew, and another size does all that it decides.
+    # A second run computes nothing anew.
     made = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*") if f.is_file()}
     assert run(*words, "--page", tmp_path / "docs" / "page.md")[0] == 0
     assert (tmp_path / "docs" / "page.md").read_text() == text
@@ -117,9 +117,15 @@ def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
         step.run(tmp_path)
     assert step.run(tmp_path) == step.run(tmp_path) == {"number": 3}
     other = Step("step", command, {"number": 4}, "result.json")
-    assert other.run(tmp_path) == {"number": 4}
+    with pytest.raises(CheckpointError, match="holds a run with other options"):
+        other.run(tmp_path)
+    assert step.run(tmp_path) == {"number": 3}
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "result.json").touch()
+    with pytest.raises(CheckpointError, match="give another folder"):
+        Step("foreign", command, {"number": 3}, "result.json").run(tmp_path)
     stamp = ["options.json"]
-    assert calls == [(3, stamp), (3, ["half", *stamp]), (4, stamp)]
+    assert calls == [(3, stamp), (3, ["half", *stamp])]
 
 
 @pytest.mark.parametrize(
@@ -235,8 +241,8 @@ def ahead(results):
             "Prediction with the ground truth: 90.0% for blurry inputs",
         ),
         (
-            lambda r: r["two-branch-train"]["networks"]["one-branch"]["psnr"].update(noise=19.5),
-            "Table 1: one branch is behind two by 0.50 dB (noisy input)",
+            lambda r: r["two-branch-train"]["networks"]["one-branch"]["psnr"].update(both=19.5),
+            "Table 1: one branch is behind two by 0.50 dB (blurry and noisy input)",
         ),
     ],
 )
