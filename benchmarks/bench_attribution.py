@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     converged, _, _ = _ours(pair, photographs, n_steps=CONVERGED)
     rows: list[dict[str, Any]] = []
 
-    def add(who: str, setting: str, ranked: dict[str, Scores], seconds: float, residual: float):
+    def add(
+        who: str, setting: str, ranked: dict[str, Scores], seconds: float, residual: float
+    ) -> None:
         overlaps = {f: agreement(ranked[f], converged[f], fraction=0.01).overlap for f in MASKS}
         row = {
             "who": who,
@@ -61,7 +63,6 @@ def main(arguments: list[str] | None = None) -> None:
             f"residual {100 * residual:.3f}%",
             flush=True,
         )
-        return row
 
     for rule, label in ((None, "100 left points"), (gauss_legendre(SAME), f"{SAME} Gauss nodes")):
         found = published_procedure(pair, photographs, rule)
@@ -118,8 +119,7 @@ def _ours(
         condition: faig.score(photographs.pairs(condition), reducer="kernel", **options)
         for condition in MASKS
     }
-    blur = contrast(plain["blur"], plain["noise"])
-    ranked = {"blur": blur, "noise": contrast(plain["noise"], plain["blur"])}
+    ranked = _contrasted(plain)
     seconds = time.perf_counter() - started
     residuals = []
     for condition in MASKS:
@@ -148,11 +148,13 @@ def _captum(
             total = float(sum(value.sum(dtype=torch.float64) for value in found.values()))
             residuals.append(abs((total - (end - start)) / (end - start)))
         plain[condition] = Scores(index, sums / len(photographs.high))
-    ranked = {
-        "blur": contrast(plain["blur"], plain["noise"]),
-        "noise": contrast(plain["noise"], plain["blur"]),
-    }
+    ranked = _contrasted(plain)
     return ranked, time.perf_counter() - started, sum(residuals) / len(residuals)
+
+
+def _contrasted(plain: dict[str, Scores]) -> dict[str, Scores]:
+    blur, noise = plain["blur"], plain["noise"]
+    return {"blur": contrast(blur, noise), "noise": contrast(noise, blur)}
 
 
 def _fastest(rows: list[dict[str, Any]], overlap: float) -> dict[str, Any] | None:
