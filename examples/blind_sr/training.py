@@ -342,4 +342,7 @@ class _Run:
 @torch.no_grad()
 def _average(ema: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
     decay = min(ema, (1 + int(count)) / (10 + int(count)))
-    torch._foreach_lerp_(averaged, current, 1 - decay)
+    # What is not trained keeps its bits: between two negative zeros, lerp finds a positive one.
+    moved = [pair for pair in zip(averaged, current, strict=True) if not torch.equal(*pair)]
+    if moved:
+        torch._foreach_lerp_(*zip(*moved, strict=True), 1 - decay)
