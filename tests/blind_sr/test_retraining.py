@@ -67,6 +67,15 @@ def run(folder, monkeypatch, capsys):
     return run
 
 
+def test_a_negative_zero_stays_one_in_a_longer_training(folder, run, tmp_path):
+    # From the ninth iteration on the average keeps over half of itself, which rounds otherwise.
+    words = [12 if word == 4 else word for word in WORDS]
+    code, _, err = run(*words, "--methods", "random", "--out", tmp_path)
+    assert code == 0, err
+    state = load_state_dict(tmp_path / "trainings" / "random_blur_noise_on_blur_0.safetensors")
+    assert torch.signbit(state["conv_first.bias"][0])
+
+
 def no_work(*arguments, **options):
     raise AssertionError("the work began")
 
