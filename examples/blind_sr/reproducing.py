@@ -1,10 +1,10 @@
-"""The whole study as a list of commands, each run once."""
+"""The whole study as a list of steps."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from blind_sr.commands.retrain import retrain
 from blind_sr.commands.train import train
 from blind_sr.images import find_images
 from blind_sr.options import Network, Trained
-from paramattr.errors import CheckpointError
+from blind_sr.step import Step, digest
+from blind_sr.study import BUNDLED_WEIGHTS
+from paramattr.errors import ParamattrError
 
 PAPER = "faig,ig,absolute-change,random"
 """The methods of the paper's tables."""
@@ -73,66 +75,14 @@ FULL = Size(
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command of the study.
-
-    Attributes:
-        name: of its folder, `NETWORK-COMMAND`.
-        command: a function of the command line.
-        options: what it is called with, beside its folder.
-        result: the file with its rows.
-        figures: name of a picture to its file.
-    """
-
-    name: str
-    command: Callable[..., None]
-    options: Mapping[str, Any]
-    result: str
-    figures: Mapping[str, str] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Refuse a folder of photographs that is not there, before any step begins.
-
-        Raises:
-            DataError: naming the folder.
-        """
-        for key in ("images", "find", "fit", "test"):
-            if self.options.get(key) is not None:
-                find_images(self.options[key])
-
-    def run(self, out: Path) -> dict[str, Any]:
-        """Run the command, unless it was run with these options, and read its result.
-
-        Raises:
-            CheckpointError: if the folder holds anything else; nothing is removed.
-        """
-        folder = out / self.name
-        asked = json.dumps({key: _written(value) for key, value in self.options.items()}, indent=1)
-        stamp, finished = folder / "options.json", folder / "finished"
-        made = stamp.read_text() if stamp.exists() else ""
-        if made != asked and folder.exists() and any(folder.iterdir()):
-            raise CheckpointError(
-                f"folder {folder} holds a run with other options: expected one of {self.name} with "
-                "these; give another folder (--out), or remove that one"
-            )
-        if not finished.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            stamp.write_text(asked)
-            self.command(**self.options, out=folder)
-            finished.touch()
-        found: dict[str, Any] = json.loads((folder / self.result).read_text())
-        return found
-
-
 def steps(
-    networks: list[Network],
+    networks: Sequence[Network],
     size: Size,
     folders: Mapping[str, Path | None],
     weights: Path | None,
     device: str,
     out: Path,
-) -> Iterator[Step]:
+) -> list[Step]:
     """List the commands of the study.
 
     Args:
@@ -143,37 +93,91 @@ def steps(
         weights: folder of the pairs; None for the bundled ones.
         device: where to compute.
         out: folder of the steps' folders.
+
+    Raises:
+        DataError: if a folder of photographs is not there, or holds none, or an unreadable one.
     """
+    found: list[Step] = []
     for network in networks:
-        yield from _of_network(network, size, folders, weights, device, out)
-    yield Step(
-        "two-branch-train",
-        train,
-        {
-            "network": Trained.two_branch,
-            "images": folders["train"],
-            "target_iterations": size.train_iterations,
-            "target_rate": 5e-4,
-            "batch_size": size.batch_size,
-            "device": device,
-            "resume": True,
-        },
-        "branches.json",
+        own = {"network": network, "weights": weights, "device": device}
+        found += _of_network(own, size, folders, out)
+    found.append(
+        Step(
+            "two-branch-train",
+            train,
+            {
+                "network": Trained.two_branch,
+                "images": folders["train"],
+                "target_iterations": size.train_iterations,
+                "target_rate": 5e-4,
+                "batch_size": size.batch_size,
+                "device": device,
+                "resume": True,
+            },
+            "branches.json",
+        )
     )
+    used = [_files(step.options) for step in found]
+    once = cache(digest)
+    return [
+        replace(step, contents={key: once(files) for key, files in own.items()})
+        for step, own in zip(found, used, strict=True)
+    ]
+
+
+def without(steps: Sequence[Step], skip: str) -> list[Step]:
+    """Leave steps out.
+
+    Args:
+        steps: of `steps`.
+        skip: names, separated by commas.
+
+    Raises:
+        ParamattrError: for an unknown name, for a step that would miss another's results, or if
+            no step is left.
+    """
+    skipped = [name.strip() for name in skip.split(",") if name.strip()]
+    known = [step.name for step in steps]
+    for name in skipped:
+        if name not in known:
+            raise ParamattrError(
+                f"step {name!r} to skip is not known: expected some of {', '.join(known)}"
+            )
+    left = [step for step in steps if step.name not in skipped]
+    for step in left:
+        if step.after in skipped:
+            raise ParamattrError(
+                f"step {step.name!r} uses the results of {step.after!r}, which is to be skipped: "
+                "skip both or neither"
+            )
+    if not left:
+        raise ParamattrError("all steps are to be skipped: expected one or more to run")
+    return left
+
+
+def weights_file(network: str, stage: str, weights: Path | None) -> Path | None:
+    """Find one file of a pair where `study.load_pair` does; None if it is not there."""
+    folder = weights or BUNDLED_WEIGHTS
+    files = (folder / f"{network}_{stage}{suffix}" for suffix in (".safetensors", ".pth"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _files(options: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
+    folders = [key for key in ("images", "find", "fit", "test") if options.get(key) is not None]
+    found = {key: tuple(find_images(options[key])) for key in folders}
+    if "weights" in options:
+        stages = ("baseline", "target")
+        pair = [weights_file(options["network"].value, s, options["weights"]) for s in stages]
+        found["weights"] = tuple(file for file in pair if file is not None)
+    return found
 
 
 def _of_network(
-    network: Network,
-    size: Size,
-    folders: Mapping[str, Path | None],
-    weights: Path | None,
-    device: str,
-    out: Path,
+    own: Mapping[str, Any], size: Size, folders: Mapping[str, Path | None], out: Path
 ) -> Iterator[Step]:
-    own: dict[str, Any] = {"network": network, "weights": weights, "device": device}
     nodes = {"steps": size.steps, "crop": size.crop}
     found = {**own, **nodes, "images": folders["images"]}
-    name = network.value
+    name = own["network"].value
     yield Step(
         f"{name}-mask",
         mask,
@@ -234,10 +238,5 @@ def _of_network(
             },
             "modulate.json",
             {f"modulate-{kind.value}": "modulate.png"},
+            after=f"{name}-mask",
         )
-
-
-def _written(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value.resolve())
-    return value

@@ -14,8 +14,12 @@ import torch
 from blind_sr import networks, paper, training
 from blind_sr.images import read_image, write_image
 from blind_sr.networks import SRResNet, TwoBranch
-from blind_sr.page import FUNCTIONS, INPUTS, METHODS, PICTURES, page
-from blind_sr.reproducing import Step
+from blind_sr.options import Network
+from blind_sr.page import BY_HAND, PICTURES, page, write
+from blind_sr.paper_tables import FUNCTIONS, INPUTS, METHODS
+from blind_sr.reproducing import QUICK as SIZE
+from blind_sr.reproducing import steps
+from blind_sr.step import Step, digest
 from paramattr import save_state_dict
 from paramattr.cli import main
 from paramattr.errors import CheckpointError, DataError
@@ -117,8 +121,11 @@ def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
         step.run(tmp_path)
     assert step.run(tmp_path) == step.run(tmp_path) == {"number": 3}
     other = Step("step", command, {"number": 4}, "result.json")
-    with pytest.raises(CheckpointError, match="holds a run with other options"):
+    with pytest.raises(CheckpointError, match="holds a run that differs in number"):
         other.run(tmp_path)
+    exchanged = Step("step", command, {"number": 3}, "result.json", contents={"images": "ab"})
+    with pytest.raises(CheckpointError, match="differs in contents of images"):
+        exchanged.run(tmp_path)
     assert step.run(tmp_path) == {"number": 3}
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "result.json").touch()
@@ -138,6 +145,8 @@ def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
         (("--quick", "--test", "nowhere"), "nowhere"),
         (("--quick", "--train", "nowhere"), "nowhere"),
         (("--quick", "--weights", "nowhere"), "holds no pair of the study"),
+        (("--quick", "--skip", "srcnn-nonsense"), "expected some of srresnet-mask"),
+        (("--quick", "--skip", "srresnet-mask"), "uses the results of 'srresnet-mask'"),
         (("--quick", "--device", "nowhere"), "device 'nowhere' cannot be used"),
     ],
 )
@@ -196,11 +205,12 @@ def as_in_the_paper():
             "baseline": {"blur": 24.0, "noise": 20.0},
             "iterations": 5,
             "seeds": 1,
-            "recipe": {"batch-size": 4},
+            "recipe": {"batch-size": 4, "crop": 8, "steps": 4},
+            "images": {"train": ["a"], "test": ["a"]},
         },
         "srresnet-predict-self": {**predicted, "mode": "self"},
         "srresnet-predict-truth": {**predicted, "mode": "truth"},
-        **{f"srresnet-modulate-{f}": {"filters": f, "rows": modulated} for f in FUNCTIONS},
+        **{f"srresnet-modulate-{f}": {**shown, "filters": f, "rows": modulated} for f in FUNCTIONS},
         "two-branch-train": {"iterations": 5, "networks": psnr},
     }
 
@@ -263,9 +273,69 @@ def test_the_gain_and_the_ratios_are_those_of_the_rows():
     assert METHODS[0] == "faig"
 
 
-def test_a_missing_folder_of_photographs_is_named(tmp_path):
+def test_only_what_is_there_is_laid_out():
+    results = as_in_the_paper()
+    del results["srresnet-retrain"]
+    text = page(results, {}, [], left_out=["srresnet-retrain"])
+    assert "Table 2" in text
+    assert "Table 3" not in text
+    assert "Left out here: `srresnet-retrain`." in text
+    assert "Nowhere in sign, as far as it was run." in text
+    one = {"two-branch-train": results["two-branch-train"]}
+    assert "Not run yet: `srresnet-mask`." in page(one, {}, [], missing=["srresnet-mask"])
+
+
+def test_what_was_written_by_hand_stays(tmp_path):
+    file = tmp_path / "page.md"
+    write(file, "made\n")
+    assert file.read_text() == "made\n"
+    file.write_text(f"made\n\n{BY_HAND}\n\n## Tried\n")
+    for _ in range(2):
+        write(file, "anew\n")
+        assert file.read_text() == f"anew\n\n{BY_HAND}\n\n## Tried\n"
+
+
+def test_a_crop_of_0_is_whole_photographs():
+    results = as_in_the_paper()
+    for result in results.values():
+        for own in (result, result.get("recipe", {})):
+            if "crop" in own:
+                own["crop"] = 0
+    text = page(results, {}, [])
+    assert "0 x 0" not in text
+    assert "whole" in text
+
+
+def test_the_stamp_knows_the_content_of_files(folder):
+    folders = dict.fromkeys(("images", "train", "fit", "test"), folder)
+
+    def contents():
+        every = steps([Network.srresnet], SIZE, folders, folder, "cpu", folder / "out")
+        return {step.name: dict(step.contents) for step in every}
+
+    before = contents()
+    assert set(before["srresnet-retrain"]) == {"images", "find", "weights"}
+    assert set(before["two-branch-train"]) == {"images"}
+    for name, keys in (
+        ("photograph0.png", {"images"}),
+        ("srresnet_target.safetensors", {"weights"}),
+    ):
+        file = folder / name
+        content = file.read_bytes()
+        file.write_bytes(content + b"0")
+        try:
+            after = contents()["srresnet-mask"]
+        finally:
+            file.write_bytes(content)
+        assert {k for k, value in before["srresnet-mask"].items() if after[k] != value} == keys
+    assert contents() == before
+    assert digest([]) != digest([folder / "photograph0.png"])
+
+
+def test_a_missing_folder_of_photographs_is_named(folder):
+    folders = {**dict.fromkeys(("images", "train", "test"), folder), "fit": Path("nowhere")}
     with pytest.raises(DataError, match="nowhere"):
-        Step("step", print, {"fit": Path("nowhere")}, "result.json").check()
+        steps([Network.srresnet], SIZE, folders, folder, "cpu", Path("out"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from blind_sr.reproducing import Size
 
 _BUNDLED = "those of scikit-image"
+_LOOK = 100
+"""Iterations below which a training shows only that it runs."""
 
 
 def reproduce(
@@ -88,6 +91,9 @@ def reproduce(
             min=1, help="Repetitions of each retraining.", show_default="1, or 3 with --full"
         ),
     ] = None,
+    skip: Annotated[
+        str, typer.Option(help="Steps to leave out, separated by commas.", show_default="none")
+    ] = "",
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of every step's results.")] = Path(
@@ -99,10 +105,12 @@ def reproduce(
 ) -> None:
     """Run all of the study, and write each of the paper's tables beside what is measured here.
 
-    A run that is repeated goes on where it stopped.
+    A run that is repeated goes on where it stopped. The page is written after every step; its
+    lines from <!-- by hand --> on are kept.
     """
     from blind_sr import reproducing
     from blind_sr.page import page as laid_out
+    from blind_sr.page import write
     from blind_sr.rankings import named
     from blind_sr.study import load_pair
 
@@ -131,77 +139,104 @@ def reproduce(
     for network in networks:
         load_pair(network.value, weights)
     folders = {"images": images, "train": train, "fit": fit, "test": test}
-    every = list(reproducing.steps(networks, size, folders, weights, device, out))
-    for step in every:
-        step.check()
+    every = reproducing.steps(networks, size, folders, weights, device, out)
+    chosen = reproducing.without(every, skip)
+    # Looks at every folder before any work, and lets the page begin with what is finished.
+    ordered = sorted(chosen, key=lambda step: not step.finished(out))
+    names = [step.name for step in chosen]
+    left_out = [step.name for step in every if step.name not in names]
+    rest = {**folders, "weights": weights, "device": None if device == "cpu" else Path(device)}
+    options = [f"--{n.replace('_', '-')} {v}" for n, v in given.items()]
+    options += [f"--{n} {value.name}" for n, value in rest.items() if value is not None]
+    options += [f"--skip {','.join(left_out)}"] if left_out else []
+    command = " ".join(["paramattr blindsr reproduce", "--quick" if quick else "--full", *options])
+    facts = _facts(command, size, folders, device, names)
     pictures = page.parent / page.stem
     pictures.mkdir(parents=True, exist_ok=True)
     results, figures = {}, {}
     console = Console()
-    for number, step in enumerate(every, 1):
-        console.rule(f"{number} of {len(every)}: {step.name}")
+    for number, step in enumerate(ordered, 1):
+        console.rule(f"{number} of {len(ordered)}: {step.name}")
         results[step.name] = step.run(out)
         for name, file in step.figures.items():
             picture = pictures / f"{step.options['network'].value}-{name}.png"
             shutil.copyfile(out / step.name / file, picture)
             figures[picture.stem] = picture.relative_to(page.parent)
-    options = [f"--{n.replace('_', '-')} {v}" for n, v in given.items()]
-    options += [f"--{n} {folder.name}" for n, folder in folders.items() if folder is not None]
-    command = " ".join(["paramattr blindsr reproduce", "--quick" if quick else "--full", *options])
-    page.write_text(laid_out(results, figures, _facts(command, size, folders, device)))
-    (out / "results.json").write_text(json_format.dumps(results, indent=1) + "\n")
+        yet = [name for name in names if name not in results]
+        write(page, laid_out(results, figures, facts, left_out=left_out, missing=yet))
+    kept = {name: results[name] for name in names}
+    (out / "results.json").write_text(json_format.dumps(kept, indent=1) + "\n")
     console.print(f"page: {page}")
 
 
 def _networks(weights: Path | None) -> list[Network]:
-    from blind_sr.study import BUNDLED_WEIGHTS
+    from blind_sr.reproducing import weights_file
 
-    folder = weights or BUNDLED_WEIGHTS
     found = [
-        network
-        for network in (Network.srresnet, Network.srcnn)
-        if any(
-            (folder / f"{network.value}_target{end}").is_file() for end in (".safetensors", ".pth")
-        )
+        n for n in (Network.srresnet, Network.srcnn) if weights_file(n.value, "target", weights)
     ]
     if not found:
         raise ParamattrError(
-            f"folder {folder} holds no pair of the study: expected srresnet_baseline and "
+            f"folder {weights} holds no pair of the study: expected srresnet_baseline and "
             "srresnet_target; train them with 'paramattr blindsr train'"
         )
     return found
 
 
-def _facts(command: str, size: Size, folders: dict[str, Path | None], device: str) -> list[str]:
+def _facts(
+    command: str, size: Size, folders: Mapping[str, Path | None], device: str, names: Sequence[str]
+) -> list[str]:
     import torch
 
     import paramattr
+    from blind_sr.paper_tables import counted
 
-    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else "a CPU"
+    trained = any(name.endswith("train") for name in names)
+    predicted = any("-predict-" in name for name in names)
     places = {
-        "images": "filters found and masked on",
-        "train": "trained on",
-        "fit": "thresholds fitted on",
-        "test": "degradations predicted on",
+        "images": (
+            any(name != "two-branch-train" for name in names),
+            "filters found and masked on",
+        ),
+        "train": (trained, "trained on"),
+        "fit": (predicted, "thresholds fitted on"),
+        "test": (predicted, "degradations predicted on"),
     }
     used = []
-    for name, what in places.items():
+    for name, (is_used, what) in places.items():
         folder = folders[name]
-        used.append(
-            f"{what} {'the photographs of scikit-image' if folder is None else folder.name}"
-        )
+        if is_used:
+            used.append(
+                f"{what} {'the photographs of scikit-image' if folder is None else folder.name}"
+            )
     facts = [
         f"Written by `{command}` with paramattr {paramattr.__version__} and torch "
-        f"{torch.__version__} on {where}: {', '.join(used)}.",
+        f"{torch.__version__} on {_where(device)}: {', '.join(used)}.",
         "The paper trains on DIV2K for a million iterations and measures whole photographs. What "
         "the networks here were trained on, and for how long, stands in the card beside the "
         "weights (`MODEL_CARD.md`); the size of every measurement stands with its table. Compare "
         "signs and ratios rather than values.",
     ]
-    if size.retrain_iterations < 100:
+    short = []
+    if size.train_iterations < _LOOK and "two-branch-train" in names:
+        short.append(f"Table 1 after {counted(size.train_iterations, 'iteration')} of each network")
+    if size.retrain_iterations < _LOOK and any(name.endswith("-retrain") for name in names):
+        short.append(
+            f"Table 3 after {counted(size.retrain_iterations, 'iteration')} of each training"
+        )
+    if short:
         facts.append(
-            f"**A look, not a measurement**: {size.retrain_iterations} iterations of each training "
-            f"and crops of {size.crop} pixels show that everything runs. Tables 1 and 3 mean "
-            "nothing after so few."
+            f"**A look, not a measurement**: {', and '.join(short)}. So few show that everything "
+            "runs, and mean nothing else."
         )
     return facts
+
+
+def _where(device: str) -> str:
+    import torch
+
+    kind = torch.device(device).type
+    if kind != "cuda":
+        return "a CPU" if kind == "cpu" else device
+    built = f" (CUDA {torch.version.cuda})" if torch.version.cuda else ""
+    return torch.cuda.get_device_name(device) + built
