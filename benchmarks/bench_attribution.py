@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--name", default="attribution")
     options = parser.parse_args(arguments)
-    pair = load_pair(options.network)
+    pair = load_pair(options.network, crop=options.crop)
     photographs = load_photographs(options.images, crop=options.crop)
     FAIG(pair.target, pair.baseline).score(photographs.pairs("blur")[:1], reducer="kernel")  # warm
     index = UnitIndex.of(pair.target, "kernel")

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         print("no accelerator: a dry run on the CPU")
-    pair = load_pair(options.network)
+    pair = load_pair(options.network, crop=options.crop)
     [sample, *_] = load_photographs(None, crop=options.crop).pairs("blur")
     operations = (
         3 * options.nodes * sum(count for *_, count in convolution_shapes(pair.target, sample[0]))

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--name", default="limit")
     options = parser.parse_args(arguments)
-    pair = load_pair(options.network)
+    pair = load_pair(options.network, crop=options.crop)
     [sample, *_] = load_photographs(None, crop=options.crop).pairs("blur")
     faig, nodes = FAIG(pair.target, pair.baseline), options.nodes
 

@@ -21,6 +21,9 @@ from paramattr.errors import CheckpointError, ParamattrError
 from paramattr.faithfulness import Measure, curves
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
+CHANNELS_LAST_BELOW = 56
+"""Side of a low-resolution input from which on the usual layout is as fast on a CPU, or faster:
+at 64 by 2% to 30%, by network and threads; below, channels-last gains up to a quarter."""
 MASKS = ("blur", "noise")
 """The functions whose filters are sought: removing blur, removing noise."""
 INPUTS = ("blur", "noise", "clean")
@@ -71,6 +74,7 @@ def load_pair(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    crop: int = 64,
 ) -> Pair:
     """Load `NETWORK_baseline` and `NETWORK_target` from a folder, or those that are bundled.
 
@@ -79,11 +83,15 @@ def load_pair(
         weights: folder that holds the two files, as safetensors or as the authors' `.pth`.
         device: where to.
         dtype: precision to compute in.
+        crop: side of the low-resolution inputs that are to come, 0 for whole photographs: how the
+            weights lie in memory is chosen by it, which changes the time and the last bits alone.
 
     Raises:
         CheckpointError: if a file is missing or does not fit the network.
     """
     folder = Path(weights) if weights is not None else BUNDLED_WEIGHTS
+    wide = torch.device(device).type == "cpu" and not 0 < crop < CHANNELS_LAST_BELOW
+    layout = torch.contiguous_format if wide else torch.channels_last
     models = []
     for stage in ("baseline", "target"):
         files = [folder / f"{network}_{stage}{suffix}" for suffix in (".safetensors", ".pth")]
@@ -96,8 +104,7 @@ def load_pair(
             )
         model = load(network, found)
         model = model.to(device, dtype).eval().requires_grad_(False)
-        # A quarter faster on a CPU.
-        models.append(model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        models.append(model.to(memory_format=layout))  # type: ignore[call-overload]
     return Pair(network, *models)
 
 

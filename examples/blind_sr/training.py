@@ -343,6 +343,6 @@ class _Run:
 def _average(ema: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
     decay = min(ema, (1 + int(count)) / (10 + int(count)))
     # What is not trained keeps its bits: between two negative zeros, lerp finds a positive one.
-    moved = [pair for pair in zip(averaged, current, strict=True) if not torch.equal(*pair)]
+    moved = [k for k, own in enumerate(averaged) if not torch.equal(own, current[k])]
     if moved:
-        torch._foreach_lerp_(*zip(*moved, strict=True), 1 - decay)
+        torch._foreach_lerp_([averaged[k] for k in moved], [current[k] for k in moved], 1 - decay)

@@ -74,7 +74,7 @@ def compare(
         raise ParamattrError(f"edit {edit!r} is not known: expected {' or '.join(EDITS)}")
     get_rule(quadrature, steps)
     where = {"device": check_device(device), "dtype": dtype.torch}
-    pair = study.load_pair(network.value, weights, **where)
+    pair = study.load_pair(network.value, weights, crop=crop, **where)
     photographs = study.load_photographs(images, crop=crop, seed=seed, **where)
     running = out / "running"
     running.mkdir(parents=True, exist_ok=True)

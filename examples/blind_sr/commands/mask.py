@@ -68,7 +68,7 @@ def mask(
     where = {"device": check_device(device), "dtype": dtype.torch}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    pair = study.load_pair(network.value, weights, **where)
+    pair = study.load_pair(network.value, weights, crop=crop, **where)
     photographs = study.load_photographs(images, crop=crop, seed=seed, **where)
     psnr = {}
     with progress("restoring", 2) as advance:

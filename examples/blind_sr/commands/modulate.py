@@ -106,7 +106,7 @@ def modulate(
         low = read_image(image)[None].float() / 255
         modulating.check_output(output, image)
     where: dict[str, Any] = {"device": check_device(device), "dtype": dtype.torch}
-    pair = study.load_pair(network.value, weights, **where)
+    pair = study.load_pair(network.value, weights, crop=crop, **where)
     running = out / "running"
 
     def found(photographs: Photographs, checkpoints: Path | None) -> Selection:

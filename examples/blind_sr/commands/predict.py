@@ -114,7 +114,7 @@ def predict(
             "run over folders makes a classifier of its own"
         )
     where = {"device": check_device(device), "dtype": dtype.torch}
-    pair = study.load_pair(network.value, weights)
+    pair = study.load_pair(network.value, weights, crop=CROP if crop is None else crop)
     digest = predicting.weights_digest(pair)
     for model in (pair.baseline, pair.target):
         model.to(**where)

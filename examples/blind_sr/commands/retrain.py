@@ -108,7 +108,7 @@ def retrain(
         device=device,
     )
     replace(recipe, learning_rate=all_rate)  # looks at it
-    pair = study.load_pair(network.value, weights, device=device)
+    pair = study.load_pair(network.value, weights, device=device, crop=crop)
     found_on = study.load_photographs(find, crop=crop, device=device)
     tested_on = found_on
     if test is not None:
