@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Number
@@ -63,7 +64,7 @@ class Batch:
         if size == 0:
             raise DataError("the inputs hold no sample: expected at least one")
         for place, tensors in (("inputs", several), ("targets", targets), ("extra", extra)):
-            for tensor in _tensors(tensors):
+            for tensor in tensors_in(tensors):
                 if tensor.ndim == 0 or tensor.shape[0] != size:
                     label = "additional_forward_args" if place == "extra" else place
                     raise DataError(
@@ -96,7 +97,7 @@ class Batch:
 
     def feed(self, update: Callable[[bytes], object]) -> None:
         """Give the batch's content to a digest's `update`, so that batches can be told apart."""
-        for tensor in _tensors(self._parts()):
+        for tensor in tensors_in(self._parts()):
             update(content(tensor))
 
     def chunks(self, size: int) -> Iterator[Batch]:
@@ -118,18 +119,22 @@ def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
         branches = [mapped(branch, function) for branch in tree]
         return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
     if isinstance(tree, dict):
-        return {key: mapped(branch, function) for key, branch in tree.items()}
+        same = copy.copy(tree)  # of its own kind, such as an output that has attributes too
+        for key, branch in tree.items():
+            same[key] = mapped(branch, function)
+        return same
     return tree
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """List all tensors in tuples, lists and dicts, in the order in which `mapped` meets them."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, tuple | list):
         for branch in tree:
-            yield from _tensors(branch)
+            yield from tensors_in(branch)
     elif isinstance(tree, dict):
-        yield from _tensors(tuple(tree.values()))
+        yield from tensors_in(tuple(tree.values()))
 
 
 def _check_tensors(targets: Any) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
-from paramattr.batches import Batch, mapped
+from paramattr.batches import Batch, mapped, tensors_in
 from paramattr.errors import ModelError, ObjectiveError
 from paramattr.objectives import Objective, SelfReference
 from paramattr.parameters import owners
+
+Call = Callable[[dict[str, Tensor], tuple[Any, ...]], Any]
+"""A model's parameters and buffers, and what is given to it, to its output."""
 
 
 class ObjectiveOfParameters:
@@ -30,6 +34,7 @@ class ObjectiveOfParameters:
         objective: `(output, targets)` to a tensor `(B,)`.
         dtype: precision that the model computes in; parameters, inputs and buffers are cast on
             their way in, outputs and gradients on their way out. The parameters' own by default.
+        compile: whether `torch.compile` translates the model where it is differentiated.
 
     Raises:
         ModelError: if a layer that acts otherwise in training (batch norm, dropout) is in training
@@ -37,10 +42,17 @@ class ObjectiveOfParameters:
     """
 
     def __init__(
-        self, model: nn.Module, objective: Objective, *, dtype: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> None:
         check_evaluating(model)
         self.model, self.objective, self.dtype = model, objective, dtype
+        self._call = partial(functional_call, model, tie_weights=False)
+        self._compiled = torch.compile(self._call) if compile else self._call
         self._places = {
             name: [_joined(owner.path, owner.attribute) for owner in places]
             for name, places in owners(model).items()
@@ -77,7 +89,7 @@ class ObjectiveOfParameters:
                 does not depend on the parameters.
         """
         leaves = {name: parameters[name].detach().requires_grad_() for name in names}
-        values = self._evaluate({**parameters, **leaves}, batch)
+        values = self._evaluate({**parameters, **leaves}, batch, self._compiled)
         if not leaves:
             return {}
         if not values.requires_grad and not self._is_differentiable(parameters, batch):
@@ -92,6 +104,44 @@ class ObjectiveOfParameters:
             name: torch.zeros_like(leaf) if gradient is None else gradient
             for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
         }
+
+    def sample_gradients(
+        self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Differentiate each sample's objective, all samples in one pass (`torch.func.vmap`).
+
+        Args:
+            parameters: as in `gradient`.
+            batch: samples.
+            names: as in `gradient`.
+
+        Returns:
+            Names to gradients `(B, *shape)`.
+
+        Raises:
+            ObjectiveError: as `gradient`.
+            RuntimeError: what `vmap` raises for a model or an objective that it cannot follow.
+        """
+        parts = (batch.inputs, batch.targets, batch.extra)
+        tensors = list(tensors_in(parts))
+
+        def value(leaves: Mapping[str, Tensor], *sample: Tensor) -> tuple[Tensor, Tensor]:
+            own = iter(sample)
+            inputs, targets, extra = mapped(parts, lambda _: next(own)[None])
+            one = Batch(inputs, targets, extra, batch.first)
+            output = self._output({**parameters, **leaves}, one)
+            values = self.objective(output, one.targets)
+            _check_shape(values, 1)
+            return values[0], values[0]
+
+        leaves = {name: parameters[name].detach() for name in names}
+        each = vmap(grad(value, has_aux=True), in_dims=(None, *[0] * len(tensors)))
+        found, values = each(leaves, *tensors)
+        _check_finite_values(values, batch.first)
+        if not any(gradient.any() for gradient in found.values()):
+            self.gradient(parameters, next(batch.chunks(1)), names)  # says if it cannot be followed
+        gradients: dict[str, Tensor] = found
+        return gradients
 
     def referenced(self, parameters: Mapping[str, Tensor], batch: Batch) -> Batch:
         """Give a batch the model's own outputs as targets, if the objective asks for them.
@@ -109,12 +159,17 @@ class ObjectiveOfParameters:
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         return self._evaluate(leaves, batch).requires_grad
 
-    def _evaluate(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        values = self.objective(self._output(parameters, batch), batch.targets)
-        _check_values(values, len(batch), batch.first)
+    def _evaluate(
+        self, parameters: Mapping[str, Tensor], batch: Batch, call: Call | None = None
+    ) -> Tensor:
+        values = self.objective(self._output(parameters, batch, call), batch.targets)
+        _check_shape(values, len(batch))
+        _check_finite_values(values, batch.first)
         return values
 
-    def _output(self, parameters: Mapping[str, Tensor], batch: Batch) -> Any:
+    def _output(
+        self, parameters: Mapping[str, Tensor], batch: Batch, call: Call | None = None
+    ) -> Any:
         # Every place is named once and ties are written out here: where one module has two names,
         # functional_call's own tying swaps it twice and leaves the model with the second value.
         state = {
@@ -129,7 +184,7 @@ class ObjectiveOfParameters:
         if self.dtype is not None:
             state, given = (mapped(part, self._cast) for part in (state, given))
         before = torch.get_rng_state() if self.model.training else None
-        output = functional_call(self.model, state, given, tie_weights=False)
+        output = (call or self._call)(state, given)
         if before is not None and not torch.equal(before, torch.get_rng_state()):
             raise ModelError(
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
@@ -164,13 +219,17 @@ def _joined(path: str, attribute: str) -> str:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
     """Leave the random state of torch, NumPy and Python as it was, also after an error.
 
-    Inside, autograd records whatever the caller had switched off, and attention computes in one
-    way with and without gradients: its fast path, for inference alone, treats padding otherwise.
+    The state is that of the CPU, of where the model is and of `device`. Inside, autograd records
+    whatever the caller had switched off, and attention computes in one way with and without
+    gradients: its fast path, for inference alone, treats padding otherwise.
     """
     gpus = {parameter.get_device() for parameter in model.parameters() if parameter.is_cuda}
+    if device is not None and torch.device(device).type == "cuda":
+        index = torch.device(device).index
+        gpus.add(torch.cuda.current_device() if index is None else index)
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -236,7 +295,7 @@ def _acts_otherwise_in_training(module: nn.Module) -> bool:
     return False
 
 
-def _check_values(values: object, samples: int, first: int) -> None:
+def _check_shape(values: object, samples: int) -> None:
     if not isinstance(values, Tensor):
         raise ObjectiveError(
             f"the objective gave a {type(values).__name__}: expected a tensor of shape "
@@ -252,6 +311,9 @@ def _check_values(values: object, samples: int, first: int) -> None:
             f"the objective gave shape {tuple(values.shape)}: expected ({samples},), one number a "
             "sample; sum over all but the batch"
         )
+
+
+def _check_finite_values(values: Tensor, first: int) -> None:
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).nonzero()[0])
         raise ObjectiveError(

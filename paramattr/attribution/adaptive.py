@@ -80,7 +80,8 @@ class Spent:
         evaluations: gradients.
         panels: pieces of the path that were kept.
         residual: the attributions' sum minus the objective's change, over that change's size.
-        reason: `"converged"`, or `"max_evaluations"` where they were spent before that.
+        reason: `"converged"`; `"max_evaluations"` where they were spent before that; or
+            `"narrowest"` where a panel was halved 16 times and is not good enough yet.
     """
 
     evaluations: int
@@ -112,12 +113,13 @@ class AdaptiveIntegral(PathIntegral):
         magnitudes: Magnitudes | None = None,
     ) -> None:
         super().__init__(objective, path, gauss_kronrod(NODES), reported)
-        self.adaptive = adaptive
+        self.adaptive, self.batched = adaptive, False
         self.magnitudes = magnitudes or _entries
         self.spent: list[Spent] = []
 
-    def over(self, batch: Batch, *, whole: bool) -> tuple[Attributions, Tensor]:
+    def over(self, batch: Batch, *, whole: bool, each: bool = False) -> tuple[Attributions, Tensor]:
         """Integrate over the path, panel by panel; the total is of all that moves."""
+        assert not each  # `batched` says no: each sample has panels of its own
         sums, batch = self.zeros(), self._referenced(batch)
         known = {0.0: self._value(0.0, batch), 1.0: self._value(1.0, batch)}
         change = known[1.0] - known[0.0]
@@ -125,7 +127,7 @@ class AdaptiveIntegral(PathIntegral):
         rounding = 8 * precision * max(abs(value) for value in known.values())
         allowed = max(self.adaptive.rtol * abs(change), rounding)
         stack = list(pairwise(breakpoints(self.path)))[::-1]
-        total, evaluations, panels, settled = 0.0, 0, 0, True
+        total, evaluations, panels, reason = 0.0, 0, 0, "converged"
         while stack:
             start, end = stack.pop()
             fine, coarse, own = self._panel(start, end, batch)
@@ -141,14 +143,14 @@ class AdaptiveIntegral(PathIntegral):
                 middle = (start + end) / 2
                 stack += [(middle, end), (start, middle)]
                 continue
-            settled &= kept
+            if not kept and reason == "converged":
+                reason = "narrowest" if affordable else "max_evaluations"
             for name, value in fine.items():
                 sums[name].add_(value)
             total, panels = total + own, panels + 1
         check_finite_gradients({**sums, "a parameter": torch.tensor(total)}, batch)
         missing = total - change
         relative = missing / abs(change) if change else math.inf if abs(missing) > allowed else 0.0
-        reason = "converged" if settled else "max_evaluations"
         self.spent.append(Spent(evaluations, panels, relative, reason))
         return sums, torch.tensor(total, dtype=torch.float64, device=self.device)
 

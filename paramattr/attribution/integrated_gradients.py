@@ -58,6 +58,8 @@ class ParameterPathIntegratedGradients:
         dtype: precision that the model computes in, such as `torch.bfloat16` where the hardware
             does; the model's own by default. Path, sums and results stay in the model's, float32 at
             least. If the objective's change then differs by more than 5%, a warning says so.
+        compile: whether `torch.compile` translates the model; False by default, since translating
+            takes a minute. Without effect where several samples are differentiated at once.
 
     Attributes:
         spent: what the last call with `method="adaptive"` took, one entry a sample (or a batch
@@ -88,9 +90,10 @@ class ParameterPathIntegratedGradients:
         path: Path | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> None:
         self.model, self.baseline, self.objective = model, baseline, objective
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.compile = device, dtype, compile
         check_callable(objective)
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise ParamattrError(
@@ -135,7 +138,9 @@ class ParameterPathIntegratedGradients:
                 `"adaptive"`, or an `Adaptive` with tolerances of one's own, takes as many nodes
                 as each sample needs, and says in `spent` how many; `n_steps` is without effect.
             internal_batch_size: most samples that go through the model at once; all by default.
-                With `per_sample` they go one by one.
+                With `per_sample` one by default: more are differentiated in one pass by
+                `torch.func.vmap`, where it can follow the model, which takes so many times the
+                memory of the parameters. It pays for small models (see docs/performance.md).
             return_convergence_delta: give the delta too.
             per_sample: keep the samples apart.
             show_progress: draw a bar on stderr.
@@ -152,23 +157,28 @@ class ParameterPathIntegratedGradients:
             DataError: if the inputs and targets hold different numbers of samples.
             ObjectiveError: if the objective does not give one finite number a sample.
         """
-        with undisturbed(self.model):
+        with undisturbed(self.model, self.device):
             batch, integral, chunk = self._begin(
                 inputs, targets, additional_forward_args, n_steps, method, internal_batch_size
             )
+            at_once, whole = internal_batch_size or 1, return_convergence_delta
             chunk = 1 if per_sample else chunk
             before = integral.values(0.0, batch, chunk)  # what is wrong shows before the work
-            PrecisionCheck(integral)(batch)
+            PrecisionCheck(integral, stacklevel=3)(batch)
             attributions = integral.zeros((len(batch),) if per_sample else ())
-            totals = []
+            totals: list[Tensor] = []
+            results = (
+                integral.samples(batch, whole=whole, at_once=at_once)
+                if per_sample
+                else (integral.over(part, whole=whole) for part in batch.chunks(chunk))
+            )
             with progress_bar("attributing", len(batch), show=show_progress) as advance:
-                for number, part in enumerate(batch.chunks(chunk)):
-                    found, total = integral.over(part, whole=return_convergence_delta)
+                for number, (found, total) in enumerate(results):
                     for name, value in found.items():
                         kept = attributions[name]
                         (kept[number] if per_sample else kept).add_(value)
                     totals.append(total)
-                    advance(len(part))
+                    advance(min(chunk, len(batch) - number * chunk))
             if not return_convergence_delta:
                 return attributions
             change = integral.values(1.0, batch, chunk) - before
@@ -199,7 +209,7 @@ class ParameterPathIntegratedGradients:
         Raises:
             ModelError: if a parameter that moves is not among them, or one has another shape.
         """
-        with undisturbed(self.model):
+        with undisturbed(self.model, self.device):
             batch, integral, chunk = self._begin(
                 inputs, targets, additional_forward_args, 1, "riemann_middle", None
             )
@@ -251,8 +261,9 @@ class ParameterPathIntegratedGradients:
                 `"layer"`, or a callable (see `paramattr.reducers`).
             n_steps: as in `attribute`.
             method: as in `attribute`.
-            internal_batch_size: accepted as in `attribute`; samples go one by one, since each
-                needs its own absolute value.
+            internal_batch_size: samples of a batch that are differentiated at once, as in
+                `attribute` with `per_sample`; one by default, since each needs its own absolute
+                value.
             show_progress: draw a bar on stderr.
             checkpoint: a file that keeps the sums after each batch; a call that is repeated with
                 it after an error or a kill goes on where it stopped. The loader must give the
@@ -267,20 +278,21 @@ class ParameterPathIntegratedGradients:
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
-        with undisturbed(self.model):
+        with undisturbed(self.model, self.device):
             _check_chunk(internal_batch_size)
             index = UnitIndex.of(self.model, reducer)
             integral = self._integral(
                 n_steps, method, lambda sums: index.reduce({n: a.abs() for n, a in sums.items()})
             )
 
-            check = PrecisionCheck(integral)
+            check, at_once = PrecisionCheck(integral, stacklevel=5), internal_batch_size or 1
 
             def attributions(batch: Batch) -> Iterator[Attributions]:
-                integral.values(0.0, batch, 1)  # what is wrong shows before the work
+                if len(batch) > 1:  # what is wrong shows before the work; else at the first node
+                    integral.values(0.0, batch, 1)
                 check(batch)
-                for sample in batch.chunks(1):
-                    yield integral.over(sample, whole=False)[0]
+                for found, _ in integral.samples(batch, whole=False, at_once=at_once):
+                    yield found
 
             return mean_magnitude(
                 attributions,
@@ -309,7 +321,9 @@ class ParameterPathIntegratedGradients:
     def _integral(
         self, n_steps: int, method: str | Rule | Adaptive, magnitudes: Magnitudes | None = None
     ) -> PathIntegral:
-        objective = ObjectiveOfParameters(self.model, self.objective, dtype=self.dtype)
+        objective = ObjectiveOfParameters(
+            self.model, self.objective, dtype=self.dtype, compile=self.compile
+        )
         if isinstance(method, str) and method == "adaptive":
             method = Adaptive()
         if isinstance(method, Adaptive):

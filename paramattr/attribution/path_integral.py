@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from typing import Any
@@ -13,10 +15,13 @@ from torch import Tensor
 
 from paramattr.batches import Batch
 from paramattr.checkpoints import fingerprint
+from paramattr.errors import ParamattrError
 from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients
 from paramattr.objectives import described
 from paramattr.paths import Path, breakpoints
 from paramattr.quadrature import Rule
+
+_log = logging.getLogger(__name__)
 
 Attributions = dict[str, Tensor]
 Node = tuple[float, float, list[str]]
@@ -35,12 +40,14 @@ class PathIntegral:
     Attributes:
         nodes: each node's alpha, weight, and the parameters that move there.
         device: where the path's parameters are.
+        batched: whether several samples may be differentiated in one pass.
     """
 
     def __init__(
         self, objective: ObjectiveOfParameters, path: Path, rule: Rule, reported: list[str]
     ) -> None:
         self.objective, self.path, self.rule, self.reported = objective, path, rule, reported
+        self.batched = True
         self.device = next(iter(path.evaluate(0.0).values())).device
         self.nodes = [
             node for start, end in pairwise(breakpoints(path)) for node in self.placed(start, end)
@@ -68,27 +75,67 @@ class PathIntegral:
             for name in self.reported
         }
 
-    def over(self, batch: Batch, *, whole: bool) -> tuple[Attributions, Tensor]:
-        """Integrate over the path; `whole` totals all that moves, not the reported alone."""
-        sums, batch = self.zeros(), self._referenced(batch)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+    def over(self, batch: Batch, *, whole: bool, each: bool = False) -> tuple[Attributions, Tensor]:
+        """Integrate over the path.
+
+        Args:
+            batch: samples.
+            whole: total all that moves, not the reported parameters alone.
+            each: keep the samples apart, `(B, ...)`, rather than sum over them.
+        """
+        leading = (len(batch),) if each else ()
+        sums, batch = self.zeros(leading), self._referenced(batch)
+        total = torch.zeros(leading, dtype=torch.float64, device=self.device)
         for alpha, weight, moving in self.nodes:
             names = moving if whole else [name for name in moving if name in sums]
             if not names:
                 continue
-            for name, product in self.products(alpha, batch, names):
+            for name, product in self.products(alpha, batch, names, each=each):
                 if name in sums:
                     sums[name].add_(product, alpha=weight)
                 if whole:
-                    total += weight * product.sum(dtype=torch.float64)
+                    flat = product.reshape(*leading, -1)
+                    total += weight * flat.sum(-1, dtype=torch.float64)
         check_finite_gradients({**sums, "a parameter": total}, batch)
         return sums, total
 
+    def samples(
+        self, batch: Batch, *, whole: bool, at_once: int = 1
+    ) -> Iterator[tuple[Attributions, Tensor]]:
+        """Integrate over the path for each sample by itself.
+
+        Args:
+            batch: samples.
+            whole: as in `over`.
+            at_once: samples whose gradients are taken in one pass. Where the model or the
+                objective cannot be batched (`torch.func.vmap`), they go one by one.
+        """
+        for part in batch.chunks(at_once):
+            several = None
+            if len(part) > 1 and self.batched:
+                try:
+                    with warnings.catch_warnings():  # vmap's, of layers that it loops over itself
+                        warnings.simplefilter("ignore")
+                        several = self.over(part, whole=whole, each=True)
+                except ParamattrError:
+                    raise
+                except Exception as error:  # vmap fails in many ways; if it is not vmap, so does
+                    self.batched = False  # the loop
+                    _log.info("samples go one by one, since vmap cannot follow: %s", error)
+            if several is None:
+                for sample in part.chunks(1):
+                    yield self.over(sample, whole=whole)
+                continue
+            sums, totals = several
+            for number in range(len(part)):
+                yield {name: value[number] for name, value in sums.items()}, totals[number]
+
     def products(
-        self, alpha: float, batch: Batch, names: list[str]
+        self, alpha: float, batch: Batch, names: list[str], *, each: bool = False
     ) -> Iterator[tuple[str, Tensor]]:
-        """Give ∂L/∂γ_i · ∂γ_i/∂α at one place, parameter by parameter."""
-        gradients = self.objective.gradient(self.path.evaluate(alpha), batch, names)
+        """Give ∂L/∂γ_i · ∂γ_i/∂α at one place, parameter by parameter, as `over` has them."""
+        differentiate = self.objective.sample_gradients if each else self.objective.gradient
+        gradients = differentiate(self.path.evaluate(alpha), batch, names)
         speeds = self.path.derivative(alpha)
         for name, gradient in gradients.items():
             kind = _accumulator(gradient)

@@ -17,9 +17,11 @@ class PrecisionCheck:
 
     Args:
         integral: whose objective has a `dtype` of its own, or none, which needs no check.
+        stacklevel: frames from the warning to the line of the user that it is about.
     """
 
-    def __init__(self, integral: PathIntegral) -> None:
+    def __init__(self, integral: PathIntegral, *, stacklevel: int) -> None:
+        self.stacklevel = stacklevel
         own = {value.dtype for value in integral.path.evaluate(0.0).values()}
         self.integral, self.due = integral, integral.objective.dtype not in (None, *own)
 
@@ -50,5 +52,5 @@ class PrecisionCheck:
                 f"in {narrow.dtype} the objective of the first sample changes by {here:.4g}, in "
                 f"the model's own precision by {there:.4g}: more than {TOLERANCE:.0%} apart, so "
                 "the attributions may be too; leave dtype out, or take a wider one",
-                stacklevel=4,
+                stacklevel=self.stacklevel,
             )
