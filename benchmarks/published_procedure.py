@@ -2,13 +2,13 @@
 
 For each of the two rankings, each photograph is attributed in both conditions, although the second
 ranking is the first with its sign turned; the path is summed at 100 evenly spaced points from the
-target on (Eq. 6), and the network is built anew at each of them.
+target on (Eq. 6), and the network is built anew at each of them, for both conditions.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,13 +26,12 @@ class Published:
     Attributes:
         scores: function to one score a filter, layer by layer, row-major over (out, in).
         seconds: of the whole procedure.
-        residuals: of each photograph and condition, as it came: the attributions' sum minus the
-            objective's change, over that change.
+        totals: condition to the sum of all attributions of each photograph.
     """
 
     scores: dict[str, Tensor]
     seconds: float
-    residuals: list[float]
+    totals: dict[str, list[float]]
 
 
 def published_procedure(
@@ -45,54 +44,44 @@ def published_procedure(
         for model in (pair.target, pair.baseline)
     )
     started = time.perf_counter()
-    scores, residuals = {}, []
+    scores, complete = {}, dict[str, list[float]]()
     for function in MASKS:
         other = next(mask for mask in MASKS if mask != function)
-        totals = torch.zeros(0)
+        totals, complete[function] = torch.zeros(0), []
         for number, high in enumerate(photographs.high):
-            several = []
-            for condition in (function, other):
-                low = photographs.low[condition][number]
-                magnitudes, total = _attribute(pair.network, target, baseline, low, high, rule)
-                several.append(magnitudes)
-                change = _loss(pair.network, baseline, low, high) - _loss(
-                    pair.network, target, low, high
-                )
-                residuals.append((total - change) / change)
-            difference = several[0] - several[1]
+            low = [photographs.low[condition][number] for condition in (function, other)]
+            own, others = _attribute(pair.network, target, baseline, low, high, rule)
+            complete[function].append(sum(float(value.sum()) for value in own.values()))
+            difference = _by_filter(own) - _by_filter(others)
             totals = difference if not len(totals) else totals + difference
         scores[function] = totals / len(photographs.high)
-    return Published(scores, time.perf_counter() - started, residuals)
+    return Published(scores, time.perf_counter() - started, complete)
 
 
 def _attribute(
     network: str,
     target: dict[str, Tensor],
     baseline: dict[str, Tensor],
-    low: Tensor,
+    inputs: Sequence[Tensor],
     high: Tensor,
     rule: Rule,
-) -> tuple[Tensor, float]:
-    sums = {name: torch.zeros_like(value) for name, value in target.items()}
+) -> list[dict[str, Tensor]]:
+    sums = [{name: torch.zeros_like(value) for name, value in target.items()} for _ in inputs]
     for alpha, weight in zip(rule.nodes, rule.weights, strict=True):
-        model = _model(network, {n: (1 - alpha) * target[n] + alpha * baseline[n] for n in target})
-        (model(low) - high).square().sum().backward()
-        for name, parameter in model.named_parameters():
-            sums[name] += weight * parameter.grad * (baseline[name] - target[name])
-    total = float(sum(value.double().sum() for value in sums.values()))
-    return _by_filter([value for value in sums.values() if value.ndim == 4]), total
+        model = build(network)
+        model.load_state_dict({n: (1 - alpha) * target[n] + alpha * baseline[n] for n in target})
+        parameters = dict(model.eval().named_parameters())
+        for low, own in zip(inputs, sums, strict=True):
+            model.zero_grad()
+            (model(low) - high).square().sum().backward()
+            for name, value in own.items():
+                value += weight * parameters[name].grad
+    return [
+        {name: value * (baseline[name] - target[name]) for name, value in own.items()}
+        for own in sums
+    ]
 
 
-def _by_filter(attributions: Sequence[Tensor]) -> Tensor:
-    return torch.cat([value.abs().double().sum((2, 3)).flatten() for value in attributions])
-
-
-@torch.no_grad()
-def _loss(network: str, state: dict[str, Tensor], low: Tensor, high: Tensor) -> float:
-    return float((_model(network, state)(low) - high).double().square().sum())
-
-
-def _model(network: str, state: dict[str, Tensor]) -> torch.nn.Module:
-    model = build(network)
-    model.load_state_dict(state)
-    return model.eval()
+def _by_filter(attributions: Mapping[str, Tensor]) -> Tensor:
+    filters = (value for value in attributions.values() if value.ndim == 4)
+    return torch.cat([value.abs().double().sum((2, 3)).flatten() for value in filters])
