@@ -24,12 +24,12 @@ from benchmarks.environment import write_result
 from paramattr import FAIG
 
 DEPTH = 8
-BASE = {"millions": 10.0, "samples": 1, "size": 32, "nodes": 8}
+BASE = {"millions": 10.0, "samples": 1, "size": 16, "nodes": 4}
 VARIED: dict[str, tuple[float, ...]] = {
     "millions": (0.1, 1.0, 10.0, 100.0),
     "samples": (1, 10, 100),
-    "size": (16, 32, 64, 128),
-    "nodes": (1, 2, 4, 8, 16, 32),
+    "size": (8, 16, 32, 64),
+    "nodes": (1, 4, 16),
 }
 
 

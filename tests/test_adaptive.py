@@ -95,6 +95,21 @@ def test_a_tighter_tolerance_takes_more_and_gives_less_error():
     assert all(abs(s.residual) <= t for s, t in zip(taken, (1e-2, 1e-4, 1e-6), strict=True))
 
 
+def test_a_jump_ends_with_the_narrowest_panel():
+    def stepped(output, targets):  # a jump that no gradient sees
+        return output.flatten() + 0.1 * (output.detach().flatten() > 0.3)
+
+    target, baseline = nn.Linear(1, 1, bias=False).double(), nn.Linear(1, 1, bias=False).double()
+    for model, weight in ((target, 0.0), (baseline, 1.0)):
+        nn.init.constant_(model.weight, weight)
+    faig = FAIG(target, baseline, objective=stepped)
+    x = torch.ones(1, 1, dtype=torch.float64)
+    faig.attribute(x, method=Adaptive(rtol=1e-3, max_evaluations=10**6))
+    [spent] = faig.spent
+    assert spent.reason == "narrowest"
+    assert spent.evaluations < 10**6
+
+
 @settings(max_examples=25, deadline=None)
 @given(most=st.integers(NODES, 150), breaks=st.integers(0, 2))
 def test_no_more_is_spent_than_allowed(most, breaks):

@@ -80,6 +80,10 @@ def test_a_precision_that_is_too_narrow_warns_once(pair):
     with pytest.warns(UserWarning, match="apart") as said:
         faig.score([(x[:2], y[:2]), (x[2:], y[2:])], reducer="kernel", n_steps=2)
     assert len(said) == 1
+    assert said[0].filename == __file__
+    with pytest.warns(UserWarning, match="apart") as said:
+        faig.attribute(x, y, n_steps=2)
+    assert said[0].filename == __file__
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64, torch.bfloat16])
@@ -134,6 +138,34 @@ def test_whole_numbers_in_the_output_stay_whole(pair):
 
     faig = FAIG(Choosing(target), Choosing(baseline), objective=chosen, dtype=torch.float64)
     assert faig.attribute(x, n_steps=2)["inner.layer.weight"].any()
+
+
+class Output(dict):
+    """What some models give: a dictionary that has a field of its own as well."""
+
+    scale = 1.0
+
+
+def test_an_output_stays_of_its_kind(pair):
+    target, baseline, x, _ = pair
+
+    class Giving(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            found = Output(values=self.inner(x))
+            found.scale = 3.0
+            return found
+
+    def objective(output, targets):
+        return output.scale * output["values"].square().flatten(1).sum(1)
+
+    wide = FAIG(Giving(target), Giving(baseline), objective=objective, dtype=torch.float64)
+    plain = FAIG(Giving(target), Giving(baseline), objective=objective)
+    for name, value in plain.attribute(x, n_steps=2).items():
+        torch.testing.assert_close(wide.attribute(x, n_steps=2)[name], value, rtol=1e-4, atol=1e-4)
 
 
 def test_a_checkpoint_of_another_precision_is_refused(pair, tmp_path):

@@ -128,6 +128,7 @@ class AdaptiveIntegral(PathIntegral):
         allowed = max(self.adaptive.rtol * abs(change), rounding)
         stack = list(pairwise(breakpoints(self.path)))[::-1]
         total, evaluations, panels, reason = 0.0, 0, 0, "converged"
+        lost = 0.0  # what panels that had to be taken as they are left missing
         while stack:
             start, end = stack.pop()
             fine, coarse, own = self._panel(start, end, batch)
@@ -136,15 +137,17 @@ class AdaptiveIntegral(PathIntegral):
                 if place not in known:
                     known[place] = self._value(place, batch)
             residual = total + own - (known[end] - known[0.0])
-            kept = abs(residual) <= allowed and not self._is_moved(sums, fine, coarse)
+            kept = abs(residual - lost) <= allowed and not self._is_moved(sums, fine, coarse)
             # Halved, this panel takes two more, and each of the others one at least.
             affordable = evaluations + NODES * (len(stack) + 2) <= self.adaptive.max_evaluations
             if not kept and affordable and end - start > _NARROWEST:
                 middle = (start + end) / 2
                 stack += [(middle, end), (start, middle)]
                 continue
-            if not kept and reason == "converged":
-                reason = "narrowest" if affordable else "max_evaluations"
+            if not kept:
+                lost = residual
+                if reason == "converged":
+                    reason = "narrowest" if affordable else "max_evaluations"
             for name, value in fine.items():
                 sums[name].add_(value)
             total, panels = total + own, panels + 1
