@@ -93,9 +93,7 @@ def _best(faig: FAIG, inputs: Tensor, targets: Tensor, at_once: int) -> float:
     best = float("inf")
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        faig.score(
-            [(inputs, targets)], reducer="layer", n_steps=NODES, internal_batch_size=at_once
-        )
+        faig.score([(inputs, targets)], reducer="layer", n_steps=NODES, internal_batch_size=at_once)
         best = min(best, time.perf_counter() - started)
     return best
 

@@ -33,8 +33,13 @@ SMALL = {
     "srcnn": partial(SRResNet, features=4, blocks=2),
     "two-branch": partial(TwoBranch, features=4, blocks=1),
 }
+NONE = dict.fromkeys(("images", "train", "fit", "test"))
 QUICK = ("reproduce", "--quick", "--crop", 8, "--predict-crop", 8, "--points", 3)
 QUICK += ("--retrain-iterations", 2, "--train-iterations", 2, "--batch-size", 2)
+COMMANDS = ("mask", "compare", "retrain", "predict-self", "predict-truth")
+COMMANDS += ("modulate-blur", "modulate-noise")
+NAMES = [f"{network}-{command}" for network in ("srresnet", "srcnn") for command in COMMANDS]
+NAMES.append("two-branch-train")
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +134,11 @@ def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
     assert step.run(tmp_path) == {"number": 3}
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "result.json").touch()
-    with pytest.raises(CheckpointError, match="give another folder"):
-        Step("foreign", command, {"number": 3}, "result.json").run(tmp_path)
+    for content in (None, "{", "[1]"):
+        if content is not None:
+            (tmp_path / "foreign" / "options.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"no run of the study.*give another folder"):
+            Step("foreign", command, {"number": 3}, "result.json").run(tmp_path)
     stamp = ["options.json"]
     assert calls == [(3, stamp), (3, ["half", *stamp])]
 
@@ -147,6 +155,7 @@ def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
         (("--quick", "--weights", "nowhere"), "holds no pair of the study"),
         (("--quick", "--skip", "srcnn-nonsense"), "expected some of srresnet-mask"),
         (("--quick", "--skip", "srresnet-mask"), "uses the results of 'srresnet-mask'"),
+        (("--quick", "--skip", ",".join(NAMES)), "expected one or more to run"),
         (("--quick", "--device", "nowhere"), "device 'nowhere' cannot be used"),
     ],
 )
@@ -285,6 +294,171 @@ def test_only_what_is_there_is_laid_out():
     assert "Not run yet: `srresnet-mask`." in page(one, {}, [], missing=["srresnet-mask"])
 
 
+@pytest.fixture
+def study(run, folder, tmp_path, monkeypatch):
+    """Run the command with steps that are done at once, up to one that fails.
+
+    Gives the names of the steps that began, the page, and what went to stderr.
+    """
+    results = as_in_the_paper()
+    results |= {name.replace("srresnet", "srcnn"): own for name, own in results.items()}
+    every = steps([Network.srcnn], SIZE, NONE, folder, "cpu", tmp_path)
+    files = {file for step in every for file in (step.result, *step.figures.values())}
+    page = tmp_path / "page.md"
+
+    def study(*words, fails=None):
+        begun = []
+
+        def at_once(out, **options):
+            begun.append(out.name)
+            if out.name == fails:
+                raise DataError("it fails")
+            for file in files:
+                (out / file).write_text(json.dumps(results[out.name]))
+
+        for command in {step.command.__name__ for step in every}:
+            monkeypatch.setattr(f"blind_sr.reproducing.{command}", at_once)
+        words = ("reproduce", *words, "--weights", folder, "--page", page)
+        code, _, err = run(*words, "--out", tmp_path / "out")
+        assert code == (2 if err else 0)
+        return begun, page.read_text() if page.exists() else "", err
+
+    return study
+
+
+def test_the_page_is_written_after_every_step_and_names_those_to_come(study, tmp_path):
+    begun, text, err = study("--quick", fails="srresnet-retrain")
+    assert "it fails" in err
+    assert begun == NAMES[:3]
+    assert "Not run yet: " + ", ".join(f"`{name}`" for name in NAMES[2:]) + "." in text
+    assert "### Table 2" in text
+    assert "### Table 3" not in text
+    assert text.count(".png)") == 4
+    (tmp_path / "page.md").write_text(f"{text}\n{BY_HAND}\n\nTried.\n")
+    begun, text, _ = study("--quick")
+    assert begun == NAMES[2:]
+    assert "Not run yet" not in text
+    assert "Left out here" not in text
+    assert text.endswith(f"\n\n{BY_HAND}\n\nTried.\n")
+    assert "### Table 3" in text
+    assert list(json.loads((tmp_path / "out" / "results.json").read_text())) == NAMES
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_is_skipped_is_not_run_and_said(study):
+    skipped = [name for name in NAMES if "predict" in name]
+    begun, text, _ = study("--quick", "--skip", ", ".join(skipped))
+    assert begun == [name for name in NAMES if name not in skipped]
+    assert "Left out here: " + ", ".join(f"`{name}`" for name in skipped) + "." in text
+    assert f"--skip {','.join(skipped)}`" in text
+    assert "Not run yet" not in text
+    assert "Degradation prediction" not in text
+    assert "thresholds fitted on" not in text
+    assert "trained on" in text
+
+
+def test_what_is_finished_comes_first_and_another_run_is_refused_before_the_work(study, tmp_path):
+    before = ",".join(name for name in NAMES if not name.startswith("srcnn"))
+    assert study("--quick", "--skip", before, fails="srcnn-retrain")[0] == NAMES[7:10]
+    begun, text, _ = study("--quick", fails="srresnet-mask")
+    assert begun == NAMES[:1]
+    assert "## SRCNN-style\n" in text
+    stamp = tmp_path / "out" / "srcnn-compare" / "options.json"
+    made = json.loads(stamp.read_text())
+    made["contents"]["weights"] = "others"
+    stamp.write_text(json.dumps(made))
+    begun, _, err = study("--quick")
+    assert begun == []
+    assert "differs in contents of weights" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--quick",), ["Table 1 after 10 iterations of", "Table 3 after 10 iterations of"]),
+        (
+            ("--quick", "--retrain-iterations", 1),
+            ["Table 1 after 10", "Table 3 after 1 iteration of"],
+        ),
+        (("--quick", "--retrain-iterations", 100), ["Table 1 after"]),
+        (("--quick", "--train-iterations", 100), ["Table 3 after"]),
+        (("--quick", "--skip", "two-branch-train"), ["Table 3 after"]),
+        (("--quick", "--skip", "srresnet-retrain,srcnn-retrain"), ["Table 1 after"]),
+        (("--full",), []),
+    ],
+)
+def test_trainings_that_are_too_short_are_named(words, said, study):
+    facts = study(*words)[1].split("\n## ")[0]
+    assert len(re.findall(r"Table \d after", facts)) == len(said)
+    assert all(one in facts for one in said)
+    assert ("A look, not a measurement" in facts) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cpu", "on a CPU:"),
+        ("mps", "on mps:"),
+        ("xpu:0", "on xpu:0:"),
+        ("cuda", "on A (CUDA 9.1):"),
+    ],
+)
+def test_the_device_is_named(device, said, study, monkeypatch):
+    monkeypatch.setattr("blind_sr.commands.reproduce.check_device", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A")
+    monkeypatch.setattr(torch.version, "cuda", "9.1")
+    text = study("--quick", "--device", device)[1]
+    assert said in text
+    assert (f"--device {device}" in text) == (device != "cpu")
+
+
+def test_one_is_no_plural():
+    results = as_in_the_paper()
+    for result in results.values():
+        for own in (result, result.get("recipe", {})):
+            own.update({key: 1 for key in ("iterations", "steps", "seeds") if key in own})
+    text = page(results, {}, [])
+    assert "1 iteration each" in text
+    assert "1 iteration of batch 4, 1 repetition;" in text
+    assert not re.search(r"\b1 (\w+ )?(iteration|photograph|node|repetition)s", text)
+
+
+def test_tables_say_what_they_were_measured_on():
+    text = page(as_in_the_paper(), {}, [])
+    where = "1 photograph, middle 8 x 8 low-resolution pixels, 4"
+    assert f"Filters found and PSNR measured on {where} nodes; trained on 1 photograph." in text
+    modulated = [line for line in text.splitlines() if line.startswith("Modulating")]
+    assert len(modulated) == 2
+    assert all(line.endswith(f" {where} gausslegendre nodes.") for line in modulated)
+
+
+def test_a_step_that_is_killed_at_its_stamp_begins_anew(tmp_path, monkeypatch):
+    def command(out):
+        (out / "result.json").write_text("{}")
+
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    step = Step("step", command, {}, "result.json")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        step.run(tmp_path)
+    assert step.run(tmp_path) == {}
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "page.md"
+    write(file, "old\n")
+
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(file, "new\n")
+    assert file.read_text() == "old\n"
+
+
 def test_what_was_written_by_hand_stays(tmp_path):
     file = tmp_path / "page.md"
     write(file, "made\n")
@@ -303,7 +477,9 @@ def test_a_crop_of_0_is_whole_photographs():
                 own["crop"] = 0
     text = page(results, {}, [])
     assert "0 x 0" not in text
-    assert "whole" in text
+    measured = [line for line in text.splitlines() if " node" in line]
+    assert len(measured) == 7
+    assert all("whole photograph" in line for line in measured)
 
 
 def test_the_stamp_knows_the_content_of_files(folder):
@@ -329,7 +505,30 @@ def test_the_stamp_knows_the_content_of_files(folder):
             file.write_bytes(content)
         assert {k for k, value in before["srresnet-mask"].items() if after[k] != value} == keys
     assert contents() == before
-    assert digest([]) != digest([folder / "photograph0.png"])
+
+
+def test_a_folder_is_read_once_for_all_steps(folder, monkeypatch):
+    read = []
+
+    def counting(files):
+        read.append(files)
+        return digest(files)
+
+    monkeypatch.setattr("blind_sr.reproducing.digest", counting)
+    folders = dict.fromkeys(("images", "train", "fit", "test"), folder)
+    steps([Network.srresnet, Network.srcnn], SIZE, folders, folder, "cpu", folder / "out")
+    assert len(read) == len(set(read)) == 3  # the photographs and two pairs
+
+
+def test_a_digest_knows_names_and_bytes(tmp_path):
+    a, b, other = (tmp_path / name for name in ("a", "b", "other/a"))
+    other.parent.mkdir()
+    for file, content in ((a, b"1"), (b, b"1"), (other, b"2")):
+        file.write_bytes(content)
+    assert len({digest(files) for files in ([], [a], [b], [other], [a, b], [b, a])}) == 6
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(DataError, match=r"folder\.png cannot be read"):
+        digest([a, tmp_path / "folder.png"])
 
 
 def test_a_missing_folder_of_photographs_is_named(folder):

@@ -145,10 +145,11 @@ def reproduce(
     ordered = sorted(chosen, key=lambda step: not step.finished(out))
     names = [step.name for step in chosen]
     left_out = [step.name for step in every if step.name not in names]
-    rest = {**folders, "weights": weights, "device": None if device == "cpu" else Path(device)}
-    options = [f"--{n.replace('_', '-')} {v}" for n, v in given.items()]
-    options += [f"--{n} {value.name}" for n, value in rest.items() if value is not None]
-    options += [f"--skip {','.join(left_out)}"] if left_out else []
+    places = {**folders, "weights": weights}
+    given |= {name: place.name for name, place in places.items() if place is not None}
+    given |= {} if device == "cpu" else {"device": device}
+    given |= {"skip": ",".join(left_out)} if left_out else {}
+    options = [f"--{name.replace('_', '-')} {value}" for name, value in given.items()]
     command = " ".join(["paramattr blindsr reproduce", "--quick" if quick else "--full", *options])
     facts = _facts(command, size, folders, device, names)
     pictures = page.parent / page.stem
@@ -171,14 +172,15 @@ def reproduce(
 
 def _networks(weights: Path | None) -> list[Network]:
     from blind_sr.reproducing import weights_file
+    from blind_sr.study import BUNDLED_WEIGHTS
 
     found = [
         n for n in (Network.srresnet, Network.srcnn) if weights_file(n.value, "target", weights)
     ]
     if not found:
         raise ParamattrError(
-            f"folder {weights} holds no pair of the study: expected srresnet_baseline and "
-            "srresnet_target; train them with 'paramattr blindsr train'"
+            f"folder {weights or BUNDLED_WEIGHTS} holds no pair of the study: expected "
+            "srresnet_baseline and srresnet_target; train them with 'paramattr blindsr train'"
         )
     return found
 
