@@ -20,7 +20,9 @@ from benchmarks import (
     bench_gpu,
     bench_limit,
     bench_masking,
+    bench_samples,
     bench_scaling,
+    bench_speed,
     bench_stability,
     bench_text,
 )
@@ -55,6 +57,8 @@ def _figures(result: dict[str, Any], prefix: str = "") -> list[str]:
 if __name__ == "__main__":
     if "--table" not in sys.argv:
         bench_attribution.main(["--name", "attribution_bundled"])
+        bench_speed.main(["--name", "speed"])
+        bench_samples.main(["--name", "samples"])
         bench_limit.main(["--name", "limit"])
         bench_scaling.main(["--name", "scaling"])
         bench_gpu.main(["--name", "gpu" if torch.cuda.is_available() else "gpu_dry_run"])
