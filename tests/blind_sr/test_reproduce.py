@@ -433,16 +433,17 @@ def test_tables_say_what_they_were_measured_on():
 
 
 def test_a_step_that_is_killed_at_its_stamp_begins_anew(tmp_path, monkeypatch):
-    def command(out):
+    def command(number, out):
         (out / "result.json").write_text("{}")
 
     def killed(self, target):
         raise KeyboardInterrupt
 
-    step = Step("step", command, {}, "result.json")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    step = Step("step", command, {"number": 3}, "result.json")
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
-        step.run(tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            step.run(tmp_path)
     assert step.run(tmp_path) == {}
 
 
@@ -480,6 +481,7 @@ def test_a_crop_of_0_is_whole_photographs():
     measured = [line for line in text.splitlines() if " node" in line]
     assert len(measured) == 7
     assert all("whole photograph" in line for line in measured)
+    assert text.count("1 whole photograph, ") == 5  # the others are predictions
 
 
 def test_the_stamp_knows_the_content_of_files(folder):
