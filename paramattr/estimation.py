@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ from paramattr.errors import CheckpointError, DataError
 from paramattr.progress import progress_bar
 from paramattr.scores import Scores
 from paramattr.units import UnitIndex
+from paramattr.workers import in_order
 
 Attributions = Callable[[Batch], Iterator[Mapping[str, Tensor]]]
 """A batch to its samples' attributions, one by one."""
 
 
 def mean_magnitude(
-    attributions: Attributions,
+    attributions: Sequence[Attributions],
     loader: Iterable[Any],
     index: UnitIndex,
     *,
     device: torch.device,
+    at_once: int = 1,
+    check: Callable[[Batch], object] | None = None,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     show_progress: bool = False,
@@ -37,13 +41,16 @@ def mean_magnitude(
         S_u = 1/|X| Σ_{x in X} Σ_{i in u} |A_i(x)|
 
     The absolute value and the sum over the unit come before the mean: the two do not commute.
-    One sample's attributions are held at a time.
+    Each worker holds one sample's attributions at a time; the samples are added in their order.
 
     Args:
-        attributions: gives a batch's samples their attributions.
+        attributions: gives samples their attributions; one for each worker (see
+            `paramattr.workers`).
         loader: `(inputs, targets)` batches, or tensors alone.
         index: the units.
         device: where the batches are moved.
+        at_once: most samples of a batch that a worker is given together.
+        check: called with each batch before its work.
         checkpoint: a file that holds the running sums after each batch. Where it exists, the
             batches that it already holds are passed over.
         settings: what the checkpoint must have been made with, of the kinds JSON knows.
@@ -59,19 +66,21 @@ def mean_magnitude(
     expected: dict[str, Any] = {}
     if checkpoint is not None:
         expected = {"kind": "running sums", "units": index.fingerprint(), **dict(settings or {})}
-    sums, samples, finished, data = _resumed(checkpoint, len(index), expected)
-    digest = hashlib.sha256()
+    sums, samples, held, data = _resumed(checkpoint, len(index), expected)
+    finished, digest = held, hashlib.sha256()
+    drawn, ends = 0, deque[tuple[int, str | None]]()  # of each part: see below
     batches: float | None = None
     with suppress(TypeError):
         batches = len(loader)  # type: ignore[arg-type]
-    with progress_bar("attributing", batches, show=show_progress) as advance:
-        number = -1
-        for number, item in enumerate(loader):
+
+    def parts() -> Iterator[Batch]:
+        nonlocal drawn
+        for drawn, item in enumerate(loader, 1):
             batch = Batch.from_loader(item, device=device)
             if checkpoint is not None:
                 batch.feed(digest.update)
-            if number < finished:
-                if number == finished - 1 and digest.hexdigest() != data:
+            if drawn <= held:
+                if drawn == held and digest.hexdigest() != data:
                     raise CheckpointError(
                         f"checkpoint {checkpoint} was made with other data: expected a loader "
                         "that gives the same batches in the same order; give another file for "
@@ -79,17 +88,39 @@ def mean_magnitude(
                     )
                 advance(1)
                 continue
-            for attribution in attributions(batch):
-                magnitudes = {name: value.abs() for name, value in attribution.items()}
-                sums += index.reduce(magnitudes).cpu()
-                samples += 1
-                advance(1 / len(batch))
+            if check is not None:
+                check(batch)
+            for part in batch.chunks(at_once):  # the last one carries the data read so far
+                is_last = part.first + len(part) == len(batch)
+                ends.append((len(batch), digest.hexdigest() if is_last else None))
+                yield part
+
+    def reduce(found: Mapping[str, Tensor]) -> Tensor:
+        return index.reduce({name: value.abs() for name, value in found.items()}).cpu()
+
+    def reduced(attributions: Attributions, part: Batch) -> list[Tensor]:
+        # Nothing here holds one sample's attributions while the next one's are made.
+        return list(map(reduce, attributions(part)))
+
+    with (
+        progress_bar("attributing", batches, show=show_progress) as advance,
+        closing(in_order(reduced, attributions, parts())) as results,
+    ):
+        for found in results:
+            for magnitudes in found:
+                sums += magnitudes
+            samples += len(found)
+            size, read = ends.popleft()
+            advance(len(found) / size)
+            if read is None:
+                continue
+            finished += 1
             if checkpoint is not None:
-                state = {"sums": sums, "counts": torch.tensor([samples, number + 1])}
-                save_state_dict(checkpoint, state, {**expected, "data": digest.hexdigest()})
-    if number < finished - 1:
+                state = {"sums": sums, "counts": torch.tensor([samples, finished])}
+                save_state_dict(checkpoint, state, {**expected, "data": read})
+    if drawn < held:
         raise CheckpointError(
-            f"checkpoint {checkpoint} holds {finished} batches and the loader gave {number + 1}: "
+            f"checkpoint {checkpoint} holds {held} batches and the loader gave {drawn}: "
             "expected the same loader; give another file, or remove this one"
         )
     if not samples:

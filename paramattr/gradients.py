@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +58,25 @@ class ObjectiveOfParameters:
             name: [_joined(owner.path, owner.attribute) for owner in places]
             for name, places in owners(model).items()
         }
+
+    def replica(self) -> ObjectiveOfParameters:
+        """Make one for another thread: modules of its own, around the same tensors.
+
+        `functional_call` puts its parameters into the model's modules while it runs, so two threads
+        cannot share them.
+
+        Raises:
+            ModelError: if the model's modules cannot be copied.
+        """
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        try:
+            model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        except Exception as error:  # whatever the modules hold
+            raise ModelError(
+                f"the model ({type(self.model).__name__}) cannot be copied for several workers "
+                f"({error}): expected modules that copy.deepcopy can copy; take workers=1"
+            ) from error
+        return ObjectiveOfParameters(model, self.objective, dtype=self.dtype)
 
     def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Evaluate the objective without a graph.

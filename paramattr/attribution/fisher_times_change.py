@@ -64,12 +64,11 @@ def fisher_times_change(
         integral = PathIntegral(function, path, riemann_left(1), list(index.labels))
 
         def squares(batch: Batch) -> Iterator[dict[str, Tensor]]:
-            for sample in batch.chunks(1):
-                found, _ = integral.over(sample, whole=False)
-                yield {name: value.square_() for name, value in found.items()}
+            found, _ = integral.over(batch, whole=False)
+            yield {name: value.square_() for name, value in found.items()}
 
         return mean_magnitude(
-            squares,
+            [squares],
             loader,
             index,
             device=integral.device,

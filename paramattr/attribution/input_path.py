@@ -139,9 +139,7 @@ class InputPathIntegratedGradients:
             function = ObjectiveOfParameters(self.model, self.objective)
 
             def attributions(batch: Batch) -> Iterator[dict[str, Tensor]]:
-                _check_ends(batch)
-                for sample in batch.chunks(1):
-                    yield self._over(function, own, rule, sample)
+                yield self._over(function, own, rule, batch)
 
             settings = {
                 "method": "input path",
@@ -151,9 +149,10 @@ class InputPathIntegratedGradients:
                 "parameters": self._reported,
             }
             return mean_magnitude(
-                attributions,
+                [attributions],
                 loader,
                 index,
+                check=_check_ends,
                 device=next(iter(own.values())).device,
                 checkpoint=checkpoint,
                 settings=None if checkpoint is None else settings,

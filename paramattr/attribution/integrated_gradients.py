@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from itertools import chain
 from numbers import Integral
+from operator import itemgetter
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -32,6 +36,7 @@ from paramattr.quadrature import Rule, get_rule
 from paramattr.reducers import Reducer
 from paramattr.scores import Scores
 from paramattr.units import UnitIndex
+from paramattr.workers import in_order
 
 
 class ParameterPathIntegratedGradients:
@@ -60,6 +65,11 @@ class ParameterPathIntegratedGradients:
             least. If the objective's change then differs by more than 5%, a warning says so.
         compile: whether `torch.compile` translates the model; False by default, since translating
             takes a minute. Without effect where several samples are differentiated at once.
+        workers: threads on the CPU that take samples side by side and share torch's threads; one
+            by default. More pay where one sample is too small to keep all cores busy. Each takes
+            the memory of one, and a copy of the model's modules, not of its tensors; model and
+            objective must not keep anything from call to call. The results differ in their last
+            bits alone.
 
     Attributes:
         spent: what the last call with `method="adaptive"` took, one entry a sample (or a batch
@@ -91,9 +101,11 @@ class ParameterPathIntegratedGradients:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
+        workers: int = 1,
     ) -> None:
         self.model, self.baseline, self.objective = model, baseline, objective
-        self.device, self.dtype, self.compile = device, dtype, compile
+        self.device, self.dtype, self.compile, self.workers = device, dtype, compile, workers
+        _check_count("workers", workers)
         check_callable(objective)
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise ParamattrError(
@@ -161,24 +173,34 @@ class ParameterPathIntegratedGradients:
             batch, integral, chunk = self._begin(
                 inputs, targets, additional_forward_args, n_steps, method, internal_batch_size
             )
-            at_once, whole = internal_batch_size or 1, return_convergence_delta
+            whole = return_convergence_delta
+            size = (internal_batch_size or 1) if per_sample else chunk
             chunk = 1 if per_sample else chunk
             before = integral.values(0.0, batch, chunk)  # what is wrong shows before the work
             PrecisionCheck(integral, stacklevel=3)(batch)
             attributions = integral.zeros((len(batch),) if per_sample else ())
             totals: list[Tensor] = []
-            results = (
-                integral.samples(batch, whole=whole, at_once=at_once)
-                if per_sample
-                else (integral.over(part, whole=whole) for part in batch.chunks(chunk))
+
+            def results(one: PathIntegral, part: Batch) -> list[tuple[Attributions, Tensor]]:
+                if per_sample:
+                    return list(one.samples(part, whole=whole, at_once=size))
+                return [one.over(part, whole=whole)]
+
+            number, parts = (
+                0,
+                in_order(results, integral.replicas(self.workers), batch.chunks(size)),
             )
-            with progress_bar("attributing", len(batch), show=show_progress) as advance:
-                for number, (found, total) in enumerate(results):
+            with (
+                progress_bar("attributing", len(batch), show=show_progress) as advance,
+                closing(parts) as several,
+            ):
+                for found, total in chain.from_iterable(several):
                     for name, value in found.items():
                         kept = attributions[name]
                         (kept[number] if per_sample else kept).add_(value)
                     totals.append(total)
                     advance(min(chunk, len(batch) - number * chunk))
+                    number += 1
             if not return_convergence_delta:
                 return attributions
             change = integral.values(1.0, batch, chunk) - before
@@ -279,26 +301,29 @@ class ParameterPathIntegratedGradients:
         Source: Xie et al. 2021, each term of Eq. 7.
         """
         with undisturbed(self.model, self.device):
-            _check_chunk(internal_batch_size)
+            _check_count("internal_batch_size", internal_batch_size, ", or None")
             index = UnitIndex.of(self.model, reducer)
             integral = self._integral(
                 n_steps, method, lambda sums: index.reduce({n: a.abs() for n, a in sums.items()})
             )
 
-            check, at_once = PrecisionCheck(integral, stacklevel=5), internal_batch_size or 1
+            narrow, at_once = PrecisionCheck(integral, stacklevel=7), internal_batch_size or 1
 
-            def attributions(batch: Batch) -> Iterator[Attributions]:
+            def check(batch: Batch) -> None:
                 if len(batch) > 1:  # what is wrong shows before the work; else at the first node
                     integral.values(0.0, batch, 1)
-                check(batch)
-                for found, _ in integral.samples(batch, whole=False, at_once=at_once):
-                    yield found
+                narrow(batch)
+
+            def attributions(one: PathIntegral, part: Batch) -> Iterator[Attributions]:
+                return map(itemgetter(0), one.samples(part, whole=False, at_once=at_once))
 
             return mean_magnitude(
-                attributions,
+                [partial(attributions, one) for one in integral.replicas(self.workers)],
                 loader,
                 index,
                 device=integral.device,
+                at_once=at_once,
+                check=check,
                 checkpoint=checkpoint,
                 settings=None if checkpoint is None else integral.settings(),
                 show_progress=show_progress,
@@ -313,7 +338,7 @@ class ParameterPathIntegratedGradients:
         method: str | Rule | Adaptive,
         internal_batch_size: int | None,
     ) -> tuple[Batch, PathIntegral, int]:
-        _check_chunk(internal_batch_size)
+        _check_count("internal_batch_size", internal_batch_size, ", or None")
         integral = self._integral(n_steps, method)
         batch = Batch.of(inputs, targets, extra, device=integral.device)
         return batch, integral, internal_batch_size or len(batch)
@@ -321,6 +346,7 @@ class ParameterPathIntegratedGradients:
     def _integral(
         self, n_steps: int, method: str | Rule | Adaptive, magnitudes: Magnitudes | None = None
     ) -> PathIntegral:
+        self._check_workers(method)
         objective = ObjectiveOfParameters(
             self.model, self.objective, dtype=self.dtype, compile=self.compile
         )
@@ -332,6 +358,23 @@ class ParameterPathIntegratedGradients:
             return integral
         rule = get_rule(method, n_steps)
         return PathIntegral(objective, self._path(), rule, self._reported)
+
+    def _check_workers(self, method: str | Rule | Adaptive) -> None:
+        device = self.device or next(self.model.parameters()).device
+        adaptive = isinstance(method, Adaptive) or (
+            isinstance(method, str) and method == "adaptive"
+        )
+        refused = {
+            f"device {device}": torch.device(device).type != "cpu",
+            "compile=True": self.compile,
+            'method="adaptive"': adaptive,
+        }
+        for what, holds in refused.items():
+            if self.workers > 1 and holds:
+                raise ParamattrError(
+                    f"workers is {self.workers} with {what}, which takes one sample after the "
+                    "other: expected the CPU, no compile and a rule of fixed nodes; take workers=1"
+                )
 
     def _path(self) -> Path:
         # Aligned anew at each call: the models may have been moved or trained on since.
@@ -356,8 +399,10 @@ class ParameterPathIntegratedGradients:
 FAIG = ParameterPathIntegratedGradients
 
 
-def _check_chunk(size: int | None) -> None:
-    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
+def _check_count(label: str, count: int | None, or_none: str = "") -> None:
+    if count is not None and (
+        isinstance(count, bool) or not isinstance(count, Integral) or count < 1
+    ):
         raise ParamattrError(
-            f"internal_batch_size is {size!r}: expected a whole number of at least 1, or None"
+            f"{label} is {count!r}: expected a whole number of at least 1{or_none}"
         )

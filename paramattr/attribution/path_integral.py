@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import warnings
@@ -64,6 +65,15 @@ class PathIntegral:
             self.objective.values(point, self._referenced(part)) for part in batch.chunks(chunk)
         ]
         return torch.cat(parts).double()
+
+    def replicas(self, workers: int) -> list[PathIntegral]:
+        """Give each worker an integral of its own; this one, where there is one worker."""
+        if workers == 1:
+            return [self]
+        found = [copy.copy(self) for _ in range(workers)]
+        for replica in found:
+            replica.objective = self.objective.replica()
+        return found
 
     def zeros(self, leading: tuple[int, ...] = ()) -> Attributions:
         """Make zeros of the reported parameters' shapes, behind `leading` ones."""
