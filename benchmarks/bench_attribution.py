@@ -1,6 +1,7 @@
 """Wall time to a ranking of given quality, against the procedure as it was published.
 
-    python -m benchmarks.bench_attribution [--network N] [--images DIR] [--crop N] [--name NAME]
+    python -m benchmarks.bench_attribution [--network N] [--images DIR] [--crop N] [--workers N]
+        [--name NAME]
 
 Both rankings (deblurring and denoising) of all photographs are made by the published procedure, by
 paramattr at several numbers of nodes, and by Captum's integrated gradients over the weights, in one
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="folder; the bundled photographs by default")
     parser.add_argument("--network", default="srresnet")
     parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", default="attribution")
     options = parser.parse_args(arguments)
     pair = load_pair(options.network, crop=options.crop)
@@ -84,7 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         add("published", label, ranked, found.seconds, sum(residuals) / len(residuals))
     for n in NODES:
-        add("paramattr", f"{n} Gauss nodes", *_ours(pair, photographs, n_steps=n), n)
+        label = f"{n} Gauss nodes"
+        add("paramattr", label, *_ours(pair, photographs, options.workers, n_steps=n), n)
+    alone = _ours(pair, photographs, 1, n_steps=SAME)
+    add("paramattr", f"{SAME} nodes, one worker", *alone, SAME)
     for rtol in RTOLS:
         label = f"adaptive, rtol {rtol:g}"
         add("paramattr", label, *_adaptive(pair, photographs, rtol))
@@ -99,9 +104,11 @@ def main(arguments: list[str] | None = None) -> None:
         "network": options.network,
         "images": photographs.names,
         "crop": options.crop,
+        "workers": options.workers,
         "speedup_at_equal_quality": published["seconds"] / equal["seconds"] if equal else None,
         "speedup_within_0.005": published["seconds"] / near["seconds"] if near else None,
         "speedup_same_rule": same["seconds"] / alike["seconds"],
+        "speedup_same_rule_one_worker": same["seconds"] / alone[1],
         **{
             key: {"ours": equal[key] if equal else None, "published": published[key]}
             for key in ("top1_overlap", "residual")
@@ -119,15 +126,15 @@ def main(arguments: list[str] | None = None) -> None:
     images = "" if options.images is None else f" --images {options.images.name}"
     command = (
         f"python -m benchmarks.bench_attribution --network {options.network}{images} "
-        f"--crop {options.crop}"
+        f"--crop {options.crop} --workers {options.workers}"
     )
     print(write_result(options.name, command, result))
 
 
 def _ranked(
-    pair: Pair, photographs: Photographs, **options: Any
+    pair: Pair, photographs: Photographs, workers: int = 1, **options: Any
 ) -> tuple[dict[str, Scores], float]:
-    faig = FAIG(pair.target, pair.baseline)
+    faig = FAIG(pair.target, pair.baseline, workers=workers)
     started = time.perf_counter()
     plain = {
         condition: faig.score(photographs.pairs(condition), reducer="kernel", **options)
@@ -138,9 +145,9 @@ def _ranked(
 
 
 def _ours(
-    pair: Pair, photographs: Photographs, **options: Any
+    pair: Pair, photographs: Photographs, workers: int, **options: Any
 ) -> tuple[dict[str, Scores], float, float]:
-    ranked, seconds = _ranked(pair, photographs, **options)
+    ranked, seconds = _ranked(pair, photographs, workers, **options)
     return ranked, seconds, _residual(pair, photographs, options)
 
 

@@ -42,6 +42,7 @@ class PathIntegral:
         nodes: each node's alpha, weight, and the parameters that move there.
         device: where the path's parameters are.
         batched: whether several samples may be differentiated in one pass.
+        straight: whether the path gives one derivative, the same mapping, at all nodes.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class PathIntegral:
         self.nodes = [
             node for start, end in pairwise(breakpoints(path)) for node in self.placed(start, end)
         ]
+        first = path.derivative(self.nodes[0][0])
+        self.straight = all(path.derivative(alpha) is first for alpha, _, _ in self.nodes)
 
     def values(self, alpha: float, batch: Batch, chunk: int) -> Float[Tensor, "b"]:
         """Evaluate the objective at one place of the path, at most `chunk` samples at once.
@@ -100,12 +103,20 @@ class PathIntegral:
             names = moving if whole else [name for name in moving if name in sums]
             if not names:
                 continue
+            if self.straight and not whole:  # its speed comes in at the end
+                for name, gradient in self._gradients(alpha, batch, names, each=each).items():
+                    sums[name].add_(gradient, alpha=weight)
+                continue
             for name, product in self.products(alpha, batch, names, each=each):
                 if name in sums:
                     sums[name].add_(product, alpha=weight)
                 if whole:
                     flat = product.reshape(*leading, -1)
                     total += weight * flat.sum(-1, dtype=torch.float64)
+        if self.straight and not whole:
+            for name, speed in self.path.derivative(0.0).items():
+                if name in sums:
+                    sums[name].mul_(speed)
         check_finite_gradients({**sums, "a parameter": total}, batch)
         return sums, total
 
@@ -144,12 +155,17 @@ class PathIntegral:
         self, alpha: float, batch: Batch, names: list[str], *, each: bool = False
     ) -> Iterator[tuple[str, Tensor]]:
         """Give ∂L/∂γ_i · ∂γ_i/∂α at one place, parameter by parameter, as `over` has them."""
-        differentiate = self.objective.sample_gradients if each else self.objective.gradient
-        gradients = differentiate(self.path.evaluate(alpha), batch, names)
+        gradients = self._gradients(alpha, batch, names, each=each)
         speeds = self.path.derivative(alpha)
         for name, gradient in gradients.items():
             kind = _accumulator(gradient)
             yield name, gradient.to(kind) * speeds[name].to(kind)
+
+    def _gradients(
+        self, alpha: float, batch: Batch, names: list[str], *, each: bool
+    ) -> dict[str, Tensor]:
+        differentiate = self.objective.sample_gradients if each else self.objective.gradient
+        return differentiate(self.path.evaluate(alpha), batch, names)
 
     def placed(self, start: float, end: float) -> Iterator[Node]:
         """Give the rule's nodes on a piece of the path."""
