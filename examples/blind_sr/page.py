@@ -160,8 +160,9 @@ def _prediction(result: Mapping[str, Any], departures: list[str]) -> list[str]:
             ],
         ),
         f"Filters from {counted(counts['find'], 'photograph')}, thresholds from {counts['fit']}, "
-        f"tested on {counts['test']}, each blurry, noisy and clean; {middle(result['crop'])}, "
-        f"{counted(result['steps'], 'node')}. The paper's figures are with the ground truth."
+        f"tested on {counts['test']}, each clean, blurry, noisy and both; "
+        f"{middle(result['crop'])}, {counted(result['steps'], 'node')}. "
+        "The paper's figures are with the ground truth."
         + (
             f" {counts['repeated']} of the tested photographs also served to find or fit."
             if counts["repeated"]

@@ -55,13 +55,19 @@ def authors_layout(network):
 @pytest.mark.parametrize("network", ["srresnet", "srcnn"])
 def test_checkpoints_of_the_authors_layout_load_in_order(network, tmp_path):
     torch.manual_seed(0)
-    state = {name: torch.randn(shape) * 0.01 for name, shape in authors_layout(network).items()}
+    ours, shapes = build(network), authors_layout(network)
+    state = dict(zip(shapes, (v.clone() for v in ours.state_dict().values()), strict=True))
+    assert {name: tuple(value.shape) for name, value in state.items()} == shapes
     torch.save({"params_ema": state, "params": {}}, tmp_path / "net.pth")
     model = build(network)
     assert list(model.state_dict()) == list(state)
     model.load_state_dict(load_state_dict(tmp_path / "net.pth"))
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name])
+    x = torch.rand(2, 3, 12, 10)
+    with torch.no_grad():
+        assert model(x).std() > 0
+        torch.testing.assert_close(model(x), ours(x), rtol=0, atol=1e-6)
 
 
 def test_srresnet_adds_to_the_bilinear_upsampling():
