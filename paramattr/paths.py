@@ -131,7 +131,6 @@ class PiecewiseLinear:
         for number, point in enumerate(self.points):
             _check_alike(named, point, number)
             self.points[number] = {name: point[name].to(value) for name, value in named.items()}
-        self._speed: tuple[int, Parameters] | None = None
 
     @property
     def breakpoints(self) -> tuple[float, ...]:
@@ -146,18 +145,11 @@ class PiecewiseLinear:
         return {name: torch.lerp(start[name], end[name], within) for name in start}
 
     def derivative(self, alpha: float) -> Parameters:
-        """Give the derivative with respect to `alpha` on the piece that holds `alpha`.
-
-        On one piece it is the same mapping at every place, which is not to be written to.
-        """
+        """Give the derivative with respect to `alpha` on the piece that holds `alpha`."""
         piece, _ = self._locate(alpha)
-        kept = self._speed
-        if kept is None or kept[0] != piece:
-            start, end = self.points[piece], self.points[piece + 1]
-            pieces = len(self.points) - 1
-            kept = piece, {name: (end[name] - start[name]) * pieces for name in start}
-            self._speed = kept
-        return kept[1]
+        start, end = self.points[piece], self.points[piece + 1]
+        pieces = len(self.points) - 1
+        return {name: (end[name] - start[name]) * pieces for name in start}
 
     def _locate(self, alpha: float) -> tuple[int, float]:
         breakpoints = self.breakpoints

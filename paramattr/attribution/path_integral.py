@@ -19,7 +19,7 @@ from paramattr.checkpoints import fingerprint
 from paramattr.errors import ParamattrError
 from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients
 from paramattr.objectives import described
-from paramattr.paths import Path, breakpoints
+from paramattr.paths import Path, StraightLine, breakpoints
 from paramattr.quadrature import Rule
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class PathIntegral:
         nodes: each node's alpha, weight, and the parameters that move there.
         device: where the path's parameters are.
         batched: whether several samples may be differentiated in one pass.
-        straight: whether the path gives one derivative, the same mapping, at all nodes.
+        straight: whether the path has one derivative all along.
     """
 
     def __init__(
@@ -54,8 +54,7 @@ class PathIntegral:
         self.nodes = [
             node for start, end in pairwise(breakpoints(path)) for node in self.placed(start, end)
         ]
-        first = path.derivative(self.nodes[0][0])
-        self.straight = all(path.derivative(alpha) is first for alpha, _, _ in self.nodes)
+        self.straight = isinstance(path, StraightLine)
 
     def values(self, alpha: float, batch: Batch, chunk: int) -> Float[Tensor, "b"]:
         """Evaluate the objective at one place of the path, at most `chunk` samples at once.
