@@ -163,17 +163,17 @@ class ObjectiveOfParameters:
         gradients: dict[str, Tensor] = found
         return gradients
 
-    def referenced(self, parameters: Mapping[str, Tensor], batch: Batch) -> Batch:
+    def referenced(self, parameters: Callable[[], Mapping[str, Tensor]], batch: Batch) -> Batch:
         """Give a batch the model's own outputs as targets, if the objective asks for them.
 
         Args:
-            parameters: those of the target.
+            parameters: gives those of the target.
             batch: samples.
         """
         if not isinstance(self.objective, SelfReference):
             return batch
         with torch.no_grad():
-            return replace(batch, targets=self._output(parameters, batch))
+            return replace(batch, targets=self._output(parameters(), batch))
 
     def _is_differentiable(self, parameters: Mapping[str, Tensor], batch: Batch) -> bool:
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
@@ -273,7 +273,8 @@ def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
         ObjectiveError: naming the parameter and the sample.
     """
     for name, value in sums.items():
-        if not torch.isfinite(value).all():
+        # One pass over it, and a second only if that overflows.
+        if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
             where = f"sample {batch.first}" if len(batch) == 1 else f"samples from {batch.first} on"
             raise ObjectiveError(
                 f"the gradient with respect to {name!r} is not finite for {where}, somewhere "

@@ -49,12 +49,16 @@ class PathIntegral:
         self, objective: ObjectiveOfParameters, path: Path, rule: Rule, reported: list[str]
     ) -> None:
         self.objective, self.path, self.rule, self.reported = objective, path, rule, reported
-        self.batched = True
-        self.device = next(iter(path.evaluate(0.0).values())).device
+        self.batched, self.straight = True, isinstance(path, StraightLine)
+        start = path.evaluate(0.0)
+        self.device = next(iter(start.values())).device
+        self._shapes = {
+            name: torch.empty_like(value, device="meta") for name, value in start.items()
+        }
+        self._moving = _moving(path, 0.0) if self.straight else None
         self.nodes = [
             node for start, end in pairwise(breakpoints(path)) for node in self.placed(start, end)
         ]
-        self.straight = isinstance(path, StraightLine)
 
     def values(self, alpha: float, batch: Batch, chunk: int) -> Float[Tensor, "b"]:
         """Evaluate the objective at one place of the path, at most `chunk` samples at once.
@@ -79,13 +83,12 @@ class PathIntegral:
 
     def zeros(self, leading: tuple[int, ...] = ()) -> Attributions:
         """Make zeros of the reported parameters' shapes, behind `leading` ones."""
-        start = self.path.evaluate(0.0)
-        return {
-            name: start[name].new_zeros(
-                (*leading, *start[name].shape), dtype=_accumulator(start[name])
-            )
-            for name in self.reported
-        }
+        zeros = {}
+        for name in self.reported:
+            like = self._shapes[name]
+            empty = like.new_empty((*leading, *like.shape)) if leading else like  # its strides
+            zeros[name] = torch.zeros_like(empty, dtype=_accumulator(like), device=self.device)
+        return zeros
 
     def over(self, batch: Batch, *, whole: bool, each: bool = False) -> tuple[Attributions, Tensor]:
         """Integrate over the path.
@@ -173,11 +176,11 @@ class PathIntegral:
         high = end if end == 1 else math.nextafter(end, start)
         for node, weight in zip(self.rule.nodes, self.rule.weights, strict=True):
             alpha = min(max(start + node * (end - start), low), high)
-            moving = [name for name, speed in self.path.derivative(alpha).items() if speed.any()]
+            moving = self._moving or _moving(self.path, alpha)
             yield alpha, weight * (end - start), moving
 
     def _referenced(self, batch: Batch) -> Batch:
-        return self.objective.referenced(self.path.evaluate(0.0), batch)
+        return self.objective.referenced(lambda: self.path.evaluate(0.0), batch)
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
@@ -193,6 +196,10 @@ class PathIntegral:
             "dtype": str(self.objective.dtype),
             "parameters": self.reported,
         }
+
+
+def _moving(path: Path, alpha: float) -> list[str]:
+    return [name for name, speed in path.derivative(alpha).items() if speed.any()]
 
 
 def _accumulator(value: Tensor) -> torch.dtype:

@@ -41,7 +41,7 @@ class PrecisionCheck:
             start, end = (
                 objective.values(
                     self.integral.path.evaluate(alpha),
-                    objective.referenced(self.integral.path.evaluate(0.0), sample),
+                    objective.referenced(lambda: self.integral.path.evaluate(0.0), sample),
                 )
                 for alpha in (0.0, 1.0)
             )
