@@ -1,81 +1,186 @@
 """The attribution loop on an accelerator: time a node, and the share of the card's own peak.
 
-    python -m benchmarks.bench_gpu [--network N] [--crop N] [--nodes N] [--name NAME]
+    python -m benchmarks.bench_gpu [--network N] [--nodes N] [--name NAME]
 
-The peak is that of large matrix products in the same precision, measured in the same run. Without
-an accelerator it is a dry run on the CPU, where TF32 is float32, and its result says so.
+One sample after the other, the same compiled (CUDA graphs), and several samples at once, each in
+three precisions, on samples of noise of two sizes; and both rankings of the bundled photographs
+against the published procedure, on the same card. The peak is that of large matrix products in the
+same precision, measured in the same run. A profile of the first loop says how much of its time goes
+into moving samples to the card. Without an accelerator it is a dry run on the CPU, where TF32 is
+float32 and nothing is compiled, and its result says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.bench_limit import convolution_shapes, operations
 from benchmarks.environment import write_result
-from blind_sr.study import load_pair, load_photographs
-from paramattr import FAIG
+from benchmarks.published_procedure import published_procedure
+from blind_sr.networks import SCALE
+from blind_sr.study import MASKS, Pair, load_pair, load_photographs
+from paramattr import FAIG, Scores, agreement, contrast
+from paramattr.units import UnitIndex
 
-ROUNDS = 3
+ROUNDS = 5
 PRECISIONS = (
     ("float32", torch.float32, "highest"),
     ("tf32", torch.float32, "high"),
     ("bfloat16", torch.bfloat16, "highest"),
 )
+CONVERGED = 48
+"""Nodes of the ranking, in float32, that the others are compared with."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure each precision, print a line each, keep all."""
+    """Measure each way in each precision, print a line each, keep all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--name", default="gpu")
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
     if device == "cpu":
         print("no accelerator: a dry run on the CPU")
-    pair = load_pair(options.network, crop=options.crop)
-    [sample, *_] = load_photographs(None, crop=options.crop).pairs("blur")
-    work = operations(convolution_shapes(pair.target, sample[0]))
-    rows = []
+    pair = load_pair(options.network, device=device)
+    # Side of the low-resolution samples, how many of them, how many at once, compiled or not.
+    ways = [(64, 1, 1, False), (64, 1, 1, True), (64, 16, 16, False), (256, 1, 1, False)]
+    ways += [(256, 1, 1, True)]
+    if device == "cpu":
+        ways = [(32, 1, 1, False), (32, 4, 4, False)]
+    peaks, rows, transfers = {}, [], 0.0
     for name, dtype, precision in PRECISIONS:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = precision == "high"
-        faig = FAIG(pair.target, pair.baseline, device=device, dtype=dtype)
+        _set(precision)
+        peaks[name] = _peak(device, dtype)
+        for side, count, at_once, compiled in ways:
+            torch.compiler.reset()
+            samples = _samples(side, count, torch.device("cpu"))
+            faig = FAIG(pair.target, pair.baseline, device=device, dtype=dtype, compile=compiled)
+            own: dict[str, Any] = {"reducer": "kernel", "internal_batch_size": at_once}
 
-        def seconds(nodes: int, faig: FAIG = faig) -> float:
-            return _best(lambda: faig.score([sample], reducer="kernel", n_steps=nodes), device)
+            def score(nodes: int, faig: Any = faig, own: Any = own, batch: Any = samples) -> Any:
+                return faig.score([batch], n_steps=nodes, **own)
 
-        # Twice as many nodes against once: what a call does but once drops out.
-        a_node = (seconds(2 * options.nodes) - seconds(options.nodes)) / options.nodes
-        reached, peak = work / a_node, _peak(device, dtype)
-        rows.append(
-            {
+            # Twice as many nodes against once: what a call does but once drops out.
+            once, twice = (
+                _median(partial(score, nodes), device)
+                for nodes in (options.nodes, 2 * options.nodes)
+            )
+            a_node = (twice - once) / options.nodes / count
+            work = operations(convolution_shapes(pair.target, samples[0][:1].to(device)))
+            row = {
                 "precision": name,
-                "seconds_a_node": a_node,
-                "tflops": reached / 1e12,
-                "peak_tflops": peak / 1e12,
-                "share_of_peak": reached / peak,
+                "side": side,
+                "at_once": at_once,
+                "compiled": compiled,
+                "seconds_a_node_and_sample": a_node,
+                "tflops": work / a_node / 1e12,
+                "peak_tflops": peaks[name] / 1e12,
+                "share_of_peak": work / a_node / peaks[name],
             }
-        )
-        print(
-            f"{name:>9}: {1e3 * a_node:.2f} ms a node, {reached / 1e12:.3f} of "
-            f"{peak / 1e12:.3f} TFLOP/s"
-        )
-    command = (
-        f"python -m benchmarks.bench_gpu --network {options.network} --crop {options.crop} "
-        f"--nodes {options.nodes}"
-    )
-    result = {"device": device, "dry_run": device == "cpu", "crop": options.crop, "rows": rows}
+            rows.append(row)
+            print(
+                f"{name:>9}, {side}x{side}, {at_once:>2} at once{', compiled' * compiled}: "
+                f"{1e3 * a_node:.3f} ms a node and sample, {row['tflops']:.2f} of "
+                f"{row['peak_tflops']:.1f} TFLOP/s ({row['share_of_peak']:.1%})",
+                flush=True,
+            )
+            if device == "cuda" and len(rows) == 1:
+                transfers = _share_of_transfers(partial(score, options.nodes))
+                print(f"moving samples to the card: {transfers:.2%} of the time", flush=True)
+    result = {
+        "device": device,
+        "dry_run": device == "cpu",
+        "network": options.network,
+        "nodes": options.nodes,
+        "share_of_transfers": transfers if device == "cuda" else None,
+        "rows": rows,
+        "rankings": [] if device == "cpu" else _rankings(pair, options.nodes),
+    }
+    command = f"python -m benchmarks.bench_gpu --network {options.network} --nodes {options.nodes}"
     print(write_result(options.name, command, result))
 
 
-def _best(run: Callable[[], object], device: str) -> float:
-    run()
+def _rankings(pair: Pair, nodes: int) -> list[dict[str, Any]]:
+    """Time both rankings of the bundled photographs, the published procedure's first."""
+    photographs = load_photographs(None, device="cuda")
+    index = UnitIndex.of(pair.target, "kernel")
+    _set("highest")
+    converged = _contrasted(pair, photographs, n_steps=CONVERGED)
+    published_procedure(pair, photographs.only(0))  # warm
+    found = published_procedure(pair, photographs)
+    ranked = {f: Scores(index, values.cpu()) for f, values in found.scores.items()}
+    rows: list[dict[str, Any]] = [
+        {"setting": "published, 100 left points, float32", "seconds": found.seconds}
+    ]
+    rows[0]["top1_overlap"] = _overlap(ranked, converged)
+    for name, dtype, precision in PRECISIONS:
+        _set(precision)
+        own: dict[str, Any] = {"n_steps": nodes, "dtype": dtype}
+        seconds = _median(partial(_contrasted, pair, photographs, **own), "cuda")
+        overlap = _overlap(_contrasted(pair, photographs, **own), converged)
+        setting = f"paramattr, {nodes} Gauss nodes, {name}"
+        rows.append({"setting": setting, "seconds": seconds, "top1_overlap": overlap})
+    for row in rows:
+        row["speedup"] = rows[0]["seconds"] / row["seconds"]
+        print(
+            f"{row['setting']}: {row['seconds']:.2f} s, overlap {row['top1_overlap']:.4f}, "
+            f"{row['speedup']:.1f}x",
+            flush=True,
+        )
+    return rows
+
+
+def _contrasted(
+    pair: Pair, photographs: Any, *, n_steps: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Scores]:
+    faig = FAIG(pair.target, pair.baseline, dtype=dtype)
+    own: dict[str, Any] = {"reducer": "kernel", "n_steps": n_steps}
+    blur, noise = (faig.score(photographs.pairs(mask), **own) for mask in MASKS)
+    return {"blur": contrast(blur, noise), "noise": contrast(noise, blur)}
+
+
+def _overlap(found: dict[str, Scores], converged: dict[str, Scores]) -> float:
+    own = [agreement(found[f], converged[f], fraction=0.01).overlap for f in MASKS]
+    return sum(own) / len(own)
+
+
+def _samples(side: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    low, high = (
+        torch.rand(count, 3, size, size, generator=draw).to(device) for size in (side, SCALE * side)
+    )
+    return low, high
+
+
+def _set(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision == "high"
+
+
+def _share_of_transfers(run: Callable[[], object]) -> float:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        started = time.perf_counter()
+        run()
+        _wait("cuda")
+        seconds = time.perf_counter() - started
+    copied = [e for e in profiled.key_averages() if "Memcpy HtoD" in e.key]
+    return sum(event.device_time_total for event in copied) / 1e6 / seconds
+
+
+def _median(run: Callable[[], object], device: str) -> float:
+    for _ in range(2):  # compiles, and records the graphs
+        run()
     found = []
     for _ in range(ROUNDS):
         _wait(device)
@@ -83,7 +188,7 @@ def _best(run: Callable[[], object], device: str) -> float:
         run()
         _wait(device)
         found.append(time.perf_counter() - started)
-    return min(found)
+    return statistics.median(found)
 
 
 def _wait(device: str) -> None:
@@ -94,7 +199,7 @@ def _wait(device: str) -> None:
 def _peak(device: str, dtype: torch.dtype) -> float:
     side = 8192 if device == "cuda" else 512
     one = torch.rand(side, side, device=device, dtype=dtype)
-    return 2 * side**3 / _best(lambda: one @ one, device)
+    return 2 * side**3 / _median(lambda: one @ one, device)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from datetime import date
@@ -30,6 +31,7 @@ def environment() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = torch.version.cuda
+        found["driver"] = _driver()
     return found
 
 
@@ -52,7 +54,18 @@ def _commit() -> str:
     changed = (
         "+changes" if git("status", "--porcelain", "--", "../paramattr", "../examples") else ""
     )
-    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed
+    # A copy without its history may be told where it comes from, as build servers do.
+    given = os.environ.get("GIT_COMMIT", "unknown")
+    return (git("rev-parse", "--short=12", "HEAD") or given) + changed
+
+
+def _driver() -> str:
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        made = subprocess.run(words, capture_output=True, text=True, check=True)
+        return made.stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
 
 
 def _cpu() -> str:

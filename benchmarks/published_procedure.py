@@ -68,7 +68,7 @@ def _attribute(
 ) -> list[dict[str, Tensor]]:
     sums = [{name: torch.zeros_like(value) for name, value in target.items()} for _ in inputs]
     for alpha, weight in zip(rule.nodes, rule.weights, strict=True):
-        model = build(network)
+        model = build(network).to(high.device)
         model.load_state_dict({n: (1 - alpha) * target[n] + alpha * baseline[n] for n in target})
         parameters = dict(model.eval().named_parameters())
         for low, own in zip(inputs, sums, strict=True):

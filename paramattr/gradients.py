@@ -35,7 +35,8 @@ class ObjectiveOfParameters:
         objective: `(output, targets)` to a tensor `(B,)`.
         dtype: precision that the model computes in; parameters, inputs and buffers are cast on
             their way in, outputs and gradients on their way out. The parameters' own by default.
-        compile: whether `torch.compile` translates the model where it is differentiated.
+        compile: whether `torch.compile` translates the model where it is differentiated; on a GPU
+            into CUDA graphs, which spares the launch of each kernel.
 
     Raises:
         ModelError: if a layer that acts otherwise in training (batch norm, dropout) is in training
@@ -53,7 +54,11 @@ class ObjectiveOfParameters:
         check_evaluating(model)
         self.model, self.objective, self.dtype = model, objective, dtype
         self._call = partial(functional_call, model, tie_weights=False)
-        self._compiled = torch.compile(self._call) if compile else self._call
+        self._compiled: Call = self._call
+        if compile:
+            self._compiled = torch.compile(self._call, mode="reduce-overhead")
+        self._unchecked: list[tuple[Tensor, int]] | None = None
+        self._is_followed = False
         self._places = {
             name: [_joined(owner.path, owner.attribute) for owner in places]
             for name, places in owners(model).items()
@@ -77,6 +82,23 @@ class ObjectiveOfParameters:
                 f"({error}): expected modules that copy.deepcopy can copy; take workers=1"
             ) from error
         return ObjectiveOfParameters(model, self.objective, dtype=self.dtype)
+
+    @contextmanager
+    def checked_together(self) -> Iterator[None]:
+        """Look at the values but once, at the end: on an accelerator each look waits for them.
+
+        Raises:
+            ObjectiveError: at the end, as `gradient` does elsewhere, if one is not finite.
+        """
+        self._unchecked = []
+        try:
+            yield
+            unchecked = self._unchecked
+        finally:
+            self._unchecked = None
+        if unchecked and not torch.isfinite(torch.cat([v for v, _ in unchecked])).all():
+            for values, first in unchecked:
+                _check_finite_values(values, first)
 
     def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Evaluate the objective without a graph.
@@ -157,9 +179,10 @@ class ObjectiveOfParameters:
         leaves = {name: parameters[name].detach() for name in names}
         each = vmap(grad(value, has_aux=True), in_dims=(None, *[0] * len(tensors)))
         found, values = each(leaves, *tensors)
-        _check_finite_values(values, batch.first)
-        if not any(gradient.any() for gradient in found.values()):
+        self._check_finite(values, batch.first)
+        if not self._is_followed and not any(gradient.any() for gradient in found.values()):
             self.gradient(parameters, next(batch.chunks(1)), names)  # says if it cannot be followed
+        self._is_followed = True
         gradients: dict[str, Tensor] = found
         return gradients
 
@@ -184,8 +207,14 @@ class ObjectiveOfParameters:
     ) -> Tensor:
         values = self.objective(self._output(parameters, batch, call), batch.targets)
         _check_shape(values, len(batch))
-        _check_finite_values(values, batch.first)
+        self._check_finite(values, batch.first)
         return values
+
+    def _check_finite(self, values: Tensor, first: int) -> None:
+        if self._unchecked is None:
+            _check_finite_values(values, first)
+        else:
+            self._unchecked.append((values.detach(), first))
 
     def _output(
         self, parameters: Mapping[str, Tensor], batch: Batch, call: Call | None = None
@@ -272,9 +301,12 @@ def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
     Raises:
         ObjectiveError: naming the parameter and the sample.
     """
+    # One pass over them and one wait for the device; a second look only if that overflows.
+    totals = torch.stack([value.sum().double() for value in sums.values()])
+    if torch.isfinite(totals).all():
+        return
     for name, value in sums.items():
-        # One pass over it, and a second only if that overflows.
-        if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
+        if not torch.isfinite(value).all():
             where = f"sample {batch.first}" if len(batch) == 1 else f"samples from {batch.first} on"
             raise ObjectiveError(
                 f"the gradient with respect to {name!r} is not finite for {where}, somewhere "

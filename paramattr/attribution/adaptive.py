@@ -151,7 +151,9 @@ class AdaptiveIntegral(PathIntegral):
             for name, value in fine.items():
                 sums[name].add_(value)
             total, panels = total + own, panels + 1
-        check_finite_gradients({**sums, "a parameter": torch.tensor(total)}, batch)
+        check_finite_gradients(
+            {**sums, "a parameter": torch.tensor(total, device=self.device)}, batch
+        )
         missing = total - change
         relative = missing / abs(change) if change else math.inf if abs(missing) > allowed else 0.0
         self.spent.append(Spent(evaluations, panels, relative, reason))

@@ -101,20 +101,20 @@ class PathIntegral:
         leading = (len(batch),) if each else ()
         sums, batch = self.zeros(leading), self._referenced(batch)
         total = torch.zeros(leading, dtype=torch.float64, device=self.device)
-        for alpha, weight, moving in self.nodes:
-            names = moving if whole else [name for name in moving if name in sums]
-            if not names:
-                continue
-            if self.straight and not whole:  # its speed comes in at the end
-                for name, gradient in self._gradients(alpha, batch, names, each=each).items():
-                    sums[name].add_(gradient, alpha=weight)
-                continue
-            for name, product in self.products(alpha, batch, names, each=each):
-                if name in sums:
-                    sums[name].add_(product, alpha=weight)
-                if whole:
-                    flat = product.reshape(*leading, -1)
-                    total += weight * flat.sum(-1, dtype=torch.float64)
+        with self.objective.checked_together():
+            for alpha, weight, moving in self.nodes:
+                names = moving if whole else [name for name in moving if name in sums]
+                if not names:
+                    continue
+                if self.straight and not whole:  # its speed comes in at the end
+                    _add(sums, self._gradients(alpha, batch, names, each=each), weight)
+                    continue
+                for name, product in self.products(alpha, batch, names, each=each):
+                    if name in sums:
+                        sums[name].add_(product, alpha=weight)
+                    if whole:
+                        flat = product.reshape(*leading, -1)
+                        total += weight * flat.sum(-1, dtype=torch.float64)
         if self.straight and not whole:
             for name, speed in self.path.derivative(0.0).items():
                 if name in sums:
@@ -196,6 +196,11 @@ class PathIntegral:
             "dtype": str(self.objective.dtype),
             "parameters": self.reported,
         }
+
+
+def _add(sums: Attributions, gradients: Attributions, weight: float) -> None:
+    """Add to the sums; what is given is gone on return, before the next pass makes more."""
+    torch._foreach_add_([sums[name] for name in gradients], list(gradients.values()), alpha=weight)
 
 
 def _moving(path: Path, alpha: float) -> list[str]:
