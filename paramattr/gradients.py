@@ -130,7 +130,8 @@ class ObjectiveOfParameters:
             ObjectiveError: if the objective gives anything but one finite number a sample, or
                 does not depend on the parameters.
         """
-        leaves = {name: parameters[name].detach().requires_grad_() for name in names}
+        # Cast before they are leaves: the same gradients, and nothing of the cast in the graph.
+        leaves = {name: self._cast(parameters[name].detach()).requires_grad_() for name in names}
         values = self._evaluate({**parameters, **leaves}, batch, self._compiled)
         if not leaves:
             return {}
@@ -140,11 +141,12 @@ class ObjectiveOfParameters:
                 "can follow; leave detach(), .item() and no_grad() out of model and objective"
             )
         if not values.requires_grad:  # it depends on other parameters alone
-            return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+            return {name: torch.zeros_like(parameters[name]) for name in leaves}
         found = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+        wide = [(name, parameters[name]) for name in leaves]
         return {
-            name: torch.zeros_like(leaf) if gradient is None else gradient
-            for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
+            name: torch.zeros_like(own) if gradient is None else gradient.to(own.dtype)
+            for (name, own), gradient in zip(wide, found, strict=True)
         }
 
     def sample_gradients(
@@ -244,7 +246,9 @@ class ObjectiveOfParameters:
         return mapped(output, _widened)
 
     def _cast(self, one: Tensor) -> Tensor:
-        return one.to(self.dtype) if one.is_floating_point() else one
+        if self.dtype is None or not one.is_floating_point():
+            return one
+        return one.to(self.dtype)
 
 
 def _widened(one: Tensor) -> Tensor:
