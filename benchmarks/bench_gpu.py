@@ -59,7 +59,18 @@ def main(arguments: list[str] | None = None) -> None:
     ways += [(256, 1, 1, True)]
     if device == "cpu":
         ways = [(32, 1, 1, False), (32, 4, 4, False)]
-    peaks, rows, transfers = {}, [], 0.0
+    command = f"python -m benchmarks.bench_gpu --network {options.network} --nodes {options.nodes}"
+    peaks: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {
+        "device": device,
+        "dry_run": device == "cpu",
+        "network": options.network,
+        "nodes": options.nodes,
+        "share_of_transfers": None,
+        "rows": rows,
+        "rankings": [],
+    }
     for name, dtype, precision in PRECISIONS:
         _set(precision)
         peaks[name] = _peak(device, dtype)
@@ -97,19 +108,14 @@ def main(arguments: list[str] | None = None) -> None:
                 flush=True,
             )
             if device == "cuda" and len(rows) == 1:
-                transfers = _share_of_transfers(partial(score, options.nodes))
-                print(f"moving samples to the card: {transfers:.2%} of the time", flush=True)
-    result = {
-        "device": device,
-        "dry_run": device == "cpu",
-        "network": options.network,
-        "nodes": options.nodes,
-        "share_of_transfers": transfers if device == "cuda" else None,
-        "rows": rows,
-        "rankings": [] if device == "cpu" else _rankings(pair, options.nodes),
-    }
-    command = f"python -m benchmarks.bench_gpu --network {options.network} --nodes {options.nodes}"
-    print(write_result(options.name, command, result))
+                share = _share_of_transfers(partial(score, options.nodes))
+                result["share_of_transfers"] = share
+                print(f"moving samples to the card: {share:.2%} of the time", flush=True)
+            path = write_result(options.name, command, result)  # a run that is cut keeps its rows
+    if device == "cuda":
+        result["rankings"] = _rankings(pair, options.nodes)
+        path = write_result(options.name, command, result)
+    print(path)
 
 
 def _rankings(pair: Pair, nodes: int) -> list[dict[str, Any]]:
