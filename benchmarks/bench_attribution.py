@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmarks.environment import write_result
 from benchmarks.published_procedure import published_procedure
 from blind_sr.study import MASKS, Pair, Photographs, load_pair, load_photographs
+from blind_sr.training import fast_precision
 from paramattr import FAIG, Adaptive, Scores, UnitIndex, agreement, contrast, squared_error
 from paramattr.attribution.adaptive import Spent
 from paramattr.attribution.captum_weights import captum_over_weights
@@ -96,6 +97,13 @@ def main(arguments: list[str] | None = None) -> None:
         add("paramattr", label, *_ours(pair, photographs, options.workers, n_steps=n), n)
     alone = _ours(pair, photographs, 1, n_steps=SAME)
     add("paramattr", f"{SAME} nodes, one worker", *alone, SAME)
+    if fast_precision("cpu") == "bfloat16":
+        runs = [
+            _ranked(pair, photographs, options.workers, torch.bfloat16, n_steps=SAME)
+            for _ in range(RUNS)
+        ]
+        seconds = statistics.median(seconds for _, seconds in runs)
+        add("paramattr", f"{SAME} nodes, bfloat16", runs[0][0], seconds, evaluations=SAME)
     for rtol in RTOLS:
         label = f"adaptive, rtol {rtol:g}"
         add("paramattr", label, *_adaptive(pair, photographs, rtol))
@@ -138,9 +146,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _ranked(
-    pair: Pair, photographs: Photographs, workers: int = 1, **options: Any
+    pair: Pair,
+    photographs: Photographs,
+    workers: int = 1,
+    dtype: torch.dtype | None = None,
+    **options: Any,
 ) -> tuple[dict[str, Scores], float]:
-    faig = FAIG(pair.target, pair.baseline, workers=workers)
+    faig = FAIG(pair.target, pair.baseline, workers=workers, dtype=dtype)
     started = time.perf_counter()
     plain = {
         condition: faig.score(photographs.pairs(condition), reducer="kernel", **options)
