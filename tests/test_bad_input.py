@@ -614,3 +614,23 @@ def test_errors_survive_pickling():
         found = pickle.loads(pickle.dumps(kind("what is wrong")))
         assert (type(found), str(found)) == (kind, "what is wrong")
         assert copy.copy(found).args == found.args
+
+
+def test_a_loss_that_is_not_finite_along_the_path_names_its_sample():
+    model, baseline = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    for one, weight in ((model, 1.0), (baseline, 3.0)):
+        nn.init.constant_(one.weight, weight)
+
+    def inverse(output, targets):
+        return (1 / (output - targets)).sum(1)
+
+    faig = FAIG(model, baseline, objective=inverse)
+    x, y = torch.ones(2, 1), torch.tensor([[0.0], [2.0]])  # the second's pole is in the middle
+    for take in (
+        lambda: faig.attribute(x, y, n_steps=1),
+        lambda: faig.score([(x, y)], reducer="scalar", n_steps=3),
+        lambda: faig.score([(x, y)], reducer="scalar", n_steps=3, internal_batch_size=2),
+    ):
+        with pytest.raises(ObjectiveError, match="the objective is inf for sample 1"):
+            take()
+    assert faig.attribute(x[:1], y[:1], n_steps=1)["weight"].isfinite().all()

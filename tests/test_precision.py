@@ -120,6 +120,19 @@ def test_a_device_is_where_it_computes(pair):
     assert {p.device.type for p in target.parameters()} == {"cpu"}
 
 
+@pytest.mark.parametrize("method", ["gausslegendre", Adaptive(rtol=1e-3)])
+@pytest.mark.parametrize("several", [{}, {"per_sample": True}, {"internal_batch_size": 1}])
+def test_an_accelerator_computes_the_same_where_there_is_one(pair, method, several):
+    target, baseline, x, y = pair
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    own = {"n_steps": 3, "method": method, **several}
+    plain = FAIG(target, baseline).attribute(x, y, **own)
+    found = FAIG(target, baseline, device=device).attribute(x, y, **own)
+    for name, value in plain.items():
+        assert found[name].device.type == device
+        torch.testing.assert_close(found[name].cpu(), value, rtol=1e-2, atol=1e-2)
+
+
 def test_whole_numbers_in_the_output_stay_whole(pair):
     target, baseline, x, _ = pair
 

@@ -63,8 +63,9 @@ class ParameterPathIntegratedGradients:
         dtype: precision that the model computes in, such as `torch.bfloat16` where the hardware
             does; the model's own by default. Path, sums and results stay in the model's, float32 at
             least. If the objective's change then differs by more than 5%, a warning says so.
-        compile: whether `torch.compile` translates the model; False by default, since translating
-            takes a minute. Without effect where several samples are differentiated at once.
+        compile: whether `torch.compile` translates the model, on a GPU into CUDA graphs; False by
+            default, since translating takes a minute. Without effect where several samples are
+            differentiated at once.
         workers: threads on the CPU that take samples side by side and share torch's threads; one
             by default. More pay where one sample is too small to keep all cores busy. Each takes
             the memory of one, and a copy of the model's modules, not of its tensors; model and
