@@ -216,7 +216,8 @@ class ObjectiveOfParameters:
         if self._unchecked is None:
             _check_finite_values(values, first)
         else:
-            self._unchecked.append((values.detach(), first))
+            # Its own memory: where graphs are replayed, the output's is written over.
+            self._unchecked.append((values.detach().clone(), first))
 
     def _output(
         self, parameters: Mapping[str, Tensor], batch: Batch, call: Call | None = None
