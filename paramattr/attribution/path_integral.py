@@ -86,8 +86,13 @@ class PathIntegral:
         zeros = {}
         for name in self.reported:
             like = self._shapes[name]
-            empty = like.new_empty((*leading, *like.shape)) if leading else like  # its strides
-            zeros[name] = torch.zeros_like(empty, dtype=_accumulator(like), device=self.device)
+            shape, kind = (*leading, *like.shape), _accumulator(like)
+            if leading:
+                zeros[name] = torch.zeros(shape, dtype=kind, device=self.device)
+                continue
+            # With the parameter's strides; `zeros_like` of a meta tensor would import SymPy.
+            empty = torch.empty_strided(shape, like.stride(), dtype=kind, device=self.device)
+            zeros[name] = empty.zero_()
         return zeros
 
     def over(self, batch: Batch, *, whole: bool, each: bool = False) -> tuple[Attributions, Tensor]:
