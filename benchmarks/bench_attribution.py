@@ -63,13 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
         residual: float | None = None,
         evaluations: float | None = None,
     ) -> None:
-        overlaps = {f: agreement(ranked[f], converged[f], fraction=0.01).overlap for f in MASKS}
+        each = overlaps(ranked, converged)
         row = {
             "who": who,
             "setting": setting,
             "seconds": seconds,
-            "top1_overlap": sum(overlaps.values()) / len(overlaps),
-            **{f"top1_overlap_{f}": overlap for f, overlap in overlaps.items()},
+            "top1_overlap": mean_overlap(ranked, converged),
+            **{f"top1_overlap_{f}": overlap for f, overlap in each.items()},
             "residual": residual,
             "evaluations_a_sample": evaluations,
         }
@@ -98,12 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     alone = _ours(pair, photographs, 1, n_steps=SAME)
     add("paramattr", f"{SAME} nodes, one worker", *alone, SAME)
     if fast_precision("cpu") == "bfloat16":
-        runs = [
-            _ranked(pair, photographs, options.workers, torch.bfloat16, n_steps=SAME)
-            for _ in range(RUNS)
-        ]
-        seconds = statistics.median(seconds for _, seconds in runs)
-        add("paramattr", f"{SAME} nodes, bfloat16", runs[0][0], seconds, evaluations=SAME)
+        found = _timed(pair, photographs, options.workers, torch.bfloat16, n_steps=SAME)
+        add("paramattr", f"{SAME} nodes, bfloat16", *found, evaluations=SAME)
     for rtol in RTOLS:
         label = f"adaptive, rtol {rtol:g}"
         add("paramattr", label, *_adaptive(pair, photographs, rtol))
@@ -158,16 +154,20 @@ def _ranked(
         condition: faig.score(photographs.pairs(condition), reducer="kernel", **options)
         for condition in MASKS
     }
-    ranked = _contrasted(plain)
+    ranked = contrasted(plain)
     return ranked, time.perf_counter() - started
 
 
 def _ours(
     pair: Pair, photographs: Photographs, workers: int, **options: Any
 ) -> tuple[dict[str, Scores], float, float]:
-    runs = [_ranked(pair, photographs, workers, **options) for _ in range(RUNS)]
-    seconds = statistics.median(seconds for _, seconds in runs)
-    return runs[0][0], seconds, _residual(pair, photographs, options)
+    return *_timed(pair, photographs, workers, **options), _residual(pair, photographs, options)
+
+
+def _timed(*arguments: Any, **options: Any) -> tuple[dict[str, Scores], float]:
+    """Rank several times: the ranking, which is always the same, and the median of the seconds."""
+    runs = [_ranked(*arguments, **options) for _ in range(RUNS)]
+    return runs[0][0], statistics.median(seconds for _, seconds in runs)
 
 
 def _adaptive(
@@ -179,7 +179,7 @@ def _adaptive(
         samples = photographs.pairs(condition)
         plain[condition] = faig.score(samples, reducer="kernel", method=Adaptive(rtol=rtol))
         spent += faig.spent
-    ranked = _contrasted(plain)
+    ranked = contrasted(plain)
     seconds = time.perf_counter() - started
     residual = sum(abs(one.residual) for one in spent) / len(spent)
     return ranked, seconds, residual, sum(one.evaluations for one in spent) / len(spent)
@@ -216,12 +216,23 @@ def _captum(
             found = captum_over_weights(pair.target, pair.baseline, low, high, n_steps=CAPTUM)
             sums += index.reduce({name: value.abs() for name, value in found.items()})
         plain[condition] = Scores(index, sums / len(photographs.high))
-    return _contrasted(plain), time.perf_counter() - started
+    return contrasted(plain), time.perf_counter() - started
 
 
-def _contrasted(plain: dict[str, Scores]) -> dict[str, Scores]:
+def contrasted(plain: dict[str, Scores]) -> dict[str, Scores]:
+    """Set each condition's scores against the other's: the rankings of both functions."""
     blur, noise = plain["blur"], plain["noise"]
     return {"blur": contrast(blur, noise), "noise": contrast(noise, blur)}
+
+
+def overlaps(found: dict[str, Scores], converged: dict[str, Scores]) -> dict[str, float]:
+    """Give each function's chance-corrected overlap of the top 1%."""
+    return {f: agreement(found[f], converged[f], fraction=0.01).overlap for f in MASKS}
+
+
+def mean_overlap(found: dict[str, Scores], converged: dict[str, Scores]) -> float:
+    """Give the mean of `overlaps` over both functions."""
+    return statistics.fmean(overlaps(found, converged).values())
 
 
 def _fastest(rows: list[dict[str, Any]], overlap: float) -> dict[str, Any] | None:

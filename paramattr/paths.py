@@ -142,9 +142,12 @@ class PiecewiseLinear:
         """Give the parameters at `alpha` in [0, 1]; at a point, that point's to the bit."""
         piece, within = self._locate(alpha)
         start, end = self.points[piece], self.points[piece + 1]
-        starts, ends = zip(*((start[name], end[name]) for name in start), strict=True)
+        if not start:
+            return {}
+        ends = [end[name] for name in start]
         # One launch on a GPU, where one for each parameter would take longer than their values.
-        return dict(zip(start, torch._foreach_lerp(starts, ends, within), strict=True))
+        values = torch._foreach_lerp(list(start.values()), ends, within)
+        return dict(zip(start, values, strict=True))
 
     def derivative(self, alpha: float) -> Parameters:
         """Give the derivative with respect to `alpha` on the piece that holds `alpha`."""

@@ -175,3 +175,8 @@ def test_breakpoints_that_do_not_rise_from_0_to_1_are_refused(places):
     path.breakpoints = places
     with pytest.raises(ModelError, match=r"breakpoints are .*from 0 to 1"):
         breakpoints(path)
+
+
+def test_a_path_without_parameters_is_empty_all_along():
+    path = PiecewiseLinear([{}, {}])
+    assert path.evaluate(0.3) == path.derivative(0.3) == {}
