@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,6 +35,8 @@ class ObjectiveOfParameters:
         objective: `(output, targets)` to a tensor `(B,)`.
         dtype: precision that the model computes in; parameters, inputs and buffers are cast on
             their way in, outputs and gradients on their way out. The parameters' own by default.
+            A half precision is mixed (`torch.autocast`): what is given is float32, and matrix
+            products and convolutions alone compute in it.
         compile: whether `torch.compile` translates the model where it is differentiated; on a GPU
             into CUDA graphs, which spares the launch of each kernel.
 
@@ -53,6 +55,8 @@ class ObjectiveOfParameters:
     ) -> None:
         check_evaluating(model)
         self.model, self.objective, self.dtype = model, objective, dtype
+        self._mixed = dtype is not None and dtype.itemsize < torch.float32.itemsize
+        self._given_dtype = torch.float32 if self._mixed else dtype
         self._call = partial(functional_call, model, tie_weights=False)
         self._compiled: Call = self._call
         if compile:
@@ -236,7 +240,8 @@ class ObjectiveOfParameters:
         if self.dtype is not None:
             state, given = (mapped(part, self._cast) for part in (state, given))
         before = torch.get_rng_state() if self.model.training else None
-        output = (call or self._call)(state, given)
+        with self._autocast(next(iter(state.values())).device):
+            output = (call or self._call)(state, given)
         if before is not None and not torch.equal(before, torch.get_rng_state()):
             raise ModelError(
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
@@ -246,10 +251,16 @@ class ObjectiveOfParameters:
             return output
         return mapped(output, _widened)
 
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if not self._mixed:
+            return nullcontext()
+        # Its cache would outlive a point of the path, and does not know vmap's tensors.
+        return torch.autocast(device.type, self.dtype, cache_enabled=False)
+
     def _cast(self, one: Tensor) -> Tensor:
-        if self.dtype is None or not one.is_floating_point():
+        if self._given_dtype is None or not one.is_floating_point():
             return one
-        return one.to(self.dtype)
+        return one.to(self._given_dtype)
 
 
 def _widened(one: Tensor) -> Tensor:

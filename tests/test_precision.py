@@ -25,10 +25,10 @@ class Seen(nn.Module):
         self.seen = []
 
     def forward(self, x):
-        found = self.layer(x) + self.shift
+        found = self.layer(x)
         self.seen.append((x.dtype, self.layer.weight.dtype, self.shift.dtype, self.count.dtype))
         self.seen.append(found.dtype)
-        return found
+        return found + self.shift
 
 
 @pytest.fixture
@@ -41,20 +41,32 @@ def pair():
     return target, baseline, torch.rand(4, 2, 6, 6), torch.rand(4, 3, 6, 6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_the_model_computes_in_dtype_and_the_results_do_not(pair, dtype):
-    target, baseline, x, y = pair
+# Half precision is mixed: what is given stays float32, and the layer alone computes in half.
+@pytest.mark.parametrize(
+    ("dtype", "given"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+def test_the_model_computes_in_dtype_and_the_results_do_not(pair, dtype, given, own):
+    target, baseline, x, y = (part.to(own) for part in pair)
     before = copy.deepcopy(target.state_dict())
-    found = FAIG(target, baseline, dtype=dtype).attribute(x, y, n_steps=4)
-    assert set(target.seen) >= {(dtype, dtype, dtype, torch.int64), dtype}
-    assert all(value.dtype is torch.float32 for value in found.values())
+    faig = FAIG(target, baseline, dtype=dtype)
+    found = faig.attribute(x, y, n_steps=4)
+    assert set(target.seen) >= {(given, given, given, torch.int64), dtype}
+    several = faig.attribute(x, y, n_steps=4, per_sample=True, internal_batch_size=4)
+    assert all(value.dtype is own for value in (*found.values(), *several.values()))
     for name, value in target.state_dict().items():
         assert value.dtype is before[name].dtype
         assert torch.equal(value, before[name])
     plain = FAIG(target, baseline).attribute(x, y, n_steps=4)
-    near = {"rtol": 0.1, "atol": 0.05} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float64 else {"rtol": 0.1, "atol": 0.05}
     for name, value in plain.items():
         torch.testing.assert_close(found[name], value, **near)
+        torch.testing.assert_close(several[name].sum(0), value, **near)
         assert dtype is torch.float64 or not torch.equal(found[name], value) or not value.any()
 
 

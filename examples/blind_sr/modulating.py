@@ -209,7 +209,7 @@ def restore_file(
         Width and height of what was written, in pixels.
     """
     model = modulate(pair.target, pair.baseline, selection, strength)
-    restored = restore_whole(model, low)
+    restored = restore_whole(model, low.to(next(model.parameters())))
     write_image(restored[0], output)
     return restored.shape[-1], restored.shape[-2]
 

@@ -57,7 +57,7 @@ class SRResNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
-        return self.upsample(self.body(F.leaky_relu(self.conv_first(x), 0.1)), x)
+        return self.upsample(self.body(F.leaky_relu(_unrounded(self.conv_first, x), 0.1)), x)
 
     def upsample(
         self, out: Float[Tensor, "b c h w"], x: Float[Tensor, "b 3 h w"]
@@ -95,7 +95,8 @@ class SRCNNStyle(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
-        return self.features(x)
+        first, *others = self.features
+        return nn.Sequential(*others)(_unrounded(first, x))
 
 
 class TwoBranch(nn.Module):
@@ -136,11 +137,20 @@ class TwoBranch(nn.Module):
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
         embedding = self.encoder(x)
-        out = F.leaky_relu(self.restorer.conv_first(x), 0.1)
+        out = F.leaky_relu(_unrounded(self.restorer.conv_first, x), 0.1)
         for block, guide in zip(self.restorer.body, self.guides, strict=True):
             scale, shift = guide(embedding)[..., None, None].chunk(2, dim=1)
             out = out + (block(out) - out) * (1 + scale) + shift
         return self.restorer.upsample(out, x)
+
+
+def _unrounded(first: nn.Module, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+    # Under autocast too the image meets its first layer in full: half precision would round away
+    # what tells a noisy pixel from a clean one, and three channels gain no time by it.
+    kind = image.device.type
+    with torch.autocast(kind, enabled=False):
+        found: Tensor = first(image)
+    return found.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else found
 
 
 @torch.no_grad()

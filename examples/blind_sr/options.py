@@ -71,7 +71,10 @@ CropOption = Annotated[
     typer.Option(min=0, help="Middle of the low-resolution image, pixels a side; 0 for all."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the noise and the random control.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Precision to compute in.")]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option(help="Precision to compute in; bfloat16 for FAIG's gradients alone (autocast)."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 

@@ -127,8 +127,9 @@ def load_kinds(
 
 
 def weights_digest(pair: Pair) -> str:
-    """Tell a pair of weights from any other; take it before they are cast."""
-    return fingerprint([pair.baseline.state_dict(), pair.target.state_dict()])
+    """Tell a pair of weights from any other, in whatever precision it was loaded."""
+    models = (pair.baseline, pair.target)
+    return fingerprint([{n: v.float() for n, v in m.state_dict().items()} for m in models])
 
 
 def ranker(pair: Pair, reference: str, *, n_steps: int, method: str) -> Rank:
@@ -140,7 +141,8 @@ def ranker(pair: Pair, reference: str, *, n_steps: int, method: str) -> Rank:
         n_steps: nodes of the rule.
         method: name of the quadrature rule.
     """
-    faig = FAIG(pair.target, pair.baseline, objective=REFERENCES[reference])
+    objective = REFERENCES[reference]
+    faig = FAIG(pair.target, pair.baseline, objective=objective, dtype=pair.mixed)
 
     def rank(sample: Sample) -> Scores:
         low, truth = sample

@@ -157,7 +157,7 @@ def find_filters(
 
     rankings: Rankings = {}
     if any(wanted in _ON_FAIG for wanted in methods):
-        faig = FAIG(target, baseline)
+        faig = FAIG(target, baseline, dtype=pair.mixed)
         plain = each(partial(faig.score, n_steps=n_steps, method=method), "faig")
         [blur], [noise] = plain["blur"], plain["noise"]
         found = {"blur": contrast(blur, noise), "noise": contrast(noise, blur)}

@@ -60,9 +60,11 @@ class ParameterPathIntegratedGradients:
             A tied parameter goes by its first name.
         path: from the target to the baseline; the straight line by default.
         device: where to compute; where the model is by default. The model itself is not moved.
-        dtype: precision that the model computes in, such as `torch.bfloat16` where the hardware
-            does; the model's own by default. Path, sums and results stay in the model's, float32 at
-            least. If the objective's change then differs by more than 5%, a warning says so.
+        dtype: precision that the model computes in; the model's own by default. A half precision,
+            such as `torch.bfloat16` where the hardware computes in it, is mixed: parameters and
+            inputs are float32 and `torch.autocast` says what computes in half. Path, sums and
+            results stay in the model's, float32 at least. If the objective's change then differs by
+            more than 5%, a warning says so.
         compile: whether `torch.compile` translates the model, on a GPU into CUDA graphs; False by
             default, since translating takes a minute. Without effect where several samples are
             differentiated at once.

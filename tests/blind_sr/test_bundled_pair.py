@@ -1,10 +1,11 @@
 """The bundled pair shows the effect: the found filters carry their function and little else."""
 
 import pytest
+import torch
 
 from blind_sr import study
 from blind_sr.rankings import find_filters
-from paramattr import FAIG
+from paramattr import FAIG, agreement
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,17 @@ def test_one_percent_carries_a_function(pair):
 @pytest.mark.slow
 def test_one_percent_carries_a_function_on_larger_crops(pair):
     check_effect(pair, study.load_photographs(crop=100))
+
+
+def test_half_precision_finds_nearly_the_same(pair):
+    photographs = study.load_photographs(crop=16)
+    half = study.load_pair("srresnet", dtype=torch.bfloat16)
+    assert {p.dtype for p in half.target.parameters()} == {torch.float32}
+    wide, narrow = (find_filters(one, photographs, ["faig"])["faig"] for one in (pair, half))
+    for function in study.MASKS:
+        found, exact = narrow[function][0], wide[function][0]
+        assert not torch.equal(found.values, exact.values)
+        assert agreement(found, exact, fraction=0.01).overlap > 0.95
 
 
 def check_completeness(pair, crop, bound):

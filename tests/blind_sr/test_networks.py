@@ -105,3 +105,20 @@ def test_the_srcnn_starts_near_nearest_neighbour_upsampling():
     with torch.no_grad():
         off = model(x) - nn.functional.interpolate(x, scale_factor=2)
     assert off.abs().mean() < 0.15 < (x - x.mean()).abs().mean()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_image_is_not_rounded_under_autocast(network):
+    torch.manual_seed(0)
+    model, image, seen = build(network), torch.rand(1, 3, 8, 8), []
+    restoring = [m for n, m in model.named_modules() if not n.startswith("encoder")]
+    convolutions = [module for module in restoring if isinstance(module, nn.Conv2d)]
+    for module in convolutions:
+        module.register_forward_hook(lambda module, given, output: seen.append(output))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = model(image)
+    first, *others = seen
+    with torch.no_grad():
+        assert torch.equal(first, convolutions[0](image))
+    assert {one.dtype for one in others[: len(convolutions) - 1]} == {torch.bfloat16}
+    torch.testing.assert_close(output.float(), model(image), rtol=0.05, atol=0.05)

@@ -126,7 +126,7 @@ def modulate(
     if image is not None and strength is not None and output is not None:
         if chosen is None:
             chosen = found(study.load_photographs(images, crop=crop, seed=seed, **where), None)
-        width, height = modulating.restore_file(pair, low.to(**where), chosen, strength, output)
+        width, height = modulating.restore_file(pair, low, chosen, strength, output)
         written = {"output": str(output), "width": width, "height": height}
         if json:
             more = {"filters": filters.value, "strength": strength, "selected": len(chosen)}

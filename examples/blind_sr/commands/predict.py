@@ -27,6 +27,8 @@ from paramattr.checkpoints import fingerprint
 from paramattr.errors import ParamattrError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from paramattr.prediction import OverlapClassifier
 
 PCT, STEPS, CROP = 1.0, 4, 64
@@ -114,10 +116,8 @@ def predict(
             "run over folders makes a classifier of its own"
         )
     where = {"device": check_device(device), "dtype": dtype.torch}
-    pair = study.load_pair(network.value, weights, crop=CROP if crop is None else crop)
+    pair = study.load_pair(network.value, weights, crop=CROP if crop is None else crop, **where)
     digest = predicting.weights_digest(pair)
-    for model in (pair.baseline, pair.target):
-        model.to(**where)
     console = Console()
     if image is not None:
         folder = weights or study.BUNDLED_WEIGHTS
@@ -126,7 +126,8 @@ def predict(
         steps = fitted.notes["steps"] if steps is None else steps
         crop = fitted.notes["crop"] if crop is None else crop
         fitted.rank = predicting.ranker(pair, "self", n_steps=steps, method=quadrature)
-        _predict_one(image, fitted, crop, where, console if not json else None)
+        like = next(pair.target.parameters())
+        _predict_one(image, fitted, crop, like, console if not json else None)
         return
     steps, crop = STEPS if steps is None else steps, CROP if crop is None else crop
     options: dict[str, Any] = {"crop": crop, "seed": seed, "limit": limit, **where}
@@ -196,7 +197,7 @@ def _predict_one(
     image: Path,
     classifier: OverlapClassifier,
     crop: int,
-    where: dict[str, Any],
+    like: Tensor,
     console: Console | None,
 ) -> None:
     from blind_sr.images import centre_crop, read_image
@@ -204,7 +205,7 @@ def _predict_one(
 
     pixels = read_image(image)
     low = (centre_crop(pixels, crop, name=image) if crop else pixels)[None].float() / 255
-    scores = classifier.scores([(low.to(**where), None)])
+    scores = classifier.scores([(low.to(like), None)])
     [predicted] = classifier.predict_scores(scores)
     overlaps = {condition: float(values[0]) for condition, values in scores.items()}
     if console is None:
