@@ -3,9 +3,9 @@
     python -m benchmarks.bench_limit [--network N] [--crop N] [--nodes N] [--name NAME]
 
 In one run, alternating: the loop of `FAIG.score` on one photograph; a bare forward and backward
-pass of the same model over the same tensors, as often; and the network's convolutions alone,
-forward and backward, on tensors of the same shapes. A profile says what share of the loop's time
-convolutions take.
+pass of the same model over the same tensors, as often; the network's convolutions alone, forward
+and backward, on tensors of the same shapes; and, where the hardware computes in it, the loop in
+mixed bfloat16. A profile says what share of the loop's time convolutions take.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.environment import write_result
 from blind_sr.study import load_pair, load_photographs
+from blind_sr.training import fast_precision
 from paramattr import FAIG
 
 ROUNDS = 5
@@ -37,17 +39,22 @@ def main(arguments: list[str] | None = None) -> None:
     pair = load_pair(options.network, crop=options.crop)
     [sample, *_] = load_photographs(None, crop=options.crop).pairs("blur")
     faig, nodes = FAIG(pair.target, pair.baseline), options.nodes
+    narrow = load_pair(options.network, dtype=torch.bfloat16, crop=options.crop)
+    in_half = FAIG(narrow.target, narrow.baseline, dtype=narrow.mixed)
 
-    def loop() -> None:
+    def loop(faig: FAIG = faig) -> None:
         faig.score([sample], reducer="kernel", n_steps=nodes)
 
     shapes = convolution_shapes(pair.target, sample[0])
     bare, alone = _bare(pair.target, *sample, nodes), _alone(shapes, nodes)
     floating = operations(shapes) * nodes
-    best = {"loop": float("inf"), "bare": float("inf"), "convolutions": float("inf")}
+    runs: dict[str, Callable[[], None]] = {"loop": loop, "bare": bare, "convolutions": alone}
+    if fast_precision("cpu") == "bfloat16":
+        runs["bfloat16"] = partial(loop, in_half)
+    best = dict.fromkeys(runs, float("inf"))
     loop()
     for _ in range(ROUNDS):
-        for name, run in (("loop", loop), ("bare", bare), ("convolutions", alone)):
+        for name, run in runs.items():
             best[name] = min(best[name], _seconds(run))
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         loop()
@@ -63,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         "gflops": {name: floating / seconds / 1e9 for name, seconds in best.items()},
         "throughput_over_bare": best["bare"] / best["loop"],
         "share_of_peak": best["convolutions"] / best["loop"],
+        "speedup_bfloat16": best["loop"] / best["bfloat16"] if "bfloat16" in best else None,
         "share_in_convolutions": sum(spent.get(name, 0.0) for name in CONVOLUTIONS),
         "profile": spent,
     }
@@ -70,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{100 * share:6.2f}%  {name}")
     for name in ("throughput_over_bare", "share_of_peak", "share_in_convolutions"):
         print(f"{name}: {result[name]:.3f}")
+    print(f"speedup_bfloat16: {result['speedup_bfloat16']}")
     command = (
         f"python -m benchmarks.bench_limit --network {options.network} --crop {options.crop} "
         f"--nodes {nodes}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paramattr.checkpoints import fingerprint, load_tensors, save_state_dict
 from paramattr.curves import Curve
 from paramattr.errors import CheckpointError, ObjectiveError, UnitError
-from paramattr.gradients import check_evaluating, undisturbed
+from paramattr.isolation import check_evaluating, undisturbed
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.progress import progress_bar
 from paramattr.scores import Scores

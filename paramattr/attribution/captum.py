@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from paramattr.batches import Batch
 from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
-from paramattr.gradients import ObjectiveOfParameters, undisturbed
+from paramattr.gradients import ObjectiveOfParameters
+from paramattr.isolation import undisturbed
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import named_parameters, owners
 from paramattr.progress import progress_bar

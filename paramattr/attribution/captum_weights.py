@@ -12,7 +12,8 @@ from torch.func import functional_call
 
 from paramattr.attribution.captum import captum_attr, check_rule, cloned
 from paramattr.batches import Batch
-from paramattr.gradients import ObjectiveOfParameters, undisturbed
+from paramattr.gradients import ObjectiveOfParameters
+from paramattr.isolation import undisturbed
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
 

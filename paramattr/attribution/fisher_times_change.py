@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from paramattr.attribution.path_integral import PathIntegral
 from paramattr.batches import Batch
 from paramattr.estimation import mean_magnitude
-from paramattr.gradients import ObjectiveOfParameters, undisturbed
+from paramattr.gradients import ObjectiveOfParameters
+from paramattr.isolation import undisturbed
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.paths import StraightLine

@@ -13,7 +13,8 @@ from paramattr.batches import Batch
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, ObjectiveError
 from paramattr.estimation import mean_magnitude
-from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients, undisturbed
+from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients
+from paramattr.isolation import undisturbed
 from paramattr.objectives import (
     Objective,
     SelfReference,

@@ -21,7 +21,8 @@ from paramattr.attribution.precision import PrecisionCheck
 from paramattr.batches import Batch
 from paramattr.errors import ModelError, ParamattrError
 from paramattr.estimation import mean_magnitude
-from paramattr.gradients import ObjectiveOfParameters, undisturbed
+from paramattr.gradients import ObjectiveOfParameters
+from paramattr.isolation import undisturbed
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import (
     Baseline,

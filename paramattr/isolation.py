@@ -1,0 +1,74 @@
+"""A model by itself: its input alone decides its output, and looking at it leaves no trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from paramattr.errors import ModelError
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
+    """Leave the random state of torch, NumPy and Python as it was, also after an error.
+
+    The state is that of the CPU, of where the model is and of `device`. Inside, autograd records
+    whatever the caller had switched off, and attention computes in one way with and without
+    gradients: its fast path, for inference alone, treats padding otherwise.
+    """
+    gpus = {parameter.get_device() for parameter in model.parameters() if parameter.is_cuda}
+    if device is not None and torch.device(device).type == "cuda":
+        index = torch.device(device).index
+        gpus.add(torch.cuda.current_device() if index is None else index)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with (
+            torch.random.fork_rng(devices=sorted(gpus)),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def check_evaluating(model: nn.Module) -> None:
+    """Refuse a model whose output depends on chance or on the other samples.
+
+    Raises:
+        ModelError: naming the layer.
+    """
+    for path, module in model.named_modules():
+        if module.training and _acts_otherwise_in_training(module):
+            raise ModelError(
+                f"layer {path or 'model'!r} ({type(module).__name__}) is in training mode, where "
+                "its output depends on chance or on the other samples: call model.eval() first"
+            )
+
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ModelError(
+                f"layer {path or 'model'!r} ({type(module).__name__}) keeps no running statistics, "
+                "so each sample's output depends on the others: expected samples that do not; "
+                "train it with track_running_stats=True, or use a group norm"
+            )
+
+
+def _acts_otherwise_in_training(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU):
+        return True
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.track_running_stats
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return module.dropout > 0
+    return False
