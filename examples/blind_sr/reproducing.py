@@ -15,9 +15,9 @@ from blind_sr.commands.predict import predict
 from blind_sr.commands.retrain import retrain
 from blind_sr.commands.train import train
 from blind_sr.images import find_images
-from blind_sr.options import Network, Trained
+from blind_sr.options import Dtype, Network, Trained
 from blind_sr.step import Step, digest
-from blind_sr.study import BUNDLED_WEIGHTS
+from blind_sr.study import weights_file
 from paramattr.errors import ParamattrError
 
 PAPER = "faig,ig,absolute-change,random"
@@ -82,6 +82,7 @@ def steps(
     weights: Path | None,
     device: str,
     out: Path,
+    dtype: Dtype = Dtype.float32,
 ) -> list[Step]:
     """List the commands of the study.
 
@@ -93,6 +94,7 @@ def steps(
         weights: folder of the pairs; None for the bundled ones.
         device: where to compute.
         out: folder of the steps' folders.
+        dtype: precision of what attributes; trainings take the faster one of the device.
 
     Raises:
         DataError: if a folder of photographs is not there, or holds none, or an unreadable one.
@@ -100,7 +102,7 @@ def steps(
     found: list[Step] = []
     for network in networks:
         own = {"network": network, "weights": weights, "device": device}
-        found += _of_network(own, size, folders, out)
+        found += _of_network(own, dtype, size, folders, out)
     found.append(
         Step(
             "two-branch-train",
@@ -155,13 +157,6 @@ def without(steps: Sequence[Step], skip: str) -> list[Step]:
     return left
 
 
-def weights_file(network: str, stage: str, weights: Path | None) -> Path | None:
-    """Find one file of a pair where `study.load_pair` does; None if it is not there."""
-    folder = weights or BUNDLED_WEIGHTS
-    files = (folder / f"{network}_{stage}{suffix}" for suffix in (".safetensors", ".pth"))
-    return next((file for file in files if file.is_file()), None)
-
-
 def _files(options: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
     folders = [key for key in ("images", "find", "fit", "test") if options.get(key) is not None]
     found = {key: tuple(find_images(options[key])) for key in folders}
@@ -173,10 +168,14 @@ def _files(options: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
 
 
 def _of_network(
-    own: Mapping[str, Any], size: Size, folders: Mapping[str, Path | None], out: Path
+    own: Mapping[str, Any],
+    dtype: Dtype,
+    size: Size,
+    folders: Mapping[str, Path | None],
+    out: Path,
 ) -> Iterator[Step]:
     nodes = {"steps": size.steps, "crop": size.crop}
-    found = {**own, **nodes, "images": folders["images"]}
+    found = {**own, **nodes, "images": folders["images"], "dtype": dtype}
     name = own["network"].value
     yield Step(
         f"{name}-mask",
@@ -223,6 +222,7 @@ def _of_network(
                 "test": folders["test"],
                 "reference": reference,
                 "crop": size.predict_crop,
+                "dtype": dtype,
             },
             "predict.json",
             {"overlaps": "overlaps.png"} if reference == "self" else {},

@@ -100,17 +100,16 @@ def load_pair(
     Raises:
         CheckpointError: if a file is missing or does not fit the network.
     """
-    folder = Path(weights) if weights is not None else BUNDLED_WEIGHTS
     half = dtype.itemsize < torch.float32.itemsize
     wide = torch.device(device).type == "cpu" and not 0 < crop < CHANNELS_LAST_BELOW
     layout = torch.contiguous_format if wide and not half else torch.channels_last
     models = []
     for stage in ("baseline", "target"):
-        files = [folder / f"{network}_{stage}{suffix}" for suffix in (".safetensors", ".pth")]
-        found = next((file for file in files if file.is_file()), None)
+        found = weights_file(network, stage, weights)
         if found is None:
+            folder = BUNDLED_WEIGHTS if weights is None else weights
             raise CheckpointError(
-                f"weights {files[0]} are not there: expected {network}_baseline and "
+                f"weights {network}_{stage} are not in {folder}: expected {network}_baseline and "
                 f"{network}_target in that folder; train them with 'paramattr blindsr train "
                 f"--network {network}', or give their folder (--weights)"
             )
@@ -119,6 +118,13 @@ def load_pair(
         models.append(model.to(memory_format=layout))  # type: ignore[call-overload]
     baseline, target = models
     return Pair(network, baseline, target, dtype if half else None)
+
+
+def weights_file(network: str, stage: str, weights: str | Path | None) -> Path | None:
+    """Find one file of a pair, as `load_pair` does; None if it is not there."""
+    folder = BUNDLED_WEIGHTS if weights is None else Path(weights)
+    files = (folder / f"{network}_{stage}{suffix}" for suffix in (".safetensors", ".pth"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def load_photographs(

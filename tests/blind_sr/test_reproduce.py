@@ -14,7 +14,7 @@ import torch
 from blind_sr import networks, paper, training
 from blind_sr.images import read_image, write_image
 from blind_sr.networks import SRResNet, TwoBranch
-from blind_sr.options import Network
+from blind_sr.options import Dtype, Network
 from blind_sr.page import BY_HAND, PICTURES, page, write
 from blind_sr.paper_tables import FUNCTIONS, INPUTS, METHODS
 from blind_sr.reproducing import QUICK as SIZE
@@ -410,6 +410,16 @@ def test_the_device_is_named(device, said, study, monkeypatch):
     text = study("--quick", "--device", device)[1]
     assert said in text
     assert (f"--device {device}" in text) == (device != "cpu")
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_the_precision_reaches_what_attributes_and_the_page(dtype, study):
+    made = steps([Network.srresnet], SIZE, NONE, None, "cpu", Path("out"), dtype)
+    given = {step.name.removeprefix("srresnet-"): step.options.get("dtype") for step in made}
+    taken = ("mask", "compare", "predict-self", "predict-truth", "modulate-blur", "modulate-noise")
+    assert {name for name, own in given.items() if own is dtype} == set(taken)
+    text = study("--quick", "--dtype", dtype.value)[1]
+    assert (f"--dtype {dtype.value}" in text) == (dtype is not Dtype.float32)
 
 
 def test_one_is_no_plural():

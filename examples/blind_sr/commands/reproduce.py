@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from blind_sr.options import DeviceOption, Network, WeightsOption, check_device
+from blind_sr.options import (
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Network,
+    WeightsOption,
+    check_device,
+)
 from paramattr.errors import ParamattrError
 
 if TYPE_CHECKING:
@@ -96,6 +103,7 @@ def reproduce(
     ] = "",
     weights: WeightsOption = None,
     device: DeviceOption = "cpu",
+    dtype: DtypeOption = Dtype.float32,
     out: Annotated[Path, typer.Option(help="Folder of every step's results.")] = Path(
         "reproduce-output"
     ),
@@ -139,7 +147,7 @@ def reproduce(
     for network in networks:
         load_pair(network.value, weights)
     folders = {"images": images, "train": train, "fit": fit, "test": test}
-    every = reproducing.steps(networks, size, folders, weights, device, out)
+    every = reproducing.steps(networks, size, folders, weights, device, out, dtype)
     chosen = reproducing.without(every, skip)
     # Looks at every folder before any work, and lets the page begin with what is finished.
     ordered = sorted(chosen, key=lambda step: not step.finished(out))
@@ -148,6 +156,7 @@ def reproduce(
     places = {**folders, "weights": weights}
     given |= {name: place.name for name, place in places.items() if place is not None}
     given |= {} if device == "cpu" else {"device": device}
+    given |= {} if dtype is Dtype.float32 else {"dtype": dtype.value}
     given |= {"skip": ",".join(left_out)} if left_out else {}
     options = [f"--{name.replace('_', '-')} {value}" for name, value in given.items()]
     command = " ".join(["paramattr blindsr reproduce", "--quick" if quick else "--full", *options])
@@ -171,8 +180,7 @@ def reproduce(
 
 
 def _networks(weights: Path | None) -> list[Network]:
-    from blind_sr.reproducing import weights_file
-    from blind_sr.study import BUNDLED_WEIGHTS
+    from blind_sr.study import BUNDLED_WEIGHTS, weights_file
 
     found = [
         n for n in (Network.srresnet, Network.srcnn) if weights_file(n.value, "target", weights)
