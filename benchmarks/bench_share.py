@@ -22,7 +22,7 @@ from benchmarks.environment import write_result
 from blind_sr.options import Dtype
 from blind_sr.predicting import Measured, outcome, ranker
 from blind_sr.rankings import find_filters
-from blind_sr.study import INPUTS, MASKS, Pair, load_pair, load_photographs
+from blind_sr.study import INPUTS, MASKS, Pair, Photographs, load_pair, load_photographs
 from paramattr import Scores
 from paramattr.prediction import OverlapClassifier
 
@@ -41,11 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", type=Dtype, default=Dtype.float32)
     parser.add_argument("--name", default="share")
     options = parser.parse_args(arguments)
-    pair = load_pair(options.network, crop=options.crop, dtype=options.dtype.torch)
-    found_on = load_photographs(options.find, crop=options.crop)
+    sized = {"crop": options.crop, "dtype": options.dtype.torch}
+    pair, found_on = load_pair(options.network, **sized), load_photographs(options.find, **sized)
     [rankings] = find_filters(pair, found_on, ["faig"], n_steps=NODES).values()
     fit, test = (
-        _ranked(pair, folder, options.reference, options.crop)
+        _ranked(pair, load_photographs(folder, **sized), options.reference)
         for folder in (options.fit, options.test)
     )
     rows = [_row(pct, {m: rankings[m][0] for m in MASKS}, fit, test) for pct in SHARES]
@@ -61,10 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(write_result(options.name, f"python -m benchmarks.bench_share {words}", result))
 
 
-def _ranked(pair: Pair, folder: Path, reference: str, crop: int) -> list[Scores]:
+def _ranked(pair: Pair, photographs: Photographs, reference: str) -> list[Scores]:
     """Rank the filters for each photograph and kind of input, in that order."""
     rank = ranker(pair, reference, n_steps=NODES, method="gausslegendre")
-    photographs, found = load_photographs(folder, crop=crop), []
+    found = []
     for number, high in enumerate(photographs.high):
         for kind in INPUTS:
             scores = rank((photographs.low[kind][number], high))

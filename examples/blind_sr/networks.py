@@ -95,8 +95,7 @@ class SRCNNStyle(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
-        first, *others = self.features
-        return nn.Sequential(*others)(_unrounded(first, x))
+        return self.features[1:](_unrounded(self.features[0], x))
 
 
 class TwoBranch(nn.Module):
