@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 
-from blind_sr.images import write_image
 from blind_sr.networks import SRResNet
-from paramattr import load_state_dict, save_state_dict
+from paramattr import load_state_dict
+
+from .made_up import write_pair, write_photographs
 
 # The command line itself, but for a small network that is saved often.
 COMMAND = """
@@ -37,18 +39,8 @@ PATIENCE = 300
 def folder(tmp_path_factory):
     """Photographs enough to hold some out, and weights of a small pair."""
     folder = tmp_path_factory.mktemp("photographs")
-    draw = torch.Generator().manual_seed(0)
-    for number in range(16):
-        rough = torch.rand(1, 3, 16, 16, generator=draw)
-        image = torch.nn.functional.interpolate(rough, size=(128, 128), mode="nearest")
-        write_image(image[0], folder / f"photograph{number}.png")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        start = SRResNet(4, 1).state_dict()
-    moved = {n: v + 0.03 * torch.randn(v.shape, generator=draw) for n, v in start.items()}
-    for stage, state in (("baseline", start), ("target", moved)):
-        save_state_dict(folder / f"srresnet_{stage}.safetensors", state)
-    return folder
+    write_pair(folder, "srresnet", partial(SRResNet, features=4, blocks=1))
+    return write_photographs(folder, 16, (128, 128), coarse=16)
 
 
 def start(*words, code=COMMAND):

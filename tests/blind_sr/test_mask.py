@@ -10,25 +10,21 @@ import pytest
 import torch
 
 from blind_sr import study
-from blind_sr.images import read_image, write_image
+from blind_sr.images import read_image
 from blind_sr.measures import output_difference
 from blind_sr.rankings import find_filters
 from paramattr import Scores, Selection, contrast, substitute
 from paramattr.attribution.path_integral import PathIntegral
 from paramattr.cli import main
 
+from .made_up import write_photographs
+
 METHODS = ("faig", "faig-no-contrast", "absolute-change", "random")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    draw = torch.Generator().manual_seed(0)
-    for number in range(2):
-        rough = torch.rand(1, 3, 8, 8, generator=draw)
-        image = torch.nn.functional.interpolate(rough, size=(44, 40), mode="nearest")
-        write_image(image[0], folder / f"photograph{number}.png")
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("photographs"), 2, (44, 40))
 
 
 def run(monkeypatch, capsys, *words):

@@ -17,18 +17,14 @@ from paramattr import FAIG, Scores, Selection, UnitIndex, contrast, modulate, su
 from paramattr.attribution.path_integral import PathIntegral
 from paramattr.cli import main
 
+from .made_up import write_photographs
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    draw = torch.Generator().manual_seed(0)
-    for number in range(2):
-        rough = torch.rand(1, 3, 10, 10, generator=draw)
-        image = torch.nn.functional.interpolate(rough, size=(20, 30), mode="nearest")
-        write_image(image[0], folder / f"photograph{number}.png")
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("photographs"), 2, (20, 30), coarse=10)
 
 
 @pytest.fixture(scope="module")

@@ -19,24 +19,17 @@ from paramattr.errors import CheckpointError
 from paramattr.prediction import OverlapClassifier
 from tests.tiny import SMALL
 
+from .made_up import write_photographs
+
 TINY = ("--crop", 8, "--steps", 1)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def photographs_in(folder, count, seed):
-    draw = torch.Generator().manual_seed(seed)
-    for number in range(count):
-        rough = torch.rand(1, 3, 10, 10, generator=draw)
-        image = torch.nn.functional.interpolate(rough, size=(20, 30), mode="nearest")
-        write_image(image[0], folder / f"photograph{number}.png")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     return {
-        use: photographs_in(tmp_path_factory.mktemp(use), count, seed)
+        use: write_photographs(tmp_path_factory.mktemp(use), count, (20, 30), coarse=10, seed=seed)
         for use, count, seed in (("find", 1, 0), ("fit", 2, 1), ("test", 3, 2))
     }
 

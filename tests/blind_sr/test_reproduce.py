@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from blind_sr import networks, paper, training
-from blind_sr.images import read_image, write_image
+from blind_sr.images import read_image
 from blind_sr.networks import SRResNet, TwoBranch
 from blind_sr.options import Dtype, Network
 from blind_sr.page import BY_HAND, PICTURES, page, write
@@ -20,10 +20,10 @@ from blind_sr.paper_tables import FUNCTIONS, INPUTS, METHODS
 from blind_sr.reproducing import QUICK as SIZE
 from blind_sr.reproducing import steps
 from blind_sr.step import Step, digest
-from paramattr import save_state_dict
 from paramattr.cli import main
 from paramattr.errors import CheckpointError, DataError
 
+from .made_up import write_pair, write_photographs
 from .test_killed import COMMAND, finish, kill_when, start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,19 +46,9 @@ NAMES.append("two-branch-train")
 def folder(tmp_path_factory):
     """Weights of two small pairs, and photographs, in one folder."""
     folder = tmp_path_factory.mktemp("pairs")
-    draw = torch.Generator().manual_seed(0)
     for network in ("srresnet", "srcnn"):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            state = SMALL[network]().state_dict()
-        moved = {n: v + 0.03 * torch.randn(v.shape, generator=draw) for n, v in state.items()}
-        for stage, own in (("baseline", state), ("target", moved)):
-            save_state_dict(folder / f"{network}_{stage}.safetensors", own)
-    for number in range(3):
-        rough = torch.rand(1, 3, 16, 16, generator=draw)
-        image = torch.nn.functional.interpolate(rough, size=(128, 132), mode="nearest")
-        write_image(image[0], folder / f"photograph{number}.png")
-    return folder
+        write_pair(folder, network, SMALL[network])
+    return write_photographs(folder, 3, (128, 132), coarse=16)
 
 
 def folders_of(folder):

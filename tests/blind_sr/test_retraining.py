@@ -16,10 +16,12 @@ from blind_sr.images import read_image, write_image
 from blind_sr.measures import psnr
 from blind_sr.networks import SRResNet
 from blind_sr.rankings import METHODS
-from paramattr import Selection, load_state_dict, random_scores, save_state_dict
+from paramattr import Selection, load_state_dict, random_scores
 from paramattr.checkpoints import load_tensors
 from paramattr.cli import main
 from paramattr.errors import ParamattrError
+
+from .made_up import write_pair, write_photographs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,19 +40,8 @@ def small(monkeypatch):
 def folder(tmp_path_factory):
     """Weights of a small pair, and photographs, in one folder."""
     folder = tmp_path_factory.mktemp("pair")
-    draw = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        start = SMALL().state_dict()
-    start["conv_first.bias"][0] = -0.0  # what rounding to half precision makes of a tiny one
-    moved = {n: v + 0.03 * torch.randn(v.shape, generator=draw) for n, v in start.items()}
-    for stage, state in (("baseline", start), ("target", moved)):
-        save_state_dict(folder / f"srresnet_{stage}.safetensors", state)
-    for number in range(2):
-        rough = torch.rand(1, 3, 8, 8, generator=draw)
-        image = torch.nn.functional.interpolate(rough, size=(44, 40), mode="nearest")
-        write_image(image[0], folder / f"photograph{number}.png")
-    return folder
+    write_pair(folder, "srresnet", SMALL)
+    return write_photographs(folder, 2, (44, 40))
 
 
 @pytest.fixture
