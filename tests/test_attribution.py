@@ -16,6 +16,7 @@ from paramattr.errors import ModelError, ObjectiveError
 from paramattr.quadrature import Rule, get_rule
 from tests.models import ZOO, other_weights
 from tests.reference import eq6
+from tests.tiny import seeded
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -247,9 +248,7 @@ class TwoInputs(nn.Module):
 def two_inputs():
     draw = torch.Generator().manual_seed(3)
     numbers = [torch.randn(4, size, generator=draw, dtype=torch.float64) for size in (3, 2, 1, 2)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = TwoInputs().double().eval()
+    model = seeded(TwoInputs, 3).double().eval()
     one, two, gain, targets = numbers
     return model, other_weights(model), (one, two), gain, targets
 

@@ -5,6 +5,8 @@ from torch.nn.functional import interpolate
 
 from blind_sr.images import write_image
 from paramattr import save_state_dict
+from tests.models import other_weights
+from tests.tiny import seeded
 
 
 def write_photographs(folder, count, size, *, coarse=8, seed=0):
@@ -12,9 +14,8 @@ def write_photographs(folder, count, size, *, coarse=8, seed=0):
     draw = torch.Generator().manual_seed(seed)
     for number in range(count):
         tiles = torch.rand(1, 3, coarse, coarse, generator=draw)
-        write_image(
-            interpolate(tiles, size=size, mode="nearest")[0], folder / f"photograph{number}.png"
-        )
+        image = interpolate(tiles, size=size, mode="nearest")[0]
+        write_image(image, folder / f"photograph{number}.png")
     return folder
 
 
@@ -23,11 +24,8 @@ def write_pair(folder, network, build):
 
     One bias is a negative zero, which is what half precision makes of a tiny one.
     """
-    draw = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        start = build().state_dict()
-    start[next(name for name in start if name.endswith("bias"))][0] = -0.0
-    moved = {n: v + 0.03 * torch.randn(v.shape, generator=draw) for n, v in start.items()}
-    for stage, state in (("baseline", start), ("target", moved)):
-        save_state_dict(folder / f"{network}_{stage}.safetensors", state)
+    baseline = seeded(build)
+    first = next(p for name, p in baseline.named_parameters() if name.endswith("bias"))
+    first.detach()[0] = -0.0
+    for stage, model in (("baseline", baseline), ("target", other_weights(baseline, scale=0.03))):
+        save_state_dict(folder / f"{network}_{stage}.safetensors", model.state_dict())

@@ -64,6 +64,7 @@ def test_a_negative_zero_stays_one_in_a_longer_training(folder, run, tmp_path):
     code, _, err = run(*words, "--methods", "random", "--out", tmp_path)
     assert code == 0, err
     state = load_state_dict(tmp_path / "trainings" / "random_blur_noise_on_blur_0.safetensors")
+    assert state["conv_first.bias"][0] == 0
     assert torch.signbit(state["conv_first.bias"][0])
 
 
