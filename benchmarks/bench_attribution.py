@@ -28,8 +28,8 @@ from benchmarks.published_procedure import published_procedure
 from blind_sr.study import MASKS, Pair, Photographs, load_pair, load_photographs
 from blind_sr.training import fast_precision
 from paramattr import FAIG, Adaptive, Scores, UnitIndex, agreement, contrast, squared_error
-from paramattr.attribution.adaptive import Spent
 from paramattr.attribution.captum_weights import captum_over_weights
+from paramattr.integration.adaptive import Spent
 from paramattr.quadrature import gauss_legendre
 
 CONVERGED, SAME, CAPTUM = 48, 8, 8

@@ -31,7 +31,7 @@ from blind_sr.networks import SCALE
 from blind_sr.study import MASKS, Pair, Photographs, load_pair, load_photographs
 from paramattr import FAIG, Scores
 from paramattr.quadrature import gauss_legendre
-from paramattr.units import UnitIndex
+from paramattr.units.index import UnitIndex
 
 ROUNDS = 3
 PRECISIONS = (

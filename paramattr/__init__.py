@@ -4,85 +4,115 @@ A change in what a model does is attributed to the change in its parameters, by 
 gradients along a path from a baseline model to a target model.
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from paramattr.agreement import agreement, stability, subset_means
-from paramattr.attribution import (
-    FAIG,
-    Adaptive,
-    InputPathIntegratedGradients,
-    ParameterPathIntegratedGradients,
-    absolute_change,
-    fisher_times_change,
-    gradient_times_change,
-    random_scores,
-    random_within_layers,
-    weight_magnitude,
-)
-from paramattr.checkpoints import load_state_dict, save_state_dict
-from paramattr.comparison import Comparison, compare
-from paramattr.contrast import contrast
-from paramattr.curves import Bootstrap, Curve
-from paramattr.errors import ParamattrError
-from paramattr.faithfulness import insertion_curve, masking_curve
-from paramattr.objectives import (
-    absolute_error,
-    cross_entropy,
-    self_reference,
-    squared_error,
-    summed_output,
-)
-from paramattr.paths import PiecewiseLinear, StraightLine
-from paramattr.prediction import OverlapClassifier
-from paramattr.reducers import Units, only
-from paramattr.scores import Scores
-from paramattr.selection import Selection
-from paramattr.surgery import inserted, modulate, retrain_only, substitute, substituted
-from paramattr.units import Unit, UnitIndex
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("paramattr")
+if TYPE_CHECKING:
+    from paramattr.attribution.absolute_change import absolute_change as absolute_change
+    from paramattr.attribution.fisher_times_change import fisher_times_change as fisher_times_change
+    from paramattr.attribution.gradient_times_change import (
+        gradient_times_change as gradient_times_change,
+    )
+    from paramattr.attribution.input_path import (
+        InputPathIntegratedGradients as InputPathIntegratedGradients,
+    )
+    from paramattr.attribution.integrated_gradients import FAIG as FAIG
+    from paramattr.attribution.integrated_gradients import (
+        ParameterPathIntegratedGradients as ParameterPathIntegratedGradients,
+    )
+    from paramattr.attribution.random import random_scores as random_scores
+    from paramattr.attribution.random import random_within_layers as random_within_layers
+    from paramattr.attribution.weight_magnitude import weight_magnitude as weight_magnitude
+    from paramattr.checkpoints import load_state_dict as load_state_dict
+    from paramattr.checkpoints import save_state_dict as save_state_dict
+    from paramattr.errors import ParamattrError as ParamattrError
+    from paramattr.faithfulness.comparison import Comparison as Comparison
+    from paramattr.faithfulness.comparison import compare as compare
+    from paramattr.faithfulness.curves import Bootstrap as Bootstrap
+    from paramattr.faithfulness.curves import Curve as Curve
+    from paramattr.faithfulness.masking import insertion_curve as insertion_curve
+    from paramattr.faithfulness.masking import masking_curve as masking_curve
+    from paramattr.integration.adaptive import Adaptive as Adaptive
+    from paramattr.objectives import absolute_error as absolute_error
+    from paramattr.objectives import cross_entropy as cross_entropy
+    from paramattr.objectives import self_reference as self_reference
+    from paramattr.objectives import squared_error as squared_error
+    from paramattr.objectives import summed_output as summed_output
+    from paramattr.paths import PiecewiseLinear as PiecewiseLinear
+    from paramattr.paths import StraightLine as StraightLine
+    from paramattr.prediction import OverlapClassifier as OverlapClassifier
+    from paramattr.surgery.edits import inserted as inserted
+    from paramattr.surgery.edits import modulate as modulate
+    from paramattr.surgery.edits import substitute as substitute
+    from paramattr.surgery.edits import substituted as substituted
+    from paramattr.surgery.retraining import retrain_only as retrain_only
+    from paramattr.units.agreement import agreement as agreement
+    from paramattr.units.agreement import stability as stability
+    from paramattr.units.agreement import subset_means as subset_means
+    from paramattr.units.contrast import contrast as contrast
+    from paramattr.units.index import Unit as Unit
+    from paramattr.units.index import UnitIndex as UnitIndex
+    from paramattr.units.reducers import Units as Units
+    from paramattr.units.reducers import only as only
+    from paramattr.units.scores import Scores as Scores
+    from paramattr.units.selection import Selection as Selection
 
-__all__ = [
-    "FAIG",
-    "Adaptive",
-    "Bootstrap",
-    "Comparison",
-    "Curve",
-    "InputPathIntegratedGradients",
-    "OverlapClassifier",
-    "ParamattrError",
-    "ParameterPathIntegratedGradients",
-    "PiecewiseLinear",
-    "Scores",
-    "Selection",
-    "StraightLine",
-    "Unit",
-    "UnitIndex",
-    "Units",
-    "absolute_change",
-    "absolute_error",
-    "agreement",
-    "compare",
-    "contrast",
-    "cross_entropy",
-    "fisher_times_change",
-    "gradient_times_change",
-    "inserted",
-    "insertion_curve",
-    "load_state_dict",
-    "masking_curve",
-    "modulate",
-    "only",
-    "random_scores",
-    "random_within_layers",
-    "retrain_only",
-    "save_state_dict",
-    "self_reference",
-    "squared_error",
-    "stability",
-    "subset_means",
-    "substitute",
-    "substituted",
-    "summed_output",
-    "weight_magnitude",
-]
+    __version__: str
+
+_ROOMS = {
+    "attribution.absolute_change": ("absolute_change",),
+    "attribution.fisher_times_change": ("fisher_times_change",),
+    "attribution.gradient_times_change": ("gradient_times_change",),
+    "attribution.input_path": ("InputPathIntegratedGradients",),
+    "attribution.integrated_gradients": ("FAIG", "ParameterPathIntegratedGradients"),
+    "attribution.random": ("random_scores", "random_within_layers"),
+    "attribution.weight_magnitude": ("weight_magnitude",),
+    "checkpoints": ("load_state_dict", "save_state_dict"),
+    "errors": ("ParamattrError",),
+    "faithfulness.comparison": ("Comparison", "compare"),
+    "faithfulness.curves": ("Bootstrap", "Curve"),
+    "faithfulness.masking": ("insertion_curve", "masking_curve"),
+    "integration.adaptive": ("Adaptive",),
+    "objectives": (
+        "absolute_error",
+        "cross_entropy",
+        "self_reference",
+        "squared_error",
+        "summed_output",
+    ),
+    "paths": ("PiecewiseLinear", "StraightLine"),
+    "prediction": ("OverlapClassifier",),
+    "surgery.edits": ("inserted", "modulate", "substitute", "substituted"),
+    "surgery.retraining": ("retrain_only",),
+    "units.agreement": ("agreement", "stability", "subset_means"),
+    "units.contrast": ("contrast",),
+    "units.index": ("Unit", "UnitIndex"),
+    "units.reducers": ("Units", "only"),
+    "units.scores": ("Scores",),
+    "units.selection": ("Selection",),
+}
+"""The room of each public name. A room is imported when one of its names is first asked for, so
+that the command line's help needs no torch (PEP 562)."""
+
+_PLACES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("paramattr")
+    elif name in _PLACES:
+        value = getattr(import_module(f"paramattr.{_PLACES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'paramattr' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES, "__version__"})

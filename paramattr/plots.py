@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paramattr.comparison import CONTROL, Comparison
-from paramattr.curves import Curve
 from paramattr.errors import ParamattrError
-from paramattr.selection import Selection
+from paramattr.faithfulness.comparison import CONTROL, Comparison
+from paramattr.faithfulness.curves import Curve
+from paramattr.units.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

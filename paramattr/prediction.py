@@ -13,9 +13,9 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, DataError, ParamattrError, UnitError
-from paramattr.scores import Scores
-from paramattr.selection import Selection
-from paramattr.units import UnitIndex, check_same_units
+from paramattr.units.index import UnitIndex, check_same_units
+from paramattr.units.scores import Scores
+from paramattr.units.selection import Selection
 
 Label = str | Iterable[str]
 """The conditions that a sample is in: one name, several, or none (an empty tuple)."""

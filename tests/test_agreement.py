@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from paramattr import FAIG, Scores, UnitIndex, agreement, stability, subset_means
-from paramattr.agreement import Stability
 from paramattr.errors import UnitError
+from paramattr.units.agreement import Stability
 from tests.models import ZOO, other_weights
 from tests.tiny import seeded
 

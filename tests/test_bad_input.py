@@ -496,7 +496,7 @@ def gradients(monkeypatch):
         calls.append(1)
         return real(*args, **more)
 
-    monkeypatch.setattr("paramattr.gradients.torch.autograd.grad", counted)
+    monkeypatch.setattr("paramattr.integration.gradients.torch.autograd.grad", counted)
     return calls
 
 

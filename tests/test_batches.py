@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from paramattr.batches import Batch
 from paramattr.errors import DataError
+from paramattr.integration.batches import Batch
 
 Pair = namedtuple("Pair", ["left", "right"])
 

@@ -14,7 +14,7 @@ from paramattr.attribution.captum import CAPTUM_METHODS
 from paramattr.attribution.captum_weights import captum_over_weights
 from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
 from paramattr.quadrature import get_rule
-from paramattr.reducers import only
+from paramattr.units.reducers import only
 from tests.tiny import moved, seeded
 
 pytestmark = pytest.mark.usefixtures("one_thread")

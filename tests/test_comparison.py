@@ -14,9 +14,9 @@ from paramattr import (
     squared_error,
     weight_magnitude,
 )
-from paramattr.comparison import CONTROL, distinct_scores
-from paramattr.curves import Bootstrap
 from paramattr.errors import CheckpointError, ModelError, UnitError
+from paramattr.faithfulness.comparison import CONTROL, distinct_scores
+from paramattr.faithfulness.curves import Bootstrap
 from tests.tiny import convnet, inputs_for, moved, seeded, tied
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,9 +23,9 @@ from paramattr import (
     substitute,
     substituted,
 )
-from paramattr.curves import Bootstrap, Curve
 from paramattr.errors import CheckpointError, ModelError, ObjectiveError, UnitError
-from paramattr.faithfulness import FRACTIONS, curves, with_fractions
+from paramattr.faithfulness.curves import Bootstrap, Curve
+from paramattr.faithfulness.masking import FRACTIONS, curves, with_fractions
 from paramattr.parameters import named_parameters
 from tests.test_undisturbed import MODELS as DISTURBED
 from tests.test_undisturbed import Stop, equal, traces, world

@@ -36,7 +36,7 @@ from paramattr.errors import (
     UnitError,
 )
 from paramattr.quadrature import Rule, get_rule, riemann_left
-from paramattr.reducers import layer_of
+from paramattr.units.reducers import layer_of
 from tests.models import ZOO, other_weights
 from tests.reference import eq6, input_path
 from tests.test_undisturbed import MODELS as DISTURBED

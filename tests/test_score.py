@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from paramattr import FAIG, Units, squared_error
 from paramattr.errors import CheckpointError
 from paramattr.quadrature import Rule, get_rule
-from paramattr.reducers import REDUCERS
+from paramattr.units.reducers import REDUCERS
 from tests.models import ZOO, other_weights
 from tests.reference import eq6
 

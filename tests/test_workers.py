@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from paramattr import FAIG, Adaptive, ParamattrError
-from paramattr.workers import in_order
+from paramattr.runtime.workers import in_order
 
 
 def test_results_come_in_the_order_of_the_tasks_and_no_worker_is_shared():
@@ -152,7 +152,7 @@ def test_a_run_with_workers_that_was_killed_goes_on_where_it_stopped(pair, tmp_p
 
 
 def test_the_copies_hold_the_models_own_tensors(pair):
-    from paramattr.gradients import ObjectiveOfParameters
+    from paramattr.integration.gradients import ObjectiveOfParameters
 
     replica = ObjectiveOfParameters(pair[0], lambda output, _: output.sum(1)).replica().model
     assert replica is not pair[0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from paramattr import Scores, Selection, UnitIndex
-from paramattr.reducers import REDUCERS
+from paramattr.units.reducers import REDUCERS
 
 REDUCER_NAMES = sorted(REDUCERS)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from blind_sr.study import MASKS, Advance, Outputs, Pair, Photographs, Rankings, output_measure
 from paramattr import Comparison, compare
-from paramattr.faithfulness import FRACTIONS, with_fractions
+from paramattr.faithfulness.masking import FRACTIONS, with_fractions
 
 TABLE = (0.01, 0.05)
 """The shares of the filters in Tab. 2."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from paramattr.errors import ParamattrError
-from paramattr.progress import progress_bar
+from paramattr.runtime.progress import progress_bar
 
 
 class Network(str, Enum):

@@ -16,9 +16,9 @@ from blind_sr.images import bundled_files, centre_crop, check_size, find_images,
 from blind_sr.measures import output_difference, psnr
 from blind_sr.networks import SCALE, load
 from paramattr import Scores, Selection, substitute
-from paramattr.comparison import distinct_scores
 from paramattr.errors import CheckpointError, ParamattrError
-from paramattr.faithfulness import Measure, curves
+from paramattr.faithfulness.comparison import distinct_scores
+from paramattr.faithfulness.masking import Measure, curves
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 CHANNELS_LAST_BELOW = 56

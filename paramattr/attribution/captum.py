@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from paramattr.batches import Batch
 from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
-from paramattr.gradients import ObjectiveOfParameters
-from paramattr.isolation import undisturbed
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import named_parameters, owners
-from paramattr.progress import progress_bar
-from paramattr.reducers import only
-from paramattr.scores import Scores
-from paramattr.units import UnitIndex
+from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.progress import progress_bar
+from paramattr.units.index import UnitIndex
+from paramattr.units.reducers import only
+from paramattr.units.scores import Scores
 
 
 class CaptumMethod(NamedTuple):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from paramattr.attribution.captum import captum_attr, check_rule, cloned
-from paramattr.batches import Batch
-from paramattr.gradients import ObjectiveOfParameters
-from paramattr.isolation import undisturbed
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
+from paramattr.runtime.isolation import undisturbed
 
 
 def captum_over_weights(

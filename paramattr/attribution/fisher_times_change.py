@@ -8,18 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paramattr.attribution.path_integral import PathIntegral
-from paramattr.batches import Batch
-from paramattr.estimation import mean_magnitude
-from paramattr.gradients import ObjectiveOfParameters
-from paramattr.isolation import undisturbed
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.path_integral import PathIntegral
+from paramattr.integration.streaming import mean_magnitude
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.paths import StraightLine
 from paramattr.quadrature import riemann_left
-from paramattr.reducers import Reducer
-from paramattr.scores import Scores
-from paramattr.units import UnitIndex
+from paramattr.runtime.isolation import undisturbed
+from paramattr.units.index import UnitIndex
+from paramattr.units.reducers import Reducer
+from paramattr.units.scores import Scores
 
 
 def fisher_times_change(

@@ -14,8 +14,8 @@ from paramattr.errors import ParamattrError
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.quadrature import Rule
-from paramattr.reducers import Reducer
-from paramattr.scores import Scores
+from paramattr.units.reducers import Reducer
+from paramattr.units.scores import Scores
 
 PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
 """Names of places on the straight line between the models."""

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramattr.batches import Batch
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, ObjectiveError
-from paramattr.estimation import mean_magnitude
-from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients
-from paramattr.isolation import undisturbed
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_gradients
+from paramattr.integration.streaming import mean_magnitude
 from paramattr.objectives import (
     Objective,
     SelfReference,
@@ -24,9 +23,10 @@ from paramattr.objectives import (
 )
 from paramattr.parameters import named_parameters, pick
 from paramattr.quadrature import Rule, get_rule
-from paramattr.reducers import Reducer
-from paramattr.scores import Scores
-from paramattr.units import UnitIndex
+from paramattr.runtime.isolation import undisturbed
+from paramattr.units.index import UnitIndex
+from paramattr.units.reducers import Reducer
+from paramattr.units.scores import Scores
 
 
 class InputPathIntegratedGradients:

@@ -15,14 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.attribution.adaptive import Adaptive, AdaptiveIntegral, Magnitudes, Spent
-from paramattr.attribution.path_integral import Attributions, PathIntegral
-from paramattr.attribution.precision import PrecisionCheck
-from paramattr.batches import Batch
 from paramattr.errors import ModelError, ParamattrError
-from paramattr.estimation import mean_magnitude
-from paramattr.gradients import ObjectiveOfParameters
-from paramattr.isolation import undisturbed
+from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral, Magnitudes, Spent
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.path_integral import Attributions, PathIntegral
+from paramattr.integration.preflight import PrecisionCheck
+from paramattr.integration.streaming import mean_magnitude
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import (
     Baseline,
@@ -32,12 +31,13 @@ from paramattr.parameters import (
     warn_of_buffers,
 )
 from paramattr.paths import FittedPath, Path, StraightLine, check_ends
-from paramattr.progress import progress_bar
 from paramattr.quadrature import Rule, get_rule
-from paramattr.reducers import Reducer
-from paramattr.scores import Scores
-from paramattr.units import UnitIndex
-from paramattr.workers import in_order
+from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.workers import in_order
+from paramattr.units.index import UnitIndex
+from paramattr.units.reducers import Reducer
+from paramattr.units.scores import Scores
 
 
 class ParameterPathIntegratedGradients:
@@ -284,7 +284,7 @@ class ParameterPathIntegratedGradients:
             loader: any iterable of `(inputs, targets)` batches, or of tensors if the objective
                 needs no target. They are moved to where it computes.
             reducer: the units: `"scalar"`, `"kernel"`, `"output_channel"`, `"input_channel"`,
-                `"layer"`, or a callable (see `paramattr.reducers`).
+                `"layer"`, or a callable (see `paramattr.units.reducers`).
             n_steps: as in `attribute`.
             method: as in `attribute`.
             internal_batch_size: samples of a batch that are differentiated at once, as in

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from paramattr.errors import UnitError
-from paramattr.reducers import Reducer
-from paramattr.scores import Scores
-from paramattr.selection import Selection
-from paramattr.units import UnitIndex
+from paramattr.units.index import UnitIndex
+from paramattr.units.reducers import Reducer
+from paramattr.units.scores import Scores
+from paramattr.units.selection import Selection
 
 
 def random_scores(model: nn.Module, *, reducer: str | Reducer = "kernel", seed: int = 0) -> Scores:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from paramattr.parameters import named_parameters
-from paramattr.reducers import Reducer
-from paramattr.scores import Scores
-from paramattr.units import UnitIndex
+from paramattr.units.index import UnitIndex
+from paramattr.units.reducers import Reducer
+from paramattr.units.scores import Scores
 
 
 def weight_magnitude(model: nn.Module, *, reducer: str | Reducer = "kernel") -> Scores:

@@ -14,8 +14,8 @@ from blind_sr.images import read_image
 from blind_sr.measures import output_difference
 from blind_sr.rankings import find_filters
 from paramattr import Scores, Selection, contrast, substitute
-from paramattr.attribution.path_integral import PathIntegral
 from paramattr.cli import main
+from paramattr.integration.path_integral import PathIntegral
 
 from .made_up import write_photographs
 

@@ -14,8 +14,8 @@ from blind_sr.measures import psnr
 from blind_sr.modulating import STRENGTHS, restore_whole
 from blind_sr.networks import build
 from paramattr import FAIG, Scores, Selection, UnitIndex, contrast, modulate, substitute
-from paramattr.attribution.path_integral import PathIntegral
 from paramattr.cli import main
+from paramattr.integration.path_integral import PathIntegral
 
 from .made_up import write_photographs
 

@@ -13,9 +13,9 @@ from blind_sr.degradations import degrade
 from blind_sr.images import read_image, write_image
 from blind_sr.predicting import KINDS, Kept, Measured
 from paramattr import FAIG, Scores, contrast, self_reference
-from paramattr.attribution.path_integral import PathIntegral
 from paramattr.cli import main
 from paramattr.errors import CheckpointError
+from paramattr.integration.path_integral import PathIntegral
 from paramattr.prediction import OverlapClassifier
 from tests.tiny import SMALL
 

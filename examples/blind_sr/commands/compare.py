@@ -65,8 +65,8 @@ def compare(
     """
     from blind_sr import comparing, report, study
     from blind_sr.rankings import attributed, find_filters, named
-    from paramattr.comparison import distinct_scores
-    from paramattr.faithfulness import EDITS
+    from paramattr.faithfulness.comparison import distinct_scores
+    from paramattr.faithfulness.masking import EDITS
     from paramattr.quadrature import get_rule
 
     names = named(methods, units)

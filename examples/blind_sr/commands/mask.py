@@ -57,7 +57,7 @@ def mask(
     """
     from blind_sr import report, study
     from blind_sr.rankings import attributed, find_filters, named
-    from paramattr.comparison import distinct_scores
+    from paramattr.faithfulness.comparison import distinct_scores
     from paramattr.quadrature import get_rule
 
     percents = list(dict.fromkeys(pct or [1.0]))

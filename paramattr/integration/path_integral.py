@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.batches import Batch
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import ParamattrError
-from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_gradients
 from paramattr.objectives import described
 from paramattr.paths import Path, StraightLine, breakpoints
 from paramattr.quadrature import Rule

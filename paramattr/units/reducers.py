@@ -114,7 +114,7 @@ def get_reducer(reducer: str | Reducer) -> Reducer:
     if not isinstance(reducer, str) or reducer not in REDUCERS:
         raise UnitError(
             f"reducer {reducer!r} is not known: expected one of {', '.join(REDUCERS)}, or a "
-            "callable of (name, parameter, module) that returns paramattr.reducers.Units"
+            "callable of (name, parameter, module) that returns paramattr.units.reducers.Units"
         )
     return REDUCERS[reducer]
 
@@ -135,7 +135,7 @@ def only(reducer: str | Reducer, layers: Iterable[str]) -> Reducer:
     Raises:
         UnitError: for an unknown reducer.
 
-    >>> from paramattr.units import UnitIndex
+    >>> from paramattr.units.index import UnitIndex
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
     >>> len(UnitIndex.of(model, only("output_channel", ["1"])))
     4

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.errors import UnitError
-from paramattr.scores import Scores
-from paramattr.units import check_same_units
+from paramattr.units.index import check_same_units
+from paramattr.units.scores import Scores
 
 Setting = TypeVar("Setting", bound=Hashable)
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.attribution.path_integral import Attributions, PathIntegral
-from paramattr.batches import Batch
 from paramattr.errors import ParamattrError
-from paramattr.gradients import ObjectiveOfParameters, check_finite_gradients
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_gradients
+from paramattr.integration.path_integral import Attributions, PathIntegral
 from paramattr.paths import Path, breakpoints
 from paramattr.quadrature import gauss_kronrod
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.checkpoints import fingerprint, load_tensors, save_state_dict
-from paramattr.curves import Curve
 from paramattr.errors import CheckpointError, ObjectiveError, UnitError
-from paramattr.isolation import check_evaluating, undisturbed
+from paramattr.faithfulness.curves import Curve
 from paramattr.parameters import Baseline, align, named_parameters
-from paramattr.progress import progress_bar
-from paramattr.scores import Scores
-from paramattr.selection import Selection
-from paramattr.surgery import check_units, holding, inserted, substituted
+from paramattr.runtime.isolation import check_evaluating, undisturbed
+from paramattr.runtime.progress import progress_bar
+from paramattr.surgery.edits import check_units, holding, inserted, substituted
+from paramattr.units.scores import Scores
+from paramattr.units.selection import Selection
 
 Measure = Callable[[nn.Module], Tensor]
 """A model to one number a sample `(B,)`: a loss, an error, a distance from the target's output."""

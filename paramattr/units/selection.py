@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
-from paramattr.units import UnitIndex, check_same_units
+from paramattr.units.index import UnitIndex, check_same_units
 
 
 class Selection:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import UnitError
 from paramattr.parameters import named_parameters, owners
-from paramattr.reducers import Reducer, Units, get_reducer, layer_of
+from paramattr.units.reducers import Reducer, Units, get_reducer, layer_of
 
 
 class Unit(NamedTuple):
@@ -209,7 +209,7 @@ def _check_units(units: Units, name: str, parameter: Tensor) -> None:
     if not isinstance(units, Units):
         raise UnitError(
             f"the reducer gave a {type(units).__name__} for parameter {name!r}: expected "
-            "paramattr.reducers.Units, or None to leave the parameter out"
+            "paramattr.units.reducers.Units, or None to leave the parameter out"
         )
     labels = units.labels
     fits = labels.ndim == parameter.ndim and all(

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from paramattr.batches import Batch, mapped, tensors_in
 from paramattr.errors import ModelError, ObjectiveError
-from paramattr.isolation import check_evaluating
+from paramattr.integration.batches import Batch, mapped, tensors_in
 from paramattr.objectives import Objective, SelfReference
 from paramattr.parameters import owners
+from paramattr.runtime.isolation import check_evaluating
 
 Call = Callable[[dict[str, Tensor], tuple[Any, ...]], Any]
 """A model's parameters and buffers, and what is given to it, to its output."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
-from paramattr.selection import Selection
-from paramattr.units import UnitIndex, check_same_units
+from paramattr.units.index import UnitIndex, check_same_units
+from paramattr.units.selection import Selection
 
 
 class Scores:

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import add
 
 from paramattr.errors import UnitError
-from paramattr.scores import Scores
+from paramattr.units.scores import Scores
 
 
 def contrast(of_interest: Scores, *others: Scores) -> Scores:

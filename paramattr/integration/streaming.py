@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paramattr.batches import Batch
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, DataError
-from paramattr.progress import progress_bar
-from paramattr.scores import Scores
-from paramattr.units import UnitIndex
-from paramattr.workers import in_order
+from paramattr.integration.batches import Batch
+from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.workers import in_order
+from paramattr.units.index import UnitIndex
+from paramattr.units.scores import Scores
 
 Attributions = Callable[[Batch], Iterator[Mapping[str, Tensor]]]
 """A batch to its samples' attributions, one by one."""
@@ -45,7 +45,7 @@ def mean_magnitude(
 
     Args:
         attributions: gives samples their attributions; one for each worker (see
-            `paramattr.workers`).
+            `paramattr.runtime.workers`).
         loader: `(inputs, targets)` batches, or tensors alone.
         index: the units.
         device: where the batches are moved.

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from paramattr.agreement import agreement
 from paramattr.attribution.random import random_scores_of
-from paramattr.curves import Bootstrap, Curve
 from paramattr.errors import UnitError
-from paramattr.faithfulness import FRACTIONS, Measure, curves, with_fractions
+from paramattr.faithfulness.curves import Bootstrap, Curve
+from paramattr.faithfulness.masking import FRACTIONS, Measure, curves, with_fractions
 from paramattr.parameters import Baseline
-from paramattr.scores import Scores
-from paramattr.units import check_same_units
+from paramattr.units.agreement import agreement
+from paramattr.units.index import check_same_units
+from paramattr.units.scores import Scores
 
 Ranking = Scores | Sequence[Scores]
 """One ranking, or several of one kind (random draws) whose curves are averaged."""
@@ -161,7 +161,7 @@ def compare(
         edit: `"masking"` (the target's top units become the baseline's) or `"insertion"` (the
             baseline's become the target's).
         bootstrap: how intervals are drawn; 1,000 resamples at 95% by default.
-        checkpoint: a file that keeps what was measured, as in `paramattr.faithfulness.curves`.
+        checkpoint: a file that keeps what was measured, as `masking_curve` keeps it.
         show_progress: draw a bar on stderr.
         advance: called with 1 after each edited model.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-from paramattr.attribution.path_integral import PathIntegral
-from paramattr.batches import Batch
-from paramattr.gradients import ObjectiveOfParameters
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.path_integral import PathIntegral
 
 TOLERANCE = 0.05
 """The share of the objective's change that a `dtype` may be wrong by without a warning."""

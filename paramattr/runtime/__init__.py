@@ -1,0 +1,1 @@
+"""Where and how a model computes: alone, on which device, beside how many others."""

@@ -1,0 +1,1 @@
+"""What is done to a model with a selection: edits, retraining, export."""
