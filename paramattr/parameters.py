@@ -120,7 +120,7 @@ def align(model: nn.Module, baseline: Baseline) -> dict[str, Tensor]:
             finite, or tied in the model but not in the baseline.
     """
     own = named_parameters(model)
-    other = _state_of(baseline)
+    other = state_of(baseline)
     aliases = _aliases(model)
     aligned = {}
     for name, value in own.items():
@@ -155,7 +155,7 @@ def warn_of_buffers(model: nn.Module, baseline: Baseline) -> None:
     Warns:
         UserWarning: naming the first such buffer.
     """
-    other = _state_of(baseline)
+    other = state_of(baseline)
     differing = [
         name
         for name, buffer in model.named_buffers()
@@ -188,7 +188,12 @@ def check_finite(values: Mapping[str, Tensor], where: str) -> None:
             )
 
 
-def _state_of(baseline: Baseline) -> dict[str, Tensor]:
+def state_of(baseline: Baseline) -> dict[str, Tensor]:
+    """Give a baseline's tensors by name.
+
+    Raises:
+        ModelError: for anything but a module or a mapping of names to tensors.
+    """
     if isinstance(baseline, nn.Module):
         return dict(baseline.state_dict(keep_vars=False))
     if not isinstance(baseline, Mapping):
