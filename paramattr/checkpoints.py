@@ -80,8 +80,6 @@ def save_state_dict(
     Raises:
         CheckpointError: if the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(
@@ -90,11 +88,31 @@ def save_state_dict(
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
+        data = save(tensors, {_METADATA_KEY: json.dumps(dict(metadata or {}))})
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"file {path} cannot be written ({error}): expected tensors that safetensors can hold"
+        ) from None
+    write_whole(path, data)
+
+
+def write_whole(path: str | Path, data: bytes | str) -> None:
+    """Write a file whole or not at all: a kill leaves the old one, or none.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        data: what it is to hold; text as UTF-8.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = {_METADATA_KEY: json.dumps(dict(metadata or {}))}
-        partial.write_bytes(save(tensors, kept))  # with the user's own file permissions
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+        partial.replace(path)  # with the user's own file permissions
+    except OSError as error:
         raise CheckpointError(
             f"file {path} cannot be written ({error}): give a path in a folder you may write to"
         ) from None

@@ -1,6 +1,9 @@
-"""What goes wrong: one error to catch, and its few kinds."""
+"""What goes wrong: one error to catch, its few kinds, and the warning of what may be wrong."""
 
 from __future__ import annotations
+
+import sys
+import warnings
 
 
 class ParamattrError(ValueError):
@@ -19,7 +22,7 @@ class DataError(ParamattrError):
 
 
 class ObjectiveError(ParamattrError):
-    """The objective does not return one finite number a sample."""
+    """The objective does not return one finite number per sample."""
 
 
 class UnitError(ParamattrError):
@@ -28,3 +31,19 @@ class UnitError(ParamattrError):
 
 class CheckpointError(ParamattrError):
     """A file cannot be read, or is not what was asked for."""
+
+
+def warn(message: str) -> None:
+    """Warn about the nearest line that is not paramattr's own: the user's.
+
+    Warns:
+        UserWarning: with the message.
+    """
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] in ("paramattr", "contextlib")

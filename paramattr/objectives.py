@@ -1,16 +1,18 @@
-"""Per-sample objectives: what a model's output is worth, one number a sample.
+"""Per-sample objectives: what a model's output is worth, one number per sample.
 
-An objective is any callable of `(output, targets)` that returns a tensor of shape `(B,)`.
+An objective is any callable of `(output, targets)` that returns a tensor of shape `(B,)`. The ones
+here read `.logits` where the output has it, as the outputs of Hugging Face's models do.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +21,18 @@ from paramattr.errors import ObjectiveError
 
 Objective = Callable[[Any, Any], Tensor]
 """`(model output, targets)` to a tensor `(B,)`."""
+
+IGNORED = -100
+"""The target of a token that does not count, as PyTorch and Hugging Face write it."""
+
+
+def prediction(output: Any) -> Any:
+    """Give what a model predicts: its output, or the `logits` of one that has them."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    return getattr(output, "logits", output)
 
 
 def squared_error(
@@ -38,11 +52,10 @@ def squared_error(
 
     Source: Xie et al. 2021, Eq. 3.
 
-    >>> import torch
     >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
     tensor([5.])
     """
-    _check_same_shape("squared_error", output, targets)
+    output, targets = _same_shape("squared_error", output, targets)
     return _summed((output - targets).square())
 
 
@@ -61,11 +74,10 @@ def absolute_error(
     Raises:
         ObjectiveError: if there is no target, or one of another shape (it is never broadcast).
 
-    >>> import torch
     >>> absolute_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
     tensor([3.])
     """
-    _check_same_shape("absolute_error", output, targets)
+    output, targets = _same_shape("absolute_error", output, targets)
     return _summed((output - targets).abs())
 
 
@@ -82,16 +94,120 @@ def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> 
     Raises:
         ObjectiveError: if there is no target.
 
-    >>> import torch
     >>> round(cross_entropy(torch.zeros(1, 4), torch.tensor([2])).exp().item(), 4)
     4.0
     """
-    if not isinstance(targets, Tensor):
-        raise ObjectiveError(
-            f"cross_entropy needs targets: expected class numbers, found {targets!r}; give them "
-            "beside the inputs"
-        )
+    output = _logits("cross_entropy", output, targets)
     return _summed(F.cross_entropy(output, targets, reduction="none"))
+
+
+def token_cross_entropy(
+    output: Float[Tensor, "b t classes"], targets: Tensor
+) -> Float[Tensor, "b"]:
+    """Cross entropy of each sample's tokens, their mean: classes are last, as in language models.
+
+    Tokens whose target is -100 do not count, so padding changes nothing. A sample without any other
+    token has 0.
+
+    Args:
+        output: logits `(B, T, C)`.
+        targets: class numbers `(B, T)`, -100 for what does not count.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ObjectiveError: if there is no target, or the shapes do not fit.
+
+    >>> logits, targets = torch.zeros(1, 3, 4), torch.tensor([[2, 0, -100]])
+    >>> round(token_cross_entropy(logits, targets).exp().item(), 4)
+    4.0
+    """
+    output = _logits("token_cross_entropy", output, targets)
+    if output.ndim != 3 or output.shape[:2] != targets.shape:
+        raise ObjectiveError(
+            "token_cross_entropy needs logits (B, T, C) and targets (B, T): found "
+            f"{tuple(output.shape)} and {tuple(targets.shape)}; for one class per sample take "
+            "cross_entropy"
+        )
+    losses = F.cross_entropy(
+        output.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return losses.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
+
+
+def next_token_cross_entropy(
+    output: Float[Tensor, "b t classes"], targets: Tensor
+) -> Float[Tensor, "b"]:
+    """Cross entropy of each token given those before it: `token_cross_entropy`, shifted by one.
+
+    Args:
+        output: logits `(B, T, C)` of a causal language model.
+        targets: the tokens themselves, `(B, T)`, -100 for what does not count.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ObjectiveError: as `token_cross_entropy`.
+
+    >>> logits, tokens = torch.zeros(1, 3, 4), torch.tensor([[1, 2, 3]])
+    >>> round(next_token_cross_entropy(logits, tokens).exp().item(), 4)
+    4.0
+    """
+    output = _logits("next_token_cross_entropy", output, targets)
+    return token_cross_entropy(output[:, :-1], targets[:, 1:])
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    """How much more one answer is favoured than another; `logit_difference` makes it.
+
+    Attributes:
+        answer: number of the class or token that is right.
+        distractor: number of the one it is compared with.
+    """
+
+    answer: int
+    distractor: int
+
+    def __call__(self, output: Any, targets: Any = None) -> Float[Tensor, "b"]:
+        """Subtract the distractor's logit from the answer's, per sample."""
+        logits = prediction(output)
+        if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
+            raise ObjectiveError(
+                "logit_difference needs logits (B, C) or (B, T, C): found "
+                f"{_described_output(logits)}"
+            )
+        if logits.ndim == 3:
+            last = torch.full((len(logits),), logits.shape[1] - 1, device=logits.device)
+            if isinstance(targets, Tensor) and targets.shape == logits.shape[:2]:
+                places = torch.arange(logits.shape[1], device=logits.device)
+                last = torch.where(targets != IGNORED, places, -1).amax(1).clamp(min=0)
+            index = last[:, None, None].expand(-1, 1, logits.shape[2])
+            logits = logits.gather(1, index)[:, 0]
+        return logits[:, self.answer] - logits[:, self.distractor]
+
+
+def logit_difference(answer: int, distractor: int) -> LogitDifference:
+    """Make the objective `logit(answer) - logit(distractor)`.
+
+    Of a sequence it is taken at the last token: of all, or, where targets `(B, T)` are given, of
+    those whose target is not -100.
+
+    Args:
+        answer: number of the class or token that is right.
+        distractor: number of the one it is compared with.
+
+    Returns:
+        An objective of logits `(B, C)` or `(B, T, C)`.
+
+    Source: Wang et al. 2023, "Interpretability in the Wild", Sec. 3.
+
+    >>> logit_difference(0, 2)(torch.tensor([[3.0, 0.0, 1.0]]), None)
+    tensor([2.])
+    """
+    return LogitDifference(answer, distractor)
 
 
 def summed_output(output: Float[Tensor, "b *rest"], targets: Any = None) -> Float[Tensor, "b"]:
@@ -106,11 +222,10 @@ def summed_output(output: Float[Tensor, "b *rest"], targets: Any = None) -> Floa
 
     Source: the objective of the modified IG in Xie et al. 2021, Sec. 5.2.1.
 
-    >>> import torch
     >>> summed_output(torch.tensor([[1.0, 2.0]]))
     tensor([3.])
     """
-    return _summed(output)
+    return _summed(_tensor("summed_output", output))
 
 
 @dataclass(frozen=True)
@@ -132,7 +247,7 @@ class SelfReference:
     distance: Objective = squared_error
 
     def __call__(self, output: Any, targets: Any) -> Float[Tensor, "b"]:
-        """Measure the distance of an output from the target's, one number a sample."""
+        """Measure the distance of an output from the target's, one number per sample."""
         return self.distance(output, targets)
 
 
@@ -165,7 +280,7 @@ def check_callable(objective: object) -> None:
     if not callable(objective):
         raise ObjectiveError(
             f"the objective is {objective!r}: expected a function of (output, targets) that gives "
-            "one number a sample, such as paramattr.squared_error"
+            "one number per sample, such as paramattr.squared_error"
         )
 
 
@@ -173,14 +288,51 @@ def _summed(errors: Float[Tensor, "b *rest"]) -> Float[Tensor, "b"]:
     return errors.unsqueeze(-1).flatten(1).sum(1)  # also of (B,) alone
 
 
-def _check_same_shape(name: str, output: Tensor, targets: Tensor) -> None:
+def _tensor(name: str, output: Any) -> Tensor:
+    found = prediction(output)
+    if not isinstance(found, Tensor):
+        raise ObjectiveError(
+            f"{name} needs a tensor, or an output with logits: found {_described_output(found)}; "
+            "write an objective of your own, lambda output, targets: ..., that takes what it needs"
+        )
+    return found
+
+
+def _logits(name: str, output: Any, targets: Any) -> Tensor:
+    found = _tensor(name, output)
     if not isinstance(targets, Tensor):
         raise ObjectiveError(
-            f"{name} needs targets: expected a tensor of the output's shape "
-            f"{tuple(output.shape)}, found {targets!r}; give them beside the inputs"
+            f"{name} needs targets: expected class numbers, found {targets!r}; give them "
+            "beside the inputs, or as labels of a mapping"
         )
-    if output.shape != targets.shape:
+    return found
+
+
+def _same_shape(name: str, output: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    found, truth = _tensor(name, output), prediction(targets)
+    if not isinstance(truth, Tensor):
         raise ObjectiveError(
-            f"{name} needs targets of the output's shape: the output is {tuple(output.shape)}, "
-            f"the targets are {tuple(targets.shape)}; reshape one of them"
+            f"{name} needs targets: expected a tensor of the output's shape "
+            f"{tuple(found.shape)}, found {truth!r}; give them beside the inputs"
         )
+    if found.shape != truth.shape:
+        is_class = not truth.is_floating_point() and truth.ndim < found.ndim
+        way_out = (
+            "these look like classes: take objective=paramattr.cross_entropy"
+            if is_class
+            else "reshape one of them"
+        )
+        raise ObjectiveError(
+            f"{name} needs targets of the output's shape: the output is {tuple(found.shape)}, "
+            f"the targets are {tuple(truth.shape)}; {way_out}"
+        )
+    return found, truth
+
+
+def _described_output(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    kind = type(output).__name__
+    return (
+        f"a {kind} of {', '.join(map(str, output))}" if isinstance(output, Mapping) else f"a {kind}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from paramattr.errors import ModelError
+from paramattr.errors import ModelError, warn
+from paramattr.wrappers import without_prefixes
 
 Baseline = nn.Module | Mapping[str, Tensor]
 """A model, or a mapping of names to tensors such as its state dict."""
@@ -69,18 +69,22 @@ def owners(model: nn.Module) -> dict[str, list[Owner]]:
 
 
 def pick(
-    model: nn.Module, wanted: Iterable[str] | Callable[[str, Tensor], bool] | None
+    model: nn.Module,
+    wanted: Iterable[str] | Callable[[str, Tensor], bool] | None,
+    buffers: Iterable[str] = (),
 ) -> list[str]:
     """Name the parameters that are wanted, in the model's order.
 
     Args:
         model: whose parameters.
         wanted: names, or a predicate of `(name, parameter)`; None for all.
+        buffers: names of buffers that may be wanted too.
 
     Raises:
         ModelError: for a name that is no parameter's, or a choice that picks none.
     """
-    own = {name: model.get_parameter(name) for name in named_parameters(model)}
+    own: dict[str, Tensor] = {n: model.get_parameter(n) for n in named_parameters(model)}
+    own |= {name: model.get_buffer(name) for name in buffers}
     if wanted is None:
         return list(own)
     if callable(wanted):
@@ -105,12 +109,17 @@ def pick(
     return found
 
 
-def align(model: nn.Module, baseline: Baseline) -> dict[str, Tensor]:
+def align(
+    model: nn.Module, baseline: Baseline, *, strict: bool = True, quiet: bool = False
+) -> dict[str, Tensor]:
     """Take the baseline's values of the model's parameters, in the model's order.
 
     Args:
         model: the target.
         baseline: a module or a mapping of names to tensors; of a mapping, buffers may be missing.
+        strict: whether both must have the same parameters. If not, a parameter that the baseline
+            lacks, or has in another shape, keeps the model's values.
+        quiet: whether to leave out the warning of what keeps the model's values.
 
     Returns:
         Names to detached tensors, on the device and in the precision of the model's.
@@ -118,56 +127,69 @@ def align(model: nn.Module, baseline: Baseline) -> dict[str, Tensor]:
     Raises:
         ModelError: naming the first parameter that is missing, left over, of another shape, not
             finite, or tied in the model but not in the baseline.
+
+    Warns:
+        UserWarning: listing the parameters that differ in kind, unless `strict`.
     """
-    own = named_parameters(model)
-    other = state_of(baseline)
-    aliases = _aliases(model)
-    aligned = {}
+    own, other, aliases = named_parameters(model), state_of(baseline), _aliases(model)
+    aligned, kept = {}, []
     for name, value in own.items():
         present = [alias for alias in aliases[name] if alias in other]
-        if not present:
-            raise ModelError(
-                f"parameter {name!r} of shape {tuple(value.shape)} is missing in the baseline: "
-                f"expected a model of the same architecture{_nearby(other)}"
-            )
-        first = other[present[0]]
-        if first.shape != value.shape:
-            raise ModelError(
-                f"parameter {name!r} has shape {tuple(value.shape)} in the model and "
-                f"{tuple(first.shape)} in the baseline: expected two models of one architecture"
-            )
-        for alias in present[1:]:
-            if not torch.equal(other[alias], first):
-                raise ModelError(
-                    f"parameters {present[0]!r} and {alias!r} are tied in the model but differ in "
-                    "the baseline: tie them there, or untie them in the model"
-                )
-        aligned[name] = first.detach().to(value)
-    _check_no_more(model, other)
+        misfit = _misfit(name, value, other[present[0]] if present else None, other)
+        if misfit is None:
+            aligned[name] = other[present[0]].detach().to(value)
+            _check_ties(present, other)
+        elif strict:
+            raise ModelError(misfit)
+        else:
+            aligned[name] = value
+            kept.append(name)
+    if strict:
+        _check_no_more(model, other)
     for side, values in (("model", own), ("baseline", aligned)):
         check_finite(values, f"the {side}")
+    more = [] if strict else _no_more(model, other)
+    if not quiet and (kept or more):
+        warn(_of_another_kind(kept, more))
     return aligned
 
 
-def warn_of_buffers(model: nn.Module, baseline: Baseline) -> None:
-    """Warn where the baseline's buffers differ from the model's, which are the ones used.
-
-    Warns:
-        UserWarning: naming the first such buffer.
-    """
-    other = state_of(baseline)
-    differing = [
-        name
-        for name, buffer in model.named_buffers()
-        if name in other
-        and (other[name].shape != buffer.shape or not torch.equal(other[name].to(buffer), buffer))
-    ]
-    if differing:
-        warnings.warn(
-            f"{len(differing)} buffers of the baseline differ from the model's ({differing[0]!r} "
-            "first): they stay the model's along the whole path, since no gradient reaches them",
-            stacklevel=3,
+def _misfit(
+    name: str, value: Tensor, first: Tensor | None, other: Mapping[str, Tensor]
+) -> str | None:
+    recipe = "; with strict=False it stays the target's along the whole path"
+    if first is None:
+        return (
+            f"parameter {name!r} of shape {tuple(value.shape)} is missing in the baseline: "
+            f"expected a model of the same architecture{_nearby(other)}{recipe}"
         )
+    if first.shape != value.shape:
+        return (
+            f"parameter {name!r} has shape {tuple(value.shape)} in the model and "
+            f"{tuple(first.shape)} in the baseline: expected two models of one architecture{recipe}"
+        )
+    return None
+
+
+def _check_ties(present: list[str], other: Mapping[str, Tensor]) -> None:
+    for alias in present[1:]:
+        if not torch.equal(other[alias], other[present[0]]):
+            raise ModelError(
+                f"parameters {present[0]!r} and {alias!r} are tied in the model but differ in "
+                "the baseline: tie them there, or untie them in the model"
+            )
+
+
+def _of_another_kind(kept: list[str], more: list[str]) -> str:
+    said = []
+    if kept:
+        said.append(
+            f"{', '.join(map(repr, kept))} of the target are missing or of another shape in the "
+            "baseline: they stay the target's along the whole path, and are not attributed"
+        )
+    if more:
+        said.append(f"{', '.join(map(repr, more))} of the baseline are missing in the target")
+    return "; ".join(said)
 
 
 def check_finite(values: Mapping[str, Tensor], where: str) -> None:
@@ -208,7 +230,7 @@ def state_of(baseline: Baseline) -> dict[str, Tensor]:
                 "a checkpoint that wraps its state dict is unwrapped by "
                 "paramattr.checkpoints.load_state_dict"
             )
-    return dict(baseline)
+    return without_prefixes(baseline)
 
 
 def _aliases(model: nn.Module) -> dict[str, list[str]]:
@@ -219,16 +241,20 @@ def _aliases(model: nn.Module) -> dict[str, list[str]]:
     return found
 
 
-def _check_no_more(model: nn.Module, other: Mapping[str, Tensor]) -> None:
+def _no_more(model: nn.Module, other: Mapping[str, Tensor]) -> list[str]:
+    """Name what the baseline has and the model lacks."""
     known = set(model.state_dict())
     known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    for name, value in other.items():
-        if name not in known:
-            raise ModelError(
-                f"entry {name!r} of shape {tuple(value.shape)} in the baseline is missing in the "
-                "model: expected two models of one architecture"
-            )
+    return [name for name in other if name not in known]
+
+
+def _check_no_more(model: nn.Module, other: Mapping[str, Tensor]) -> None:
+    for name in _no_more(model, other):
+        raise ModelError(
+            f"entry {name!r} of shape {tuple(other[name].shape)} in the baseline is missing in the "
+            "model: expected two models of one architecture"
+        )
 
 
 def _nearby(other: Mapping[str, Tensor]) -> str:

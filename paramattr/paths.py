@@ -1,7 +1,12 @@
 """Paths through parameter space: where one is at `alpha`, and how fast it moves there.
 
-A path is anything with `evaluate(alpha)` and `derivative(alpha)`; one that is not smooth all along
-says so by `breakpoints`, the increasing places in [0, 1], ends included, between which it is.
+A path is anything with `evaluate(alpha)` and `derivative(alpha)`. Two more members are optional:
+
+- `breakpoints`: the increasing places in [0, 1], ends included, between which the path is smooth;
+  `(0.0, 1.0)` where it does not say.
+- `is_piecewise_linear`: whether the derivative stays the same between breakpoints; False where it
+  does not say. Gradients are then multiplied by it once per piece, not once per node.
+
 `alpha = 0` is the target model and `alpha = 1` the baseline, as in the paper.
 """
 
@@ -54,23 +59,41 @@ class FittedPath:
 
     Args:
         path: may hold more, such as buffers and the further names of tied parameters.
-        model: the model's parameters.
+        start: the model's parameters, and those of its buffers that move.
+        rest: a line for what the path does not hold.
+        buffers: which of the names are buffers.
+
+    Attributes:
+        start: as given.
+        buffers: as given.
+        breakpoints: the places between which the path is smooth.
+        is_piecewise_linear: whether its derivative stays the same between them.
     """
 
-    def __init__(self, path: Path, model: Parameters) -> None:
-        self._path, self._model = path, model
+    def __init__(
+        self,
+        path: Path,
+        start: Parameters,
+        rest: StraightLine | None = None,
+        *,
+        buffers: tuple[str, ...] = (),
+    ) -> None:
+        self._path, self.start, self._rest, self.buffers = path, start, rest, buffers
         self.breakpoints = breakpoints(path)
+        self.is_piecewise_linear = bool(getattr(path, "is_piecewise_linear", False))
 
     def evaluate(self, alpha: float) -> Parameters:
         """Give the model's parameters at `alpha`."""
-        return self._fit(self._path.evaluate(alpha))
+        rest = {} if self._rest is None else self._rest.evaluate(alpha)
+        return self._fit({**self._path.evaluate(alpha), **rest})
 
     def derivative(self, alpha: float) -> Parameters:
         """Give the derivative of the model's parameters at `alpha`."""
-        return self._fit(self._path.derivative(alpha))
+        rest = {} if self._rest is None else self._rest.derivative(alpha)
+        return self._fit({**self._path.derivative(alpha), **rest})
 
     def _fit(self, point: Parameters) -> Parameters:
-        return {name: point[name].to(value) for name, value in self._model.items()}
+        return {name: point[name].to(value) for name, value in self.start.items()}
 
 
 def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
@@ -118,6 +141,8 @@ class PiecewiseLinear:
     (tensor(2.5000), tensor(6.))
     """
 
+    is_piecewise_linear = True
+
     def __init__(self, points: Sequence[nn.Module | Mapping[str, Tensor]]) -> None:
         self.points = [_values(point) for point in points]
         if len(self.points) < 2:
@@ -139,7 +164,7 @@ class PiecewiseLinear:
         return tuple(k / pieces for k in range(pieces + 1))
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the parameters at `alpha` in [0, 1]; at a point, that point's to the bit."""
+        """Give the parameters at `alpha` in [0, 1]; at a point, that point's bit for bit."""
         piece, within = self._locate(alpha)
         start, end = self.points[piece], self.points[piece + 1]
         if not start:
@@ -182,6 +207,8 @@ class StraightLine:
     (tensor(1.5000), tensor(2.))
     """
 
+    is_piecewise_linear = True
+
     def __init__(
         self,
         target: nn.Module | Mapping[str, Tensor],
@@ -190,7 +217,7 @@ class StraightLine:
         self._path = PiecewiseLinear([target, baseline])
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the parameters at `alpha` in [0, 1]; at the ends, the models' to the bit."""
+        """Give the parameters at `alpha` in [0, 1]; at the ends, the models' bit for bit."""
         return self._path.evaluate(alpha)
 
     def derivative(self, alpha: float) -> Parameters:

@@ -56,7 +56,8 @@ def test_it_is_one_pass():
     alone = len(seen)
     seen.clear()
     faig.score([(x, y)], reducer="kernel", n_steps=2, internal_batch_size=5)
-    assert alone == 5 + 5 * 2  # a look at each sample, then the nodes
+    # A look at each sample and at both ends for the first, then the nodes.
+    assert alone == 5 + 2 + 5 * 2
     assert len(seen) == 5 + 2
 
 

@@ -274,12 +274,12 @@ MISTAKES = {
     "scalar objective": (
         lambda _: attribute(objective=flat),
         ObjectiveError,
-        r"gave a scalar: expected one number a sample, shape \(3,\).*reduction='none'",
+        r"gave a scalar: expected one number per sample, shape \(3,\).*reduction='none'",
     ),
     "objective of a column": (
         lambda _: attribute(objective=column),
         ObjectiveError,
-        r"gave shape \(3, 1\): expected \(3,\), one number a sample; sum",
+        r"gave shape \(3, 1\): expected \(3,\), one number per sample; sum",
     ),
     "objective of a list": (
         lambda _: attribute(objective=no_tensor),
@@ -375,10 +375,10 @@ MISTAKES = {
         DataError,
         r"loader gave no batch: expected at least one \(inputs, targets\)",
     ),
-    "loader of dicts": (
-        lambda _: score([{"x": X}]),
+    "loader of strings": (
+        lambda _: score(["x"]),
         DataError,
-        r"loader gave a dict: expected \(inputs, targets\).*wrap the loader",
+        r"loader gave a str: expected \(inputs, targets\).*wrap the loader",
     ),
     "loader of threes": (
         lambda _: score([(X, Y, Y)]),
@@ -403,7 +403,7 @@ MISTAKES = {
     "no input": (
         lambda _: attribute(inputs=()),
         DataError,
-        r"there is no input: expected a tensor or a tuple of tensors",
+        r"there is no input: expected a tensor, a tuple of tensors, or a mapping",
     ),
     "inputs that are a list of numbers": (
         lambda _: attribute(inputs=[1.0, 2.0]),

@@ -133,7 +133,6 @@ def test_from_a_data_loader():
 @pytest.mark.parametrize(
     ("item", "found"),
     [
-        ({"x": torch.ones(2)}, "a dict"),
         ((torch.ones(2), torch.ones(2), torch.ones(2)), "a tuple of 3"),
         ([], "a list of 0"),
         (3.0, "a float"),

@@ -429,7 +429,8 @@ def test_an_interrupted_score_goes_on_from_its_checkpoint(name, tmp_path):
     model.samples.clear()
     resumed = score(model, baseline, batches, checkpoint=tmp_path / "sums")
     assert torch.equal(resumed.values, straight.values)
-    assert half + sum(model.samples) == whole
+    ends = 0 if name == "input path" else 2  # a new call compares the baseline with the path's end
+    assert half + sum(model.samples) == whole + ends
     model.samples.clear()
     assert torch.equal(
         score(model, baseline, batches, checkpoint=tmp_path / "sums").values, straight.values

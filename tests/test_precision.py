@@ -9,6 +9,7 @@ from torch import nn
 
 from paramattr import FAIG, Adaptive, self_reference
 from paramattr.errors import CheckpointError, ParamattrError
+from paramattr.runtime.compute import Compute
 from tests.models import ZOO, other_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -126,7 +127,7 @@ def test_a_device_is_where_it_computes(pair):
     plain = FAIG(target, baseline).attribute(x, y, n_steps=2)
     for name, value in faig.attribute(x, y, n_steps=2).items():
         assert torch.equal(value, plain[name])
-    faig.device = "meta"
+    faig.compute = Compute(device="meta")
     with pytest.raises(NotImplementedError, match="Meta tensors"):  # it has shapes alone
         faig.attribute(x, y, n_steps=2)
     assert {p.device.type for p in target.parameters()} == {"cpu"}

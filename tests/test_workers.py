@@ -152,9 +152,9 @@ def test_a_run_with_workers_that_was_killed_goes_on_where_it_stopped(pair, tmp_p
 
 
 def test_the_copies_hold_the_models_own_tensors(pair):
-    from paramattr.integration.gradients import ObjectiveOfParameters
+    from paramattr.integration.functional import FunctionalModel
 
-    replica = ObjectiveOfParameters(pair[0], lambda output, _: output.sum(1)).replica().model
+    replica = FunctionalModel(pair[0]).replica().model
     assert replica is not pair[0]
     assert replica.first is not pair[0].first
     for name, value in pair[0].named_parameters():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
 from paramattr.integration.batches import Batch
+from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.streaming import stream
+from paramattr.integration.sums import Reduced
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import named_parameters, owners
 from paramattr.runtime.isolation import undisturbed
-from paramattr.runtime.progress import progress_bar
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import only
 from paramattr.units.scores import Scores
@@ -129,32 +131,41 @@ def captum_scores(
     check_rule(quadrature, n_steps)
     check_callable(objective)
     with undisturbed(model):
-        own = named_parameters(model)
+        parameters = named_parameters(model)
         copied = copy.deepcopy(model).requires_grad_(False)
         watched, index = _watched(copied, layers, objective)
-        values = ObjectiveOfParameters(copied, objective)
-        sums, samples = torch.zeros(len(index), dtype=torch.float64), 0
-        batches: float | None = None
-        with suppress(TypeError):
-            batches = len(loader)  # type: ignore[arg-type]
-        with progress_bar("attributing", batches, show=show_progress) as advance:
-            for item in loader:
-                batch = Batch.from_loader(item, device=next(iter(own.values())).device)
-                for sample, baselines in _with_baselines(batch):
-                    values.values(own, cloned(sample))  # what is wrong shows before the work
-                    path = {"baselines": baselines, "n_steps": n_steps, "method": quadrature}
-                    if not samples:
-                        for layer in watched:
-                            _ObjectiveOfInputs(layer, sample.targets).check(sample, chosen)
-                    for layer in watched:
-                        function = _ObjectiveOfInputs(layer, sample.targets)
-                        found = _attribution(attr, chosen, function, sample, path)
-                        sums[layer.units] += layer.magnitudes(found, chosen)
-                    samples += 1
-                    advance(1 / len(batch))
-    if not samples:
-        raise DataError("the loader gave no batch: expected at least one (inputs, targets)")
-    return Scores(index, sums / samples)
+        values = ObjectiveOfParameters(FunctionalModel(copied), objective)
+        is_first = True
+
+        def check(batch: Batch) -> Batch:
+            nonlocal is_first
+            for sample, _ in _with_baselines(batch):
+                values.values(parameters, sample)  # what is wrong shows before the work
+                for layer in watched if is_first else ():
+                    _ObjectiveOfInputs(layer, sample.targets).check(sample, chosen)
+                is_first = False
+            return batch
+
+        def work(batch: Batch) -> Iterator[dict[str, Reduced]]:
+            for sample, baselines in _with_baselines(batch):
+                path = {"baselines": baselines, "n_steps": n_steps, "method": quadrature}
+                sums = [torch.zeros(len(index), dtype=torch.float64) for _ in range(2)]
+                for layer in watched:
+                    function = _ObjectiveOfInputs(layer, sample.targets)
+                    found = _attribution(attr, chosen, function, sample, path)
+                    for place, given in zip(sums, (found.abs(), found), strict=True):
+                        place[layer.units] += layer.reduced(given, chosen)
+                yield {method: Reduced(*sums)}
+
+        device = next(iter(parameters.values())).device
+        return stream(
+            [work],
+            {"": loader},
+            {method: index},
+            read=partial(Batch.from_loader, device=device),
+            check=check,
+            show_progress=show_progress,
+        )[""][method]
 
 
 @dataclass(frozen=True)
@@ -196,9 +207,9 @@ class _Layer:
         shape[self.channel] = output.shape[self.channel]
         return torch.arange(output.shape[self.channel], device=output.device).reshape(shape)
 
-    def magnitudes(self, attribution: Tensor, method: CaptumMethod) -> Tensor:
-        flat = attribution.detach().abs().double().movedim(self.channel, 0).flatten(1).cpu()
-        return flat.amax(1) if method.ablates else flat.sum(1)  # a channel's ablation is one number
+    def reduced(self, attribution: Tensor, method: CaptumMethod) -> Tensor:
+        flat = attribution.detach().double().movedim(self.channel, 0).flatten(1).cpu()
+        return flat[:, 0] if method.ablates else flat.sum(1)  # a channel's ablation is one number
 
 
 class _ObjectiveOfInputs:

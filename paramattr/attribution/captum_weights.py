@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from paramattr.attribution.captum import captum_attr, check_rule, cloned
 from paramattr.integration.batches import Batch
+from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
@@ -71,11 +72,11 @@ def captum_over_weights(
         own, other = named_parameters(model), align(model, baseline)
         # A copy: functional_call does not restore a module with two names.
         copied = copy.deepcopy(model).requires_grad_(False)
-        values = ObjectiveOfParameters(copied, objective)
+        values = ObjectiveOfParameters(FunctionalModel(copied), objective)
         batch = Batch.of(inputs, targets, device=next(iter(own.values())).device)
         samples = []
         for sample in batch.chunks(1):
-            values.values(own, cloned(sample))
+            values.values(own, sample)
 
             def of_weights(rows: Tensor, sample: Batch = sample) -> Tensor:
                 outputs = (

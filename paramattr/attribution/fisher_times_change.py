@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from paramattr.integration.batches import Batch
-from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.path_integral import PathIntegral
-from paramattr.integration.streaming import mean_magnitude
-from paramattr.objectives import Objective, check_callable, squared_error
-from paramattr.parameters import Baseline, align, named_parameters
-from paramattr.paths import StraightLine
-from paramattr.quadrature import riemann_left
-from paramattr.runtime.isolation import undisturbed
-from paramattr.units.index import UnitIndex
-from paramattr.units.reducers import Reducer
-from paramattr.units.scores import Scores
+from paramattr.attribution.gradient_times_change import single_node
+from paramattr.attribution.integrated_gradients import ParameterPathIntegratedGradients
+from paramattr.integration.request import Loaders, Reducers
+from paramattr.objectives import Objective, squared_error
+from paramattr.parameters import Baseline
 
 
 def fisher_times_change(
     model: nn.Module,
     baseline: Baseline,
-    loader: Iterable[Any],
+    loader: Loaders,
     *,
-    reducer: str | Reducer = "kernel",
+    reducer: Reducers = "kernel",
     objective: Objective = squared_error,
     show_progress: bool = False,
     checkpoint: str | Path | None = None,
-) -> Scores:
+) -> Any:
     """Score each unit by its squared change, weighted by the squared gradient at the target.
 
         S_u = 1/|X| Σ_{x in X} Σ_{i in u} (∂L(θ, x)/∂θ_i)² (baseline_i - target_i)²
@@ -57,25 +49,16 @@ def fisher_times_change(
 
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", Eq. 3.
     """
-    check_callable(objective)
-    with undisturbed(model):
-        path = StraightLine(named_parameters(model), align(model, baseline))
-        function = ObjectiveOfParameters(model, objective)
-        index = UnitIndex.of(model, reducer)
-        integral = PathIntegral(function, path, riemann_left(1), list(index.labels))
+    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective)
+    return faig.score_of(
+        _squared,
+        loader,
+        reducer=reducer,
+        method=single_node("target"),
+        show_progress=show_progress,
+        checkpoint=checkpoint,
+    )
 
-        def squares(batch: Batch) -> Iterator[dict[str, Tensor]]:
-            found, _ = integral.over(batch, whole=False)
-            yield {name: value.square_() for name, value in found.items()}
 
-        return mean_magnitude(
-            [squares],
-            loader,
-            index,
-            device=integral.device,
-            checkpoint=checkpoint,
-            settings=None
-            if checkpoint is None
-            else {**integral.settings(), "method": "fisher times change"},
-            show_progress=show_progress,
-        )
+def _squared(attributions: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.square_() for name, value in attributions.items()}

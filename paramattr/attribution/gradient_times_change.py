@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from torch import nn
 
 from paramattr.attribution.integrated_gradients import ParameterPathIntegratedGradients
 from paramattr.errors import ParamattrError
+from paramattr.integration.request import Loaders, Reducers
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.quadrature import Rule
-from paramattr.units.reducers import Reducer
-from paramattr.units.scores import Scores
 
 PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
 """Names of places on the straight line between the models."""
@@ -24,14 +22,14 @@ PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
 def gradient_times_change(
     model: nn.Module,
     baseline: Baseline,
-    loader: Iterable[Any],
+    loader: Loaders,
     *,
-    reducer: str | Reducer = "kernel",
+    reducer: Reducers = "kernel",
     objective: Objective = squared_error,
     at: str | float = "target",
     show_progress: bool = False,
     checkpoint: str | Path | None = None,
-) -> Scores:
+) -> Any:
     """Score each unit by the first-order (Taylor) effect of its change.
 
         S_u = 1/|X| Σ_{x in X} Σ_{i in u} |∂L(θ, x)/∂θ_i (baseline_i - target_i)|

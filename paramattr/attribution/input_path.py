@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ from torch import Tensor, nn
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, ObjectiveError
 from paramattr.integration.batches import Batch
-from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_gradients
-from paramattr.integration.streaming import mean_magnitude
+from paramattr.integration.functional import FunctionalModel
+from paramattr.integration.gradients import (
+    ObjectiveOfParameters,
+    check_finite_gradients,
+    check_finite_values,
+)
+from paramattr.integration.request import Loaders, Reducers, Request
+from paramattr.integration.streaming import stream
+from paramattr.integration.sums import Reduced
 from paramattr.objectives import (
     Objective,
     SelfReference,
@@ -23,10 +31,9 @@ from paramattr.objectives import (
 )
 from paramattr.parameters import named_parameters, pick
 from paramattr.quadrature import Rule, get_rule
+from paramattr.runtime.compute import Compute
 from paramattr.runtime.isolation import undisturbed
-from paramattr.units.index import UnitIndex
-from paramattr.units.reducers import Reducer
-from paramattr.units.scores import Scores
+from paramattr.wrappers import unwrapped
 
 
 class InputPathIntegratedGradients:
@@ -67,8 +74,8 @@ class InputPathIntegratedGradients:
                 "self_reference needs targets, and the path of inputs has none to offer: expected "
                 "an objective of the output alone, such as paramattr.summed_output"
             )
-        self.model, self.objective = model, objective
-        self._reported = pick(model, parameters)
+        self.model, self.objective = unwrapped(model), objective
+        self._reported = pick(self.model, parameters)
 
     def attribute(
         self,
@@ -98,10 +105,8 @@ class InputPathIntegratedGradients:
             ObjectiveError: if the objective does not give one finite number a sample.
         """
         with undisturbed(self.model):
-            own, rule = named_parameters(self.model), get_rule(method, n_steps)
-            function = ObjectiveOfParameters(self.model, self.objective)
-            batch = Batch.of(inputs, baselines, device=next(iter(own.values())).device)
-            _check_ends(batch)
+            own, rule, function = self._begin(method, n_steps)
+            batch = _checked(Batch.of(inputs, baselines, device=_device(own)))
             if not per_sample:
                 return self._over(function, own, rule, batch)
             parts = [self._over(function, own, rule, one) for one in batch.chunks(1)]
@@ -109,14 +114,14 @@ class InputPathIntegratedGradients:
 
     def score(
         self,
-        loader: Iterable[Any],
+        loader: Loaders,
         *,
-        reducer: str | Reducer,
+        reducer: Reducers,
         n_steps: int = 16,
         method: str | Rule = "gausslegendre",
         show_progress: bool = False,
         checkpoint: str | Path | None = None,
-    ) -> Scores:
+    ) -> Any:
         """Stream `(inputs, baselines)` batches into one score a unit, as `FAIG.score` does.
 
         Args:
@@ -135,55 +140,73 @@ class InputPathIntegratedGradients:
                 or a checkpoint of other settings.
         """
         with undisturbed(self.model):
-            own, rule = named_parameters(self.model), get_rule(method, n_steps)
-            index = UnitIndex.of(self.model, reducer)
-            function = ObjectiveOfParameters(self.model, self.objective)
+            own, rule, function = self._begin(method, n_steps)
+            request = Request(self.model, loader, reducer)
 
-            def attributions(batch: Batch) -> Iterator[dict[str, Tensor]]:
-                yield self._over(function, own, rule, batch)
+            def read(item: Any) -> Batch:
+                return Batch.from_loader(item, device=_device(own), model=self.model)
 
-            settings = {
-                "method": "input path",
-                "rule": rule.settings(),
-                "model": fingerprint([own, dict(self.model.named_buffers())]),
-                "objective": described(self.objective),
-                "parameters": self._reported,
-            }
-            return mean_magnitude(
-                [attributions],
-                loader,
-                index,
-                check=_check_ends,
-                device=next(iter(own.values())).device,
+            def work(batch: Batch) -> Iterator[dict[str, Reduced]]:
+                yield request.reduced(self._over(function, own, rule, batch))
+
+            settings = None
+            if checkpoint is not None:
+                settings = {
+                    "method": "input path",
+                    "rule": rule.settings(),
+                    "model": fingerprint([own, dict(self.model.named_buffers())]),
+                    "objective": described(self.objective),
+                    "parameters": self._reported,
+                }
+            found = stream(
+                [work],
+                request.loaders,
+                request.indexes,
+                read=read,
+                check=_checked,
                 checkpoint=checkpoint,
-                settings=None if checkpoint is None else settings,
+                settings=settings,
                 show_progress=show_progress,
             )
+            return request.answer(found)
+
+    def _begin(
+        self, method: str | Rule, n_steps: int
+    ) -> tuple[dict[str, Tensor], Rule, ObjectiveOfParameters]:
+        own = Compute().placed(named_parameters(self.model))
+        function = ObjectiveOfParameters(FunctionalModel(self.model), self.objective)
+        return own, get_rule(method, n_steps), function
 
     def _over(
         self, function: ObjectiveOfParameters, own: dict[str, Tensor], rule: Rule, batch: Batch
     ) -> dict[str, Tensor]:
-        ends = tuple(zip(_several(batch.targets), batch.inputs, strict=True))
-        sums = {
-            name: torch.zeros_like(
-                own[name], dtype=torch.promote_types(own[name].dtype, torch.float32)
-            )
-            for name in self._reported
-        }
+        sums = {name: torch.zeros_like(own[name]) for name in self._reported}
+        values = []
         for alpha, weight in zip(rule.nodes, rule.weights, strict=True):
-            inputs = tuple(torch.lerp(start, end, alpha) for start, end in ends)
-            here = Batch(inputs, None, batch.extra, batch.first)
-            for name, gradient in function.gradient(own, here, self._reported).items():
-                sums[name].add_(gradient.to(sums[name].dtype), alpha=weight)
+            found = function.gradient(own, _at(batch, alpha), self._reported)
+            values.append(found.values)
+            for name, gradient in found.by_name.items():
+                sums[name].add_(gradient, alpha=weight)
+        check_finite_values(values, batch.first)
         check_finite_gradients(sums, batch)
         return sums
+
+
+def _at(batch: Batch, alpha: float) -> Batch:
+    """Go from the baselines, which stand in the targets' place, towards the inputs."""
+    ends = zip(_several(batch.targets), batch.inputs, strict=True)
+    return replace(batch, inputs=tuple(torch.lerp(*both, alpha) for both in ends), targets=None)
+
+
+def _device(own: dict[str, Tensor]) -> torch.device:
+    return next(iter(own.values())).device
 
 
 def _several(tensors: Any) -> tuple[Any, ...]:
     return tuple(tensors) if isinstance(tensors, tuple | list) else (tensors,)
 
 
-def _check_ends(batch: Batch) -> None:
+def _checked(batch: Batch) -> Batch:
     baselines = _several(batch.targets)
     shapes = [tuple(one.shape) for one in batch.inputs]
     found = [tuple(one.shape) if isinstance(one, Tensor) else type(one) for one in baselines]
@@ -205,3 +228,4 @@ def _check_ends(batch: Batch) -> None:
                 f"the inputs are {one.dtype} and the baselines {start.dtype}: expected one "
                 "precision for both, the model's"
             )
+    return batch

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import chain
-from numbers import Integral
-from operator import itemgetter
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -15,29 +12,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.errors import ModelError, ParamattrError
-from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral, Magnitudes, Spent
+from paramattr.errors import ModelError
+from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral
 from paramattr.integration.batches import Batch
+from paramattr.integration.ends import path_between
+from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.path_integral import Attributions, PathIntegral
-from paramattr.integration.preflight import PrecisionCheck
-from paramattr.integration.streaming import mean_magnitude
+from paramattr.integration.integrand import Attributions, Integrand
+from paramattr.integration.path_integral import Integral, Integrated, PathIntegral, Spent
+from paramattr.integration.preflight import Preflight
+from paramattr.integration.request import Loaders, Reducers, Request
+from paramattr.integration.streaming import stream
+from paramattr.integration.sums import Reduced
 from paramattr.objectives import Objective, check_callable, squared_error
-from paramattr.parameters import (
-    Baseline,
-    align,
-    named_parameters,
-    pick,
-    warn_of_buffers,
-)
-from paramattr.paths import FittedPath, Path, StraightLine, check_ends
+from paramattr.parameters import Baseline, pick
+from paramattr.paths import Path
 from paramattr.quadrature import Rule, get_rule
+from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import undisturbed
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.workers import in_order
-from paramattr.units.index import UnitIndex
-from paramattr.units.reducers import Reducer
-from paramattr.units.scores import Scores
+from paramattr.wrappers import unwrapped_pair
 
 
 class ParameterPathIntegratedGradients:
@@ -74,10 +69,9 @@ class ParameterPathIntegratedGradients:
             the memory of one, and a copy of the model's modules, not of its tensors; model and
             objective must not keep anything from call to call. The results differ in their last
             bits alone.
-
-    Attributes:
-        spent: what the last call with `method="adaptive"` took, one entry a sample (or a batch
-            that was summed).
+        strict: whether both models must have the same parameters. If not, those that one model
+            alone has, or that have another shape (a new head), stay the target's along the whole
+            path, and a warning lists them.
 
     Raises:
         ModelError: if the two are not of one architecture, are equal, are not finite, or the path
@@ -106,20 +100,24 @@ class ParameterPathIntegratedGradients:
         dtype: torch.dtype | None = None,
         compile: bool = False,
         workers: int = 1,
+        strict: bool = True,
     ) -> None:
-        self.model, self.baseline, self.objective = model, baseline, objective
-        self.device, self.dtype, self.compile, self.workers = device, dtype, compile, workers
-        _check_count("workers", workers)
+        self.compute = Compute(device, dtype, compile, workers)
+        self.model, self.baseline = unwrapped_pair(model, baseline)
+        self.objective, self.strict = objective, strict
         check_callable(objective)
-        if dtype is not None and not getattr(dtype, "is_floating_point", False):
-            raise ParamattrError(
-                f"dtype is {dtype}: expected a floating-point one, such as torch.bfloat16"
-            )
-        self._reported = pick(model, parameters)
-        self._given_path = path
-        self.spent: list[Spent] = []
-        self._path()
-        warn_of_buffers(model, baseline)
+        self._given_path, self._wanted = path, parameters
+        self._spent: tuple[Spent, ...] = ()
+        self._is_compared = False
+        ends = path_between(
+            self.model, self.baseline, path, self.compute, strict=strict, quiet=False
+        )
+        pick(self.model, parameters, ends.buffers)
+
+    @property
+    def spent(self) -> tuple[Spent, ...]:
+        """What the last adaptive call took, an entry per sample (or per summed batch)."""
+        return self._spent
 
     def has_convergence_delta(self) -> bool:
         """Say that this method is complete: it has a convergence delta (as in Captum)."""
@@ -173,44 +171,40 @@ class ParameterPathIntegratedGradients:
             DataError: if the inputs and targets hold different numbers of samples.
             ObjectiveError: if the objective does not give one finite number a sample.
         """
-        with undisturbed(self.model, self.device):
-            batch, integral, chunk = self._begin(
-                inputs, targets, additional_forward_args, n_steps, method, internal_batch_size
-            )
-            whole = return_convergence_delta
+        with undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", internal_batch_size, ", or None")
+            integral = self._integral(n_steps, method)
+            whole, integrand = return_convergence_delta, integral.integrand
+            batch = self._batch(inputs, targets, additional_forward_args, integrand)
+            chunk = 1 if per_sample else internal_batch_size or len(batch)
             size = (internal_batch_size or 1) if per_sample else chunk
-            chunk = 1 if per_sample else chunk
-            before = integral.values(0.0, batch, chunk)  # what is wrong shows before the work
-            PrecisionCheck(integral, stacklevel=3)(batch)
-            attributions = integral.zeros((len(batch),) if per_sample else ())
+            batch = integrand.referenced(batch, chunk)
+            before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
+            self._preflight(integrand)(batch)
+            leading = (len(batch),) if per_sample else ()
+            attributions = integrand.zeros(list(integrand.reported), leading)
             totals: list[Tensor] = []
-
-            def results(one: PathIntegral, part: Batch) -> list[tuple[Attributions, Tensor]]:
-                if per_sample:
-                    return list(one.samples(part, whole=whole, at_once=size))
-                return [one.over(part, whole=whole)]
-
-            number, parts = (
-                0,
-                in_order(results, integral.replicas(self.workers), batch.chunks(size)),
+            parts = in_order(
+                partial(_results, whole=whole, per_sample=per_sample, at_once=size),
+                _replicas(integral, self.compute.workers),
+                batch.chunks(size),
             )
             with (
                 progress_bar("attributing", len(batch), show=show_progress) as advance,
                 closing(parts) as several,
             ):
-                for found, total in chain.from_iterable(several):
-                    for name, value in found.items():
-                        kept = attributions[name]
-                        (kept[number] if per_sample else kept).add_(value)
-                    totals.append(total)
-                    advance(min(chunk, len(batch) - number * chunk))
-                    number += 1
+                for part in several:
+                    for result in part:
+                        for name, value in result.attributions.items():
+                            kept = attributions[name]
+                            (kept[len(totals)] if per_sample else kept).add_(value)
+                        self._add_spent(result)
+                        advance(min(chunk, len(batch) - len(totals) * chunk))
+                        totals.append(result.total)
             if not return_convergence_delta:
                 return attributions
-            change = integral.values(1.0, batch, chunk) - before
-            if per_sample:
-                return attributions, torch.stack(totals) - change
-            return attributions, torch.stack(totals).sum() - change.sum()
+            total, change = torch.stack(totals), integrand.values(1.0, batch, chunk) - before
+            return attributions, total - change if per_sample else total.sum() - change.sum()
 
     def compute_convergence_delta(
         self,
@@ -235,47 +229,48 @@ class ParameterPathIntegratedGradients:
         Raises:
             ModelError: if a parameter that moves is not among them, or one has another shape.
         """
-        with undisturbed(self.model, self.device):
-            batch, integral, chunk = self._begin(
-                inputs, targets, additional_forward_args, 1, "riemann_middle", None
-            )
-            own = named_parameters(self.model)
-            missing = [n for node in integral.nodes for n in node[2] if n not in attributions]
+        with undisturbed(self.model, self.compute.device):
+            integral = PathIntegral(self._integrand(), get_rule("riemann_middle", 1))
+            integrand = integral.integrand
+            batch = self._batch(inputs, targets, additional_forward_args, integrand)
+            batch = integrand.referenced(batch, len(batch))
+            missing = [name for name in integral.moving if name not in attributions]
             if missing:
                 raise ModelError(
                     f"parameter {missing[0]!r} moves along the path but has no attribution here: "
                     "completeness holds over all that moves; take the delta of a partial report "
                     "from attribute(..., return_convergence_delta=True)"
                 )
-            shapes = {
-                name: (tuple(a.shape), tuple(own[name].shape))
-                for name, a in attributions.items()
-                if name in own
-            }
-            change = integral.values(1.0, batch, chunk) - integral.values(0.0, batch, chunk)
-            if all(found == shape for found, shape in shapes.values()):
-                total = sum(a.double().sum() for a in attributions.values())
-                return torch.as_tensor(total - change.sum())
-            for name, (found, shape) in shapes.items():
-                if found != (len(batch), *shape):
-                    raise ModelError(
-                        f"the attribution of parameter {name!r} has shape {found}: expected "
-                        f"{shape}, or {(len(batch), *shape)} per sample"
-                    )
-            flat = (a.double().reshape(len(batch), -1) for a in attributions.values())
-            return sum(a.sum(1) for a in flat) - change
+            ends = (integrand.values(alpha, batch, len(batch)) for alpha in (0.0, 1.0))
+            change = -torch.sub(*ends)
+        known = {n: a for n, a in attributions.items() if n in integrand.path.start}
+        shapes = {
+            name: (tuple(value.shape), tuple(integrand.path.start[name].shape))
+            for name, value in known.items()
+        }
+        if all(found == shape for found, shape in shapes.values()):
+            total = sum(value.double().sum() for value in attributions.values())
+            return torch.as_tensor(total - change.sum())
+        for name, (found, shape) in shapes.items():
+            if found != (len(batch), *shape):
+                raise ModelError(
+                    f"the attribution of parameter {name!r} has shape {found}: expected "
+                    f"{shape}, or {(len(batch), *shape)} per sample"
+                )
+        flat = (value.double().reshape(len(batch), -1) for value in attributions.values())
+        return sum(value.sum(1) for value in flat) - change
 
     def score(
         self,
-        loader: Iterable[Any],
+        loader: Loaders,
         *,
-        reducer: str | Reducer,
+        reducer: Reducers,
         n_steps: int = 16,
         method: str | Rule | Adaptive = "gausslegendre",
         internal_batch_size: int | None = None,
         show_progress: bool = False,
         checkpoint: str | FilePath | None = None,
-    ) -> Scores:
+    ) -> Any:
         """Stream samples into one score a unit: the mean of the summed magnitudes.
 
             S_u = 1/|X| Σ_{x in X} Σ_{i in u} |A_i(x)|
@@ -304,109 +299,131 @@ class ParameterPathIntegratedGradients:
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
-        with undisturbed(self.model, self.device):
-            _check_count("internal_batch_size", internal_batch_size, ", or None")
-            index = UnitIndex.of(self.model, reducer)
-            integral = self._integral(
-                n_steps, method, lambda sums: index.reduce({n: a.abs() for n, a in sums.items()})
-            )
+        return self.score_of(
+            _as_they_are,
+            loader,
+            reducer=reducer,
+            n_steps=n_steps,
+            method=method,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+            checkpoint=checkpoint,
+        )
 
-            narrow, at_once = PrecisionCheck(integral, stacklevel=7), internal_batch_size or 1
+    def score_of(
+        self,
+        function: Callable[[Attributions], Attributions],
+        loader: Loaders,
+        *,
+        reducer: Reducers,
+        n_steps: int = 16,
+        method: str | Rule | Adaptive = "gausslegendre",
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+        checkpoint: str | FilePath | None = None,
+    ) -> Any:
+        """Score a function of each sample's attributions, such as their square.
 
-            def check(batch: Batch) -> None:
-                if len(batch) > 1:  # what is wrong shows before the work; else at the first node
-                    integral.values(0.0, batch, 1)
-                narrow(batch)
+        Args:
+            function: one sample's attributions, by name, to what is reduced to units in their
+                place; they may be overwritten. Its name tells checkpoints apart.
+            loader: as in `score`, and so are the other arguments, the result and the errors.
+            reducer: as in `score`.
+            n_steps: as in `score`.
+            method: as in `score`.
+            internal_batch_size: as in `score`.
+            show_progress: as in `score`.
+            checkpoint: as in `score`.
+        """
+        with undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", internal_batch_size, ", or None")
+            request = Request(self.model, loader, reducer)
+            integral = self._integral(n_steps, method)
+            integrand, at_once = integral.integrand, internal_batch_size or 1
+            preflight = self._preflight(integrand)
 
-            def attributions(one: PathIntegral, part: Batch) -> Iterator[Attributions]:
-                return map(itemgetter(0), one.samples(part, whole=False, at_once=at_once))
+            def read(item: Any) -> Batch:
+                return Batch.from_loader(item, device=integrand.device, model=self.model)
 
-            return mean_magnitude(
-                [partial(attributions, one) for one in integral.replicas(self.workers)],
-                loader,
-                index,
-                device=integral.device,
-                at_once=at_once,
+            def check(batch: Batch) -> Batch:
+                batch = integrand.referenced(batch, at_once)
+                if len(batch) > 1:  # what is wrong shows before the work
+                    integrand.values(0.0, batch, 1)
+                preflight(batch)
+                return batch
+
+            def work(one: Integral, part: Batch) -> Iterator[dict[str, Reduced]]:
+                # Nothing here holds one sample's attributions while the next one's are made.
+                for result in one.samples(part, whole=False, at_once=at_once):
+                    self._add_spent(result)
+                    yield request.reduced(function(result.attributions))
+                    del result
+
+            settings = None
+            if checkpoint is not None:
+                settings = {**integral.settings(), "function": function.__name__}
+            found = stream(
+                [partial(work, one) for one in _replicas(integral, self.compute.workers)],
+                request.loaders,
+                request.indexes,
+                read=read,
                 check=check,
+                at_once=at_once,
                 checkpoint=checkpoint,
-                settings=None if checkpoint is None else integral.settings(),
+                settings=settings,
                 show_progress=show_progress,
             )
+            return request.answer(found)
 
-    def _begin(
-        self,
-        inputs: Any,
-        targets: Any,
-        extra: Any,
-        n_steps: int,
-        method: str | Rule | Adaptive,
-        internal_batch_size: int | None,
-    ) -> tuple[Batch, PathIntegral, int]:
-        _check_count("internal_batch_size", internal_batch_size, ", or None")
-        integral = self._integral(n_steps, method)
-        batch = Batch.of(inputs, targets, extra, device=integral.device)
-        return batch, integral, internal_batch_size or len(batch)
-
-    def _integral(
-        self, n_steps: int, method: str | Rule | Adaptive, magnitudes: Magnitudes | None = None
-    ) -> PathIntegral:
-        self._check_workers(method)
-        objective = ObjectiveOfParameters(
-            self.model, self.objective, dtype=self.dtype, compile=self.compile
-        )
+    def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         if isinstance(method, str) and method == "adaptive":
             method = Adaptive()
+        self.compute.check_workers(self.model, adaptive=isinstance(method, Adaptive))
         if isinstance(method, Adaptive):
-            integral = AdaptiveIntegral(objective, self._path(), method, self._reported, magnitudes)
-            self.spent = integral.spent
-            return integral
-        rule = get_rule(method, n_steps)
-        return PathIntegral(objective, self._path(), rule, self._reported)
+            self._spent = ()
+            return AdaptiveIntegral(self._integrand(), method)
+        return PathIntegral(self._integrand(), get_rule(method, n_steps))
 
-    def _check_workers(self, method: str | Rule | Adaptive) -> None:
-        device = self.device or next(self.model.parameters()).device
-        adaptive = isinstance(method, Adaptive) or (
-            isinstance(method, str) and method == "adaptive"
-        )
-        refused = {
-            f"device {device}": torch.device(device).type != "cpu",
-            "compile=True": self.compile,
-            'method="adaptive"': adaptive,
-        }
-        for what, holds in refused.items():
-            if self.workers > 1 and holds:
-                raise ParamattrError(
-                    f"workers is {self.workers} with {what}, which takes one sample after the "
-                    "other: expected the CPU, no compile and a rule of fixed nodes; take workers=1"
-                )
-
-    def _path(self) -> Path:
+    def _integrand(self) -> Integrand:
         # Aligned anew at each call: the models may have been moved or trained on since.
-        own = named_parameters(self.model)
-        aligned = align(self.model, self.baseline)
-        if self.device is not None:
-            own, aligned = (
-                {name: value.to(self.device) for name, value in side.items()}
-                for side in (own, aligned)
-            )
-        if all(torch.equal(own[name], aligned[name]) for name in own):
-            raise ModelError(
-                "the baseline equals the model in every parameter: there is no change to "
-                "attribute; give the model from before the fine-tuning as the baseline"
-            )
-        if self._given_path is None:
-            return StraightLine(own, aligned)
-        check_ends(self._given_path, own, aligned)
-        return FittedPath(self._given_path, own)
+        path = path_between(
+            self.model, self.baseline, self._given_path, self.compute, strict=self.strict
+        )
+        model = FunctionalModel(self.model, self.compute, moving=path.buffers)
+        reported = pick(self.model, self._wanted, path.buffers)
+        return Integrand(ObjectiveOfParameters(model, self.objective), path, tuple(reported))
+
+    def _batch(self, inputs: Any, targets: Any, extra: Any, integrand: Integrand) -> Batch:
+        return Batch.of(inputs, targets, extra, device=integrand.device, model=self.model)
+
+    def _preflight(self, integrand: Integrand) -> Preflight:
+        """Plan the look at the first sample; the baseline model is run in the first call alone."""
+        baseline, self._is_compared = None if self._is_compared else self.baseline, True
+        is_comparable = isinstance(baseline, nn.Module) and self.strict
+        return Preflight(integrand, baseline if is_comparable else None)
+
+    def _add_spent(self, result: Integrated) -> None:
+        if result.spent is not None:
+            self._spent += (result.spent,)
 
 
 FAIG = ParameterPathIntegratedGradients
 
 
-def _check_count(label: str, count: int | None, or_none: str = "") -> None:
-    if count is not None and (
-        isinstance(count, bool) or not isinstance(count, Integral) or count < 1
-    ):
-        raise ParamattrError(
-            f"{label} is {count!r}: expected a whole number of at least 1{or_none}"
-        )
+def _as_they_are(attributions: Attributions) -> Attributions:
+    return attributions
+
+
+def _replicas(integral: Integral, workers: int) -> Sequence[Integral]:
+    """Give each worker an integral of its own; the same one, where there is one worker."""
+    if isinstance(integral, PathIntegral) and workers > 1:
+        return [integral.replica() for _ in range(workers)]
+    return [integral]
+
+
+def _results(
+    integral: Integral, part: Batch, *, whole: bool, per_sample: bool, at_once: int
+) -> list[Integrated]:
+    if per_sample:
+        return list(integral.samples(part, whole=whole, at_once=at_once))
+    return [integral.over(part, whole=whole)]

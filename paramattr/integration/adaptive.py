@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
-from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_gradients
-from paramattr.integration.path_integral import Attributions, PathIntegral
-from paramattr.paths import Path, breakpoints
+from paramattr.integration.gradients import check_finite_gradients, check_finite_values
+from paramattr.integration.integrand import Attributions, Integrand
+from paramattr.integration.path_integral import Integrated, Node, Spent, place
 from paramattr.quadrature import gauss_kronrod
 
 NODES = 7
 """Of a panel: a Gauss-Kronrod rule, which extends three Gauss nodes and is exact to degree 11."""
 _NARROWEST = 2.0**-16
 """Width of a panel that is halved no further."""
-
-Magnitudes = Callable[[Attributions], Float[Tensor, "units"]]
-"""Attributions to one number a unit, whose ranking is to settle."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +35,22 @@ class Adaptive:
     Args:
         rtol: the tolerated residual over the objective's whole change, for each sample (or, where
             `attribute` sums a batch, for the sum).
-        top: the tolerated share of the top units that a panel's embedded rule would choose
-            otherwise; None asks for completeness alone. The units are those of `score`, or single
-            parameters in `attribute`.
-        fraction: of the units that count as top.
-        max_evaluations: the most gradients of one sample; when they are spent, the panels that
-            remain are taken as they are. Each smooth piece of the path takes at least 7.
+        max_evaluations: the most gradients per sample; when they are spent, the panels that remain
+            are taken as they are. Each smooth piece of the path takes at least 7.
 
     Raises:
-        ParamattrError: for a tolerance, fraction or number that cannot be.
+        ParamattrError: for a tolerance or number that cannot be.
 
     >>> Adaptive(rtol=1e-4).max_evaluations
     217
     """
 
     rtol: float = 1e-3
-    top: float | None = None
-    fraction: float = 0.01
     max_evaluations: int = 31 * NODES
 
     def __post_init__(self) -> None:
         if not 0 < self.rtol < 1:
             raise ParamattrError(f"rtol is {self.rtol!r}: expected a number in (0, 1), as 1e-3")
-        if self.top is not None and not 0 <= self.top < 1:
-            raise ParamattrError(f"top is {self.top!r}: expected a share in [0, 1), or None")
-        if not 0 < self.fraction <= 1:
-            raise ParamattrError(f"fraction is {self.fraction!r}: expected a share in (0, 1]")
         if isinstance(self.max_evaluations, bool) or self.max_evaluations < NODES:
             raise ParamattrError(
                 f"max_evaluations is {self.max_evaluations!r}: expected at least {NODES}, the "
@@ -72,130 +58,131 @@ class Adaptive:
             )
 
 
-@dataclass(frozen=True)
-class Spent:
-    """What the integration of one sample (or of one summed batch) took.
+class _Panel(NamedTuple):
+    start: float
+    end: float
 
-    Attributes:
-        evaluations: gradients.
-        panels: pieces of the path that were kept.
-        residual: the attributions' sum minus the objective's change, over that change's size.
-        reason: `"converged"`; `"max_evaluations"` where they were spent before that; or
-            `"narrowest"` where a panel was halved 16 times and is not good enough yet.
-    """
 
-    evaluations: int
+class _Kept(NamedTuple):
+    """What the panels that were kept came to, and why there are no more."""
+
+    attributions: Attributions
+    total: float
     panels: int
-    residual: float
+    evaluations: int
     reason: str
 
 
-class AdaptiveIntegral(PathIntegral):
-    """One path, one objective, and as many panels as each batch needs.
+class AdaptiveIntegral:
+    """The integral of an integrand by as many panels as each batch needs.
 
     Args:
-        objective: as a function of the parameters.
-        path: from the target to the baseline.
+        integrand: the objective along the path.
         adaptive: the tolerances.
-        reported: the parameters whose attributions are kept.
-        magnitudes: gives the units of `adaptive.top`; single parameters by default.
-
-    Attributes:
-        spent: what each call of `over` took.
     """
 
-    def __init__(
-        self,
-        objective: ObjectiveOfParameters,
-        path: Path,
-        adaptive: Adaptive,
-        reported: list[str],
-        magnitudes: Magnitudes | None = None,
-    ) -> None:
-        super().__init__(objective, path, gauss_kronrod(NODES), reported)
-        self.adaptive, self.batched = adaptive, False
-        self.magnitudes = magnitudes or _entries
-        self.spent: list[Spent] = []
+    def __init__(self, integrand: Integrand, adaptive: Adaptive) -> None:
+        self.integrand, self.adaptive = integrand, adaptive
+        self.rule = gauss_kronrod(NODES)
 
-    def over(self, batch: Batch, *, whole: bool, each: bool = False) -> tuple[Attributions, Tensor]:
-        """Integrate over the path, panel by panel; the total is of all that moves."""
-        assert not each  # `batched` says no: each sample has panels of its own
-        sums, batch = self.zeros(), self._referenced(batch)
-        known = {0.0: self._value(0.0, batch), 1.0: self._value(1.0, batch)}
-        change = known[1.0] - known[0.0]
-        precision = torch.finfo(next(iter(self.path.evaluate(0.0).values())).dtype).eps
-        rounding = 8 * precision * max(abs(value) for value in known.values())
-        allowed = max(self.adaptive.rtol * abs(change), rounding)
-        stack = list(pairwise(breakpoints(self.path)))[::-1]
-        total, evaluations, panels, reason = 0.0, 0, 0, "converged"
-        lost = 0.0  # what panels that had to be taken as they are left missing
-        while stack:
-            start, end = stack.pop()
-            fine, coarse, own = self._panel(start, end, batch)
-            evaluations += NODES
-            for place in (start, end):
-                if place not in known:
-                    known[place] = self._value(place, batch)
-            residual = total + own - (known[end] - known[0.0])
-            kept = abs(residual - lost) <= allowed and not self._is_moved(sums, fine, coarse)
-            # Halved, this panel takes two more, and each of the others one at least.
-            affordable = evaluations + NODES * (len(stack) + 2) <= self.adaptive.max_evaluations
-            if not kept and affordable and end - start > _NARROWEST:
-                middle = (start + end) / 2
-                stack += [(middle, end), (start, middle)]
-                continue
-            if not kept:
-                lost = residual
-                if reason == "converged":
-                    reason = "narrowest" if affordable else "max_evaluations"
-            for name, value in fine.items():
-                sums[name].add_(value)
-            total, panels = total + own, panels + 1
+    def over(self, batch: Batch, *, whole: bool) -> Integrated:
+        """Integrate the objective's sum over a batch, panel by panel.
+
+        Args:
+            batch: samples.
+            whole: without effect: the total is always of all that moves, which the panels need.
+
+        Raises:
+            ObjectiveError: if the objective or a gradient is not finite somewhere.
+        """
+        changes = _Changes(self.integrand, batch)
+        change = changes.between(0.0, 1.0)
+        allowed = max(self.adaptive.rtol * abs(change), changes.rounding)
+        kept = self._panels(batch, changes, allowed)
+        device = self.integrand.device
         check_finite_gradients(
-            {**sums, "a parameter": torch.tensor(total, device=self.device)}, batch
+            {**kept.attributions, "a parameter": torch.tensor(kept.total, device=device)}, batch
         )
-        missing = total - change
+        missing = kept.total - change
         relative = missing / abs(change) if change else math.inf if abs(missing) > allowed else 0.0
-        self.spent.append(Spent(evaluations, panels, relative, reason))
-        return sums, torch.tensor(total, dtype=torch.float64, device=self.device)
+        spent = Spent(kept.evaluations, kept.panels, relative, kept.reason)
+        total = torch.tensor(kept.total, dtype=torch.float64, device=device)
+        return Integrated(kept.attributions, total, spent)
+
+    def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
+        """Integrate over the path for each sample by itself: each has panels of its own."""
+        return (self.over(sample, whole=whole) for sample in batch.chunks(1))
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
-        return {**super().settings(), "adaptive": asdict(self.adaptive)}
+        return {
+            **self.integrand.settings(),
+            "rule": self.rule.settings(),
+            "adaptive": asdict(self.adaptive),
+        }
 
-    def _panel(
-        self, start: float, end: float, batch: Batch
-    ) -> tuple[Attributions, Attributions, float]:
-        fine = self.zeros()
-        coarse = self.zeros() if self.adaptive.top is not None else {}
-        assert self.rule.embedded_weights is not None
-        weights = zip(self.rule.weights, self.rule.embedded_weights, strict=True)
-        total = 0.0
-        for (alpha, _, moving), (weight, embedded) in zip(
-            self.placed(start, end), weights, strict=True
-        ):
-            for name, product in self.products(alpha, batch, moving):
-                total += (end - start) * weight * float(product.sum(dtype=torch.float64))
-                if name in fine:
-                    fine[name].add_(product, alpha=(end - start) * weight)
-                if name in coarse:
-                    coarse[name].add_(product, alpha=(end - start) * embedded)
-        return fine, coarse, total
+    def _panels(self, batch: Batch, changes: _Changes, allowed: float) -> _Kept:
+        sums = self.integrand.zeros(list(self.integrand.reported))
+        stack = [_Panel(*ends) for ends in pairwise(self.integrand.path.breakpoints)][::-1]
+        total, evaluations, panels, reason = 0.0, 0, 0, "converged"
+        lost = 0.0  # what panels that had to be taken as they are left missing
+        while stack:
+            panel = stack.pop()
+            attributions, part = self._over_panel(panel, batch)
+            evaluations += NODES
+            residual = total + part - changes.between(0.0, panel.end)
+            is_complete = abs(residual - lost) <= allowed
+            # Halved, this panel takes two more, and each of the others one at least.
+            affordable = evaluations + NODES * (len(stack) + 2) <= self.adaptive.max_evaluations
+            if not is_complete and affordable and panel.end - panel.start > _NARROWEST:
+                middle = (panel.start + panel.end) / 2
+                stack += [_Panel(middle, panel.end), _Panel(panel.start, middle)]
+                continue
+            if not is_complete:
+                lost = residual
+                if reason == "converged":
+                    reason = "narrowest" if affordable else "max_evaluations"
+            for name, value in attributions.items():
+                sums[name].add_(value)
+            total, panels = total + part, panels + 1
+        return _Kept(sums, total, panels, evaluations, reason)
 
-    def _is_moved(self, sums: Attributions, fine: Attributions, coarse: Attributions) -> bool:
-        """Say whether the embedded rule would choose too many other top units."""
-        if self.adaptive.top is None:
-            return False
-        chosen = []
-        for panel in (fine, coarse):
-            magnitudes = self.magnitudes({n: sums[n] + value for n, value in panel.items()})
-            count = max(1, round(self.adaptive.fraction * len(magnitudes)))
-            chosen.append(set(magnitudes.topk(count).indices.tolist()))
-        return len(chosen[0] - chosen[1]) > self.adaptive.top * len(chosen[0])
+    def _over_panel(self, panel: _Panel, batch: Batch) -> tuple[Attributions, float]:
+        sums, total = self.integrand.zeros(list(self.integrand.reported)), 0.0
+        for node in place(self.rule.nodes, self.rule.weights, *panel):
+            for name, product in self._products(node, batch):
+                total += node.weight * float(product.sum(dtype=torch.float64))
+                if name in sums:
+                    sums[name].add_(product, alpha=node.weight)
+        return sums, total
 
-    def _value(self, alpha: float, batch: Batch) -> float:
-        return float(self.objective.values(self.path.evaluate(alpha), batch).double().sum())
+    def _products(self, node: Node, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        speed = self.integrand.path.derivative(node.alpha)
+        moving = [name for name, value in speed.items() if value.any()]
+        found = self.integrand.gradients(node.alpha, batch, moving, each=False)
+        check_finite_values([found.values], batch.first)
+        for name, gradient in found.by_name.items():
+            yield name, gradient * speed[name]
 
 
-def _entries(attributions: Attributions) -> Float[Tensor, "entries"]:
-    return torch.cat([value.abs().flatten() for value in attributions.values()])
+class _Changes:
+    """How much a batch's objective changes between places of the path, each measured once."""
+
+    def __init__(self, integrand: Integrand, batch: Batch) -> None:
+        self.integrand, self.batch = integrand, batch
+        self.known: dict[float, float] = {}
+
+    def between(self, start: float, end: float) -> float:
+        return self._at(end) - self._at(start)
+
+    @property
+    def rounding(self) -> float:
+        """How much the objective at the places known so far may be off by rounding."""
+        precision = max(torch.finfo(v.dtype).eps for v in self.integrand.path.start.values())
+        return 8 * precision * max(abs(value) for value in self.known.values())
+
+    def _at(self, alpha: float) -> float:
+        if alpha not in self.known:
+            values = self.integrand.values(alpha, self.batch, len(self.batch))
+            self.known[alpha] = float(values.sum())
+        return self.known[alpha]

@@ -3,112 +3,141 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Number
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paramattr.checkpoints import content
 from paramattr.errors import DataError
 
+LABELS = "labels"
+"""The entry of a mapping that the objective is given as targets."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs, targets and further arguments of the model for some samples, all batch first.
+    """Arguments of the model and targets of the objective for some samples, all batch first.
 
     Attributes:
-        inputs: one or more tensors `(B, ...)`, the model's first arguments.
+        inputs: tensors `(B, ...)`, the model's first arguments; empty where all are keywords.
         targets: a tensor `(B, ...)`, a tuple, list or dict of such, or None.
         extra: the model's further arguments; tensors are batch first, all else is passed on as it
             is to every sample.
+        keywords: the model's keyword arguments, likewise.
         first: the number of the first sample in the batch that this one was cut from.
     """
 
     inputs: tuple[Tensor, ...]
-    targets: Any
-    extra: tuple[Any, ...]
+    targets: Any = None
+    extra: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = field(default_factory=dict)
     first: int = 0
 
     @classmethod
     def of(
         cls,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Any,
         targets: Any = None,
         additional_forward_args: Any = None,
         *,
         device: torch.device | None = None,
+        model: nn.Module | None = None,
     ) -> Batch:
         """Check that all tensors hold the same number of samples, and move them to `device`.
 
+        Args:
+            inputs: a tensor, a tuple of tensors, or a mapping (or dataclass) of keyword arguments.
+                Of a mapping that comes without targets, `labels` are the targets.
+            targets: what the objective compares the output with.
+            additional_forward_args: one argument, a tuple of them, or a mapping of keywords.
+            device: where to.
+            model: whose arguments the keywords are; an encoder-decoder gives its decoder inputs.
+
         Raises:
-            DataError: if an input is no tensor, there is no sample, or the numbers differ.
+            DataError: if an input is no tensor, there is no sample, the numbers differ, or the
+                model takes no such keyword.
         """
+        keywords: dict[str, Any] = {}
+        if _is_mapping(inputs):
+            keywords, inputs = _as_dict(inputs), ()
+            if targets is None and LABELS in keywords:
+                targets = keywords.pop(LABELS)
+                keywords |= _decoder_inputs(model, keywords, targets)
+        extra: Any = additional_forward_args
+        if isinstance(extra, Mapping):
+            keywords, extra = {**keywords, **extra}, ()
+        elif not isinstance(extra, tuple):
+            extra = () if extra is None else (extra,)
         several = inputs if isinstance(inputs, tuple | list) else (inputs,)
         _check_tensors(targets)
-        for number, one in enumerate(several):
-            if not isinstance(one, Tensor) or one.ndim == 0:
-                raise DataError(
-                    f"input {number} is {_described(one)}: expected a tensor with the batch first"
-                )
-        if not several:
-            raise DataError("there is no input: expected a tensor or a tuple of tensors")
-        extra = additional_forward_args
-        if not isinstance(extra, tuple):
-            extra = () if extra is None else (extra,)
-        size = several[0].shape[0]
-        if size == 0:
-            raise DataError("the inputs hold no sample: expected at least one")
-        for place, tensors in (("inputs", several), ("targets", targets), ("extra", extra)):
-            for tensor in tensors_in(tensors):
-                if tensor.ndim == 0 or tensor.shape[0] != size:
-                    label = "additional_forward_args" if place == "extra" else place
-                    raise DataError(
-                        f"the inputs hold {size} samples and the {label} "
-                        f"{tensor.shape[0] if tensor.ndim else 'a single number'}: expected as "
-                        "many of each, the batch first"
-                    )
-        moved = [mapped(part, lambda t: _usable(t, device)) for part in (several, targets, extra)]
-        return cls(tuple(moved[0]), moved[1], tuple(moved[2]))
+        _check_inputs(several, keywords)
+        _check_keywords(model, keywords)
+        named = (
+            ("inputs", (several, keywords)),
+            ("targets", targets),
+            ("additional_forward_args", extra),
+        )
+        _check_sizes(named)
+        moved = [
+            mapped(part, lambda tensor: _usable(tensor, device))
+            for part in (tuple(several), targets, tuple(extra), keywords)
+        ]
+        return cls(*moved)
 
     @classmethod
-    def from_loader(cls, item: Any, *, device: torch.device | None = None) -> Batch:
-        """Read what a data loader gives: `(inputs, targets)`, or a tensor alone.
+    def from_loader(
+        cls, item: Any, *, device: torch.device | None = None, model: nn.Module | None = None
+    ) -> Batch:
+        """Read what a data loader gives: `(inputs, targets)`, a tensor, or a mapping.
 
         Raises:
             DataError: for anything else.
         """
-        if isinstance(item, Tensor):
-            return cls.of(item, device=device)
+        if isinstance(item, Tensor) or _is_mapping(item):
+            return cls.of(item, device=device, model=model)
         if isinstance(item, tuple | list) and len(item) in (1, 2):
-            return cls.of(*item, device=device)
+            return cls.of(*item, device=device, model=model)
         raise DataError(
-            f"the loader gave {_described(item)}: expected (inputs, targets) or a tensor alone; "
-            "wrap the loader in a generator that gives that"
+            f"the loader gave {_described(item)}: expected (inputs, targets), a tensor alone, or a "
+            "mapping of keyword arguments; wrap the loader in a generator that gives that"
         )
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The model's positional arguments."""
+        return (*self.inputs, *self.extra)
 
     def __len__(self) -> int:
         """Count the samples."""
-        return self.inputs[0].shape[0]
+        return len(next(tensors_in((self.inputs, self.keywords))))
 
     def feed(self, update: Callable[[bytes], object]) -> None:
         """Give the batch's content to a digest's `update`, so that batches can be told apart."""
         for tensor in tensors_in(self._parts()):
             update(content(tensor))
+        if self.keywords:
+            update(repr(sorted(self.keywords)).encode())
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Cut the batch into batches of at most `size` samples, in order."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            inputs, targets, extra = (mapped(p, itemgetter(part)) for p in self._parts())
-            yield Batch(inputs, targets, extra, self.first + start)
+        return (self.part(start, size) for start in range(0, len(self), size))
 
-    def _parts(self) -> tuple[Any, Any, Any]:
-        return self.inputs, self.targets, self.extra
+    def part(self, start: int, size: int) -> Batch:
+        """Cut `size` samples out, or as many as there are."""
+        samples = slice(start, start + size)
+        inputs, targets, extra, keywords = mapped(
+            self._parts(), lambda tensor: tensor[samples] if tensor.ndim else tensor
+        )
+        return Batch(inputs, targets, extra, keywords, self.first + start)
+
+    def _parts(self) -> tuple[Any, Any, Any, Any]:
+        return self.inputs, self.targets, self.extra, self.keywords
 
 
 def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -135,6 +164,87 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
             yield from tensors_in(branch)
     elif isinstance(tree, dict):
         yield from tensors_in(tuple(tree.values()))
+
+
+def joined(trees: Sequence[Any]) -> Any:
+    """Put the tensors of several trees of one shape together along the batch."""
+    rest = zip(*(tensors_in(tree) for tree in trees), strict=True)
+    return mapped(trees[0], lambda first: torch.cat(next(rest)) if first.ndim else first)
+
+
+def no_batch(loader: Any) -> DataError:
+    """Say why a loader may have given nothing: an iterator is spent once it was read."""
+    if iter(loader) is loader:
+        return DataError(
+            f"the loader gave no batch: it is a {type(loader).__name__}, which can be read only "
+            "once, and was read before or made empty; give a list or a DataLoader, or make a new "
+            "one for each call"
+        )
+    return DataError("the loader gave no batch: expected at least one (inputs, targets)")
+
+
+def _is_mapping(item: Any) -> bool:
+    return isinstance(item, Mapping) or (is_dataclass(item) and not isinstance(item, type))
+
+
+def _as_dict(item: Any) -> dict[str, Any]:
+    if isinstance(item, Mapping):
+        return dict(item)
+    return {each.name: getattr(item, each.name) for each in fields(item)}
+
+
+def _decoder_inputs(
+    model: nn.Module | None, keywords: Mapping[str, Any], labels: Any
+) -> dict[str, Any]:
+    # An encoder-decoder that is not given the labels cannot make its decoder's inputs of them.
+    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    given = {"decoder_input_ids", "decoder_inputs_embeds"} & keywords.keys()
+    if prepare is None or given or not isinstance(labels, Tensor):
+        return {}
+    return {"decoder_input_ids": prepare(labels=labels)}
+
+
+def _check_inputs(several: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+    for number, one in enumerate(several):
+        if not isinstance(one, Tensor) or one.ndim == 0:
+            raise DataError(
+                f"input {number} is {_described(one)}: expected a tensor with the batch first"
+            )
+    if not several and next(tensors_in(dict(keywords)), None) is None:
+        raise DataError(
+            "there is no input: expected a tensor, a tuple of tensors, or a mapping that holds one"
+        )
+
+
+def _check_keywords(model: nn.Module | None, keywords: Mapping[str, Any]) -> None:
+    if model is None or not keywords:
+        return
+    taken = inspect.signature(model.forward).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    unknown = [name for name in keywords if name not in taken]
+    if unknown:
+        raise DataError(
+            f"the batch holds {unknown[0]!r}, which {type(model).__name__}.forward does not take: "
+            f"expected some of {', '.join(map(repr, taken))}; leave it out of the loader, and give "
+            f"targets as {LABELS!r} or as (inputs, targets)"
+        )
+
+
+def _check_sizes(named: Sequence[tuple[str, Any]]) -> None:
+    size = None
+    for label, tree in named:
+        for tensor in tensors_in(tree):
+            if size is None:
+                size = tensor.shape[0] if tensor.ndim else 0
+            if size == 0:
+                raise DataError("the inputs hold no sample: expected at least one")
+            if tensor.ndim == 0 or tensor.shape[0] != size:
+                raise DataError(
+                    f"the inputs hold {size} samples and the {label} "
+                    f"{tensor.shape[0] if tensor.ndim else 'a single number'}: expected as "
+                    "many of each, the batch first"
+                )
 
 
 def _check_tensors(targets: Any) -> None:

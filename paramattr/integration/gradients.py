@@ -2,122 +2,93 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, vmap
 
-from paramattr.errors import ModelError, ObjectiveError
-from paramattr.integration.batches import Batch, mapped, tensors_in
-from paramattr.objectives import Objective, SelfReference
-from paramattr.parameters import owners
-from paramattr.runtime.isolation import check_evaluating
+from paramattr.errors import ObjectiveError, ParamattrError
+from paramattr.integration.batches import Batch, joined, mapped, tensors_in
+from paramattr.integration.functional import FunctionalModel
+from paramattr.objectives import Objective, SelfReference, prediction
+from paramattr.runtime.compute import wide
 
-Call = Callable[[dict[str, Tensor], tuple[Any, ...]], Any]
-"""A model's parameters and buffers, and what is given to it, to its output."""
+_log = logging.getLogger(__name__)
+
+
+class Gradients(NamedTuple):
+    """What one place of the path gives.
+
+    Attributes:
+        values: the objective of each sample, `(B,)`; not looked at yet, see `check_finite_values`.
+        by_name: names to gradients, shaped like the parameters, or `(B, *shape)` per sample.
+    """
+
+    values: Float[Tensor, "b"]
+    by_name: dict[str, Tensor]
 
 
 class ObjectiveOfParameters:
-    """The objective as a function of the parameters: the model itself is never written to.
-
-    The model runs through `torch.func.functional_call` on the parameters it is given and on copies
-    of its buffers, so any layer works that plain autograd can differentiate, tied ones included.
+    """The objective as a function of the parameters.
 
     Args:
-        model: in evaluation mode.
+        model: as a function.
         objective: `(output, targets)` to a tensor `(B,)`.
-        dtype: precision that the model computes in; parameters, inputs and buffers are cast on
-            their way in, outputs and gradients on their way out. The parameters' own by default.
-            A half precision is mixed (`torch.autocast`): what is given is float32, and matrix
-            products and convolutions alone compute in it.
-        compile: whether `torch.compile` translates the model where it is differentiated; on a GPU
-            into CUDA graphs, which spares the launch of each kernel.
 
-    Raises:
-        ModelError: if a layer that acts otherwise in training (batch norm, dropout) is in training
-            mode.
+    Attributes:
+        is_batchable: whether several samples may be differentiated in one pass; False once `vmap`
+            could not follow the model or the objective.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        *,
-        dtype: torch.dtype | None = None,
-        compile: bool = False,
-    ) -> None:
-        check_evaluating(model)
-        self.model, self.objective, self.dtype = model, objective, dtype
-        self._mixed = dtype is not None and dtype.itemsize < torch.float32.itemsize
-        self._given_dtype = torch.float32 if self._mixed else dtype
-        self._call = partial(functional_call, model, tie_weights=False)
-        self._compiled: Call = self._call
-        if compile:
-            self._compiled = torch.compile(self._call, mode="reduce-overhead")
-        self._unchecked: list[tuple[Tensor, int]] | None = None
+    def __init__(self, model: FunctionalModel, objective: Objective) -> None:
+        self.model, self.objective = model, objective
+        self.is_batchable = True
         self._is_followed = False
-        self._places = {
-            name: [_joined(owner.path, owner.attribute) for owner in places]
-            for name, places in owners(model).items()
-        }
 
     def replica(self) -> ObjectiveOfParameters:
-        """Make one for another thread: modules of its own, around the same tensors.
-
-        `functional_call` puts its parameters into the model's modules while it runs, so two threads
-        cannot share them.
+        """Make one for another thread.
 
         Raises:
-            ModelError: if the model's modules cannot be copied.
+            ModelError: as `FunctionalModel.replica`.
         """
-        tensors = (*self.model.parameters(), *self.model.buffers())
-        try:
-            model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
-        except Exception as error:  # whatever the modules hold
-            raise ModelError(
-                f"the model ({type(self.model).__name__}) cannot be copied for several workers "
-                f"({error}): expected modules that copy.deepcopy can copy; take workers=1"
-            ) from error
-        return ObjectiveOfParameters(model, self.objective, dtype=self.dtype)
+        return ObjectiveOfParameters(self.model.replica(), self.objective)
 
-    @contextmanager
-    def checked_together(self) -> Iterator[None]:
-        """Look at the values but once, at the end: on an accelerator each look waits for them.
-
-        Raises:
-            ObjectiveError: at the end, as `gradient` does elsewhere, if one is not finite.
-        """
-        self._unchecked = []
-        try:
-            yield
-            unchecked = self._unchecked
-        finally:
-            self._unchecked = None
-        if unchecked and not torch.isfinite(torch.cat([v for v, _ in unchecked])).all():
-            for values, first in unchecked:
-                _check_finite_values(values, first)
-
-    def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "b"]:
         """Evaluate the objective without a graph.
 
         Returns:
             `(B,)`.
 
         Raises:
-            ObjectiveError: if the objective gives anything but one finite number a sample.
+            ObjectiveError: if the objective gives anything but one finite number per sample.
         """
         with torch.no_grad():
-            return self._evaluate(parameters, batch)
+            values = self._evaluate(parameters, batch)
+        check_finite_values([values], batch.first)
+        return values
+
+    def check_followed(self, parameters: Mapping[str, Tensor], batch: Batch) -> None:
+        """Refuse an objective that autograd can follow to none of the parameters.
+
+        Raises:
+            ObjectiveError: if it cannot.
+        """
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        if not self._evaluate(leaves, batch).requires_grad:
+            raise ObjectiveError(
+                "the objective does not depend on the parameters: expected a value that autograd "
+                "can follow; leave detach(), .item() and no_grad() out of model and objective"
+            )
 
     def gradient(
         self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
-    ) -> dict[str, Tensor]:
+    ) -> Gradients:
         """Differentiate the objective's sum over the batch; with one sample, that sample's.
 
         Args:
@@ -126,36 +97,38 @@ class ObjectiveOfParameters:
             names: the parameters to differentiate by.
 
         Returns:
-            Names to gradients shaped like the parameters; zeros where the objective does not
-            depend on one.
+            The objective's values, and gradients; zeros where it does not depend on a parameter.
 
         Raises:
-            ObjectiveError: if the objective gives anything but one finite number a sample, or
-                does not depend on the parameters.
+            ObjectiveError: if the objective does not give one number per sample.
         """
         # Cast before they are leaves: the same gradients, and nothing of the cast in the graph.
-        leaves = {name: self._cast(parameters[name].detach()).requires_grad_() for name in names}
-        values = self._evaluate({**parameters, **leaves}, batch, self._compiled)
-        if not leaves:
-            return {}
-        if not values.requires_grad and not self._is_differentiable(parameters, batch):
-            raise ObjectiveError(
-                "the objective does not depend on the parameters: expected a value that autograd "
-                "can follow; leave detach(), .item() and no_grad() out of model and objective"
-            )
-        if not values.requires_grad:  # it depends on other parameters alone
-            return {name: torch.zeros_like(parameters[name]) for name in leaves}
-        found = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
-        wide = [(name, parameters[name]) for name in leaves]
-        return {
-            name: torch.zeros_like(own) if gradient is None else gradient.to(own.dtype)
-            for (name, own), gradient in zip(wide, found, strict=True)
+        leaves = {
+            name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names
         }
+        values = self._evaluate({**parameters, **leaves}, batch, compiled=True)
+        # Their own memory: where graphs are replayed, the output's is written over.
+        kept = values.detach().clone()
+        found: Sequence[Tensor | None] = [None] * len(leaves)
+        if leaves and not values.requires_grad:  # it may depend on other parameters
+            self.check_followed(parameters, batch)
+        elif leaves:
+            found = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+        by_name = {}
+        for name, gradient in zip(leaves, found, strict=True):
+            if gradient is None:
+                by_name[name] = torch.zeros_like(leaves[name])
+            else:
+                by_name[name] = gradient.to(wide(gradient.dtype))
+        return Gradients(kept, by_name)
 
     def sample_gradients(
         self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
-    ) -> dict[str, Tensor]:
+    ) -> Gradients:
         """Differentiate each sample's objective, all samples in one pass (`torch.func.vmap`).
+
+        Where `vmap` cannot follow the model or the objective, the samples go one by one, and
+        `is_batchable` says so from then on.
 
         Args:
             parameters: as in `gradient`.
@@ -163,123 +136,96 @@ class ObjectiveOfParameters:
             names: as in `gradient`.
 
         Returns:
-            Names to gradients `(B, *shape)`.
+            The objective's values, and gradients `(B, *shape)`.
 
         Raises:
             ObjectiveError: as `gradient`.
-            RuntimeError: what `vmap` raises for a model or an objective that it cannot follow.
         """
-        parts = (batch.inputs, batch.targets, batch.extra)
-        tensors = list(tensors_in(parts))
+        names = list(names)
+        if self.is_batchable and len(batch) > 1:
+            try:
+                with warnings.catch_warnings():  # vmap's, of layers that it loops over itself
+                    warnings.simplefilter("ignore")
+                    return self._in_one_pass(parameters, batch, names)
+            except ParamattrError:
+                raise
+            except Exception as error:  # vmap fails in many ways; if it is not vmap, so does
+                self.is_batchable = False  # the loop
+                _log.info("samples go one by one, since vmap cannot follow: %s", error)
+        each = [self.gradient(parameters, sample, names) for sample in batch.chunks(1)]
+        return Gradients(
+            torch.cat([one.values for one in each]),
+            {name: torch.stack([one.by_name[name] for one in each]) for name in names},
+        )
 
-        def value(leaves: Mapping[str, Tensor], *sample: Tensor) -> tuple[Tensor, Tensor]:
-            own = iter(sample)
-            inputs, targets, extra = mapped(parts, lambda _: next(own)[None])
-            one = Batch(inputs, targets, extra, batch.first)
-            output = self._output({**parameters, **leaves}, one)
-            values = self.objective(output, one.targets)
-            _check_shape(values, 1)
-            return values[0], values[0]
-
-        leaves = {name: parameters[name].detach() for name in names}
-        each = vmap(grad(value, has_aux=True), in_dims=(None, *[0] * len(tensors)))
-        found, values = each(leaves, *tensors)
-        self._check_finite(values, batch.first)
-        if not self._is_followed and not any(gradient.any() for gradient in found.values()):
-            self.gradient(parameters, next(batch.chunks(1)), names)  # says if it cannot be followed
-        self._is_followed = True
-        gradients: dict[str, Tensor] = found
-        return gradients
-
-    def referenced(self, parameters: Callable[[], Mapping[str, Tensor]], batch: Batch) -> Batch:
+    def referenced(
+        self, parameters: Callable[[], Mapping[str, Tensor]], batch: Batch, at_once: int
+    ) -> Batch:
         """Give a batch the model's own outputs as targets, if the objective asks for them.
 
         Args:
             parameters: gives those of the target.
             batch: samples.
+            at_once: most samples that run together.
         """
         if not isinstance(self.objective, SelfReference):
             return batch
         with torch.no_grad():
-            return replace(batch, targets=self._output(parameters(), batch))
+            own = parameters()
+            outputs = [prediction(self.model(own, part)) for part in batch.chunks(at_once)]
+        return replace(batch, targets=joined(outputs))
 
-    def _is_differentiable(self, parameters: Mapping[str, Tensor], batch: Batch) -> bool:
-        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        return self._evaluate(leaves, batch).requires_grad
+    def _in_one_pass(
+        self, parameters: Mapping[str, Tensor], batch: Batch, names: list[str]
+    ) -> Gradients:
+        parts = (batch.inputs, batch.targets, batch.extra, batch.keywords)
+        tensors = list(tensors_in(parts))
+
+        def value(leaves: Mapping[str, Tensor], *sample: Tensor) -> tuple[Tensor, Tensor]:
+            rest = iter(sample)
+            inputs, targets, extra, keywords = mapped(parts, lambda _: next(rest)[None])
+            one = Batch(inputs, targets, extra, keywords, batch.first)
+            values = self._evaluate({**parameters, **leaves}, one)
+            return values[0], values[0]
+
+        leaves = {name: parameters[name].detach() for name in names}
+        each = vmap(grad(value, has_aux=True), in_dims=(None, *[0] * len(tensors)))
+        by_name, values = each(leaves, *tensors)
+        if not self._is_followed and not any(gradient.any() for gradient in by_name.values()):
+            self.check_followed(parameters, batch.part(0, 1))
+        self._is_followed = True
+        return Gradients(values, by_name)
 
     def _evaluate(
-        self, parameters: Mapping[str, Tensor], batch: Batch, call: Call | None = None
+        self, parameters: Mapping[str, Tensor], batch: Batch, *, compiled: bool = False
     ) -> Tensor:
-        values = self.objective(self._output(parameters, batch, call), batch.targets)
+        output = self.model(parameters, batch, compiled=compiled)
+        values = self.objective(output, batch.targets)
         _check_shape(values, len(batch))
-        self._check_finite(values, batch.first)
         return values
 
-    def _check_finite(self, values: Tensor, first: int) -> None:
-        if self._unchecked is None:
-            _check_finite_values(values, first)
-        else:
-            # Its own memory: where graphs are replayed, the output's is written over.
-            self._unchecked.append((values.detach().clone(), first))
 
-    def _output(
-        self, parameters: Mapping[str, Tensor], batch: Batch, call: Call | None = None
-    ) -> Any:
-        # Every place is named once and ties are written out here: where one module has two names,
-        # functional_call's own tying swaps it twice and leaves the model with the second value.
-        state = {
-            place: value
-            for name, value in parameters.items()
-            for place in self._places.get(name, [name])
-        }
-        state = {**_copied_buffers(self.model, next(iter(state.values())).device), **state}
-        given = tuple(  # a model may write into what it is given
-            one.clone() if isinstance(one, Tensor) else one for one in (*batch.inputs, *batch.extra)
-        )
-        if self.dtype is not None:
-            state, given = (mapped(part, self._cast) for part in (state, given))
-        before = torch.get_rng_state() if self.model.training else None
-        with self._autocast(next(iter(state.values())).device):
-            output = (call or self._call)(state, given)
-        if before is not None and not torch.equal(before, torch.get_rng_state()):
-            raise ModelError(
-                f"the model ({type(self.model).__name__}) is in training mode and draws random "
-                "numbers, as functional dropout does: call model.eval() first"
+def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int) -> None:
+    """Refuse objectives that are not finite.
+
+    Args:
+        values: of the same samples at several places; looked at once, since on an accelerator each
+            look waits for them.
+        first: the number of the first sample.
+
+    Raises:
+        ObjectiveError: naming the first sample whose objective is not finite.
+    """
+    if not values or torch.isfinite(torch.cat(list(values))).all():
+        return
+    for place in values:
+        if not torch.isfinite(place).all():
+            bad = int((~torch.isfinite(place)).nonzero()[0])
+            raise ObjectiveError(
+                f"the objective is {place[bad].item()} for sample {first + bad}: expected a finite "
+                "number; check that sample's inputs and targets, and the model's range in this "
+                "precision"
             )
-        if self.dtype is None:
-            return output
-        return mapped(output, _widened)
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        if not self._mixed:
-            return nullcontext()
-        # Its cache would outlive a point of the path, and does not know vmap's tensors.
-        return torch.autocast(device.type, self.dtype, cache_enabled=False)
-
-    def _cast(self, one: Tensor) -> Tensor:
-        if self._given_dtype is None or not one.is_floating_point():
-            return one
-        return one.to(self._given_dtype)
-
-
-def _widened(one: Tensor) -> Tensor:
-    kind = torch.promote_types(one.dtype, torch.float32)
-    return one.to(kind) if one.is_floating_point() else one
-
-
-def _copied_buffers(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
-    copies: dict[int, Tensor] = {}
-    state = {}
-    for path, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
-            if id(buffer) not in copies:
-                copies[id(buffer)] = buffer.to(device, copy=True)
-            state[_joined(path, name)] = copies[id(buffer)]
-    return state
-
-
-def _joined(path: str, attribute: str) -> str:
-    return f"{path}.{attribute}" if path else attribute
 
 
 def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
@@ -306,25 +252,15 @@ def _check_shape(values: object, samples: int) -> None:
     if not isinstance(values, Tensor):
         raise ObjectiveError(
             f"the objective gave a {type(values).__name__}: expected a tensor of shape "
-            f"({samples},), one number a sample"
+            f"({samples},), one number per sample"
         )
     if values.ndim == 0:
         raise ObjectiveError(
-            f"the objective gave a scalar: expected one number a sample, shape ({samples},); sum "
+            f"the objective gave a scalar: expected one number per sample, shape ({samples},); sum "
             "over all but the batch (reduction='none', then .flatten(1).sum(1))"
         )
     if values.shape != (samples,):
         raise ObjectiveError(
-            f"the objective gave shape {tuple(values.shape)}: expected ({samples},), one number a "
-            "sample; sum over all but the batch"
-        )
-
-
-def _check_finite_values(values: Tensor, first: int) -> None:
-    if not torch.isfinite(values).all():
-        bad = int((~torch.isfinite(values)).nonzero()[0])
-        raise ObjectiveError(
-            f"the objective is {values[bad].item()} for sample {first + bad}: expected a finite "
-            "number; check that sample's inputs and targets, and the model's range in this "
-            "precision"
+            f"the objective gave shape {tuple(values.shape)}: expected ({samples},), one number "
+            "per sample; sum over all but the batch"
         )

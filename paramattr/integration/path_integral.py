@@ -1,216 +1,214 @@
-"""The integral of Eq. 5 over a batch: a path, a quadrature rule and an objective put together."""
+"""The integral of Eq. 5 over a batch by a rule of fixed nodes."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import warnings
 from collections.abc import Iterator
-from itertools import chain, pairwise
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.checkpoints import fingerprint
-from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
-from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_gradients
-from paramattr.objectives import described
-from paramattr.paths import Path, StraightLine, breakpoints
+from paramattr.integration.gradients import check_finite_gradients, check_finite_values
+from paramattr.integration.integrand import Attributions, Integrand
 from paramattr.quadrature import Rule
+from paramattr.runtime.compute import wide
 
-_log = logging.getLogger(__name__)
 
-Attributions = dict[str, Tensor]
-Node = tuple[float, float, list[str]]
-"""A node of the path: its alpha, its weight, and the parameters that move there."""
+class Spent(NamedTuple):
+    """What the adaptive integration of one sample (or of one summed batch) took.
+
+    Attributes:
+        evaluations: gradients.
+        panels: pieces of the path that were kept.
+        residual: the attributions' sum minus the objective's change, over that change's size.
+        reason: `"converged"`; `"max_evaluations"` where they were spent before that; or
+            `"narrowest"` where a panel was halved 16 times and is not good enough yet.
+    """
+
+    evaluations: int
+    panels: int
+    residual: float
+    reason: str
+
+
+class Integrated(NamedTuple):
+    """What an integral over one sample, or over a summed batch, came to.
+
+    Attributes:
+        attributions: of what is reported.
+        total: their sum, with all else that moves if that was asked for; a scalar in float64.
+        spent: what it took, where that is not known beforehand.
+    """
+
+    attributions: Attributions
+    total: Tensor
+    spent: Spent | None = None
+
+
+class Integral(Protocol):
+    """What every way of integrating offers."""
+
+    integrand: Integrand
+
+    def over(self, batch: Batch, *, whole: bool) -> Integrated:
+        """Integrate the objective's sum over a batch."""
+        ...
+
+    def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
+        """Integrate for each sample by itself."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Describe the integral, so that two runs can be told apart."""
+        ...
+
+
+class Node(NamedTuple):
+    """A node of a rule on the path: where it is, and how much it counts."""
+
+    alpha: float
+    weight: float
+
+
+class Stretch(NamedTuple):
+    """Nodes between which the path's speed does not change, and what moves there.
+
+    On a path of straight pieces these are the nodes of a piece; on a curved one each by itself.
+    """
+
+    nodes: tuple[Node, ...]
+    moving: list[str]
 
 
 class PathIntegral:
-    """One path, one rule, one objective: the integral over any batch.
+    """The integral of an integrand by a rule that is placed on each smooth piece of the path.
+
+    On a stretch of constant speed the gradients are summed, and multiplied by the speed once:
+
+        Σ_k w_k ∂L(γ(α_k))/∂γ_i · v_i = v_i Σ_k w_k ∂L(γ(α_k))/∂γ_i
 
     Args:
-        objective: as a function of the parameters.
-        path: from the target to the baseline.
-        rule: placed on each smooth piece of the path.
-        reported: the parameters whose attributions are kept.
-
-    Attributes:
-        nodes: each node's alpha, weight, and the parameters that move there.
-        device: where the path's parameters are.
-        batched: whether several samples may be differentiated in one pass.
-        straight: whether the path has one derivative all along.
+        integrand: the objective along the path.
+        rule: nodes and weights on [0, 1].
     """
 
-    def __init__(
-        self, objective: ObjectiveOfParameters, path: Path, rule: Rule, reported: list[str]
-    ) -> None:
-        self.objective, self.path, self.rule, self.reported = objective, path, rule, reported
-        self.batched, self.straight = True, isinstance(path, StraightLine)
-        start = path.evaluate(0.0)
-        self.device = next(iter(start.values())).device
-        self._shapes = {
-            name: torch.empty_like(value, device="meta") for name, value in start.items()
-        }
-        self._moving = _moving(path, 0.0) if self.straight else None
-        self.nodes = [
-            node for start, end in pairwise(breakpoints(path)) for node in self.placed(start, end)
-        ]
+    def __init__(self, integrand: Integrand, rule: Rule) -> None:
+        self.integrand, self.rule = integrand, rule
+        self.reported = frozenset(integrand.reported)
+        self.stretches: list[Stretch] = []
+        for start, end in pairwise(integrand.path.breakpoints):
+            nodes = place(rule.nodes, rule.weights, start, end)
+            groups = [nodes] if integrand.path.is_piecewise_linear else [(n,) for n in nodes]
+            for group in groups:
+                self.stretches.append(Stretch(group, integrand.moving(group[0].alpha)))
 
-    def values(self, alpha: float, batch: Batch, chunk: int) -> Float[Tensor, "b"]:
-        """Evaluate the objective at one place of the path, at most `chunk` samples at once.
+    @property
+    def moving(self) -> list[str]:
+        """Name all that moves somewhere."""
+        return list(dict.fromkeys(name for stretch in self.stretches for name in stretch.moving))
 
-        Returns:
-            `(B,)`, in float64.
+    def replica(self) -> PathIntegral:
+        """Make one for another thread.
+
+        Raises:
+            ModelError: as `FunctionalModel.replica`.
         """
-        point = self.path.evaluate(alpha)
-        parts = [
-            self.objective.values(point, self._referenced(part)) for part in batch.chunks(chunk)
-        ]
-        return torch.cat(parts).double()
+        other = copy.copy(self)
+        other.integrand = self.integrand.replica()
+        return other
 
-    def replicas(self, workers: int) -> list[PathIntegral]:
-        """Give each worker an integral of its own; this one, where there is one worker."""
-        if workers == 1:
-            return [self]
-        found = [copy.copy(self) for _ in range(workers)]
-        for replica in found:
-            replica.objective = self.objective.replica()
-        return found
-
-    def zeros(self, leading: tuple[int, ...] = ()) -> Attributions:
-        """Make zeros of the reported parameters' shapes, behind `leading` ones."""
-        zeros = {}
-        for name in self.reported:
-            like = self._shapes[name]
-            shape, kind = (*leading, *like.shape), _accumulator(like)
-            if leading:
-                zeros[name] = torch.zeros(shape, dtype=kind, device=self.device)
-                continue
-            # With the parameter's strides; `zeros_like` of a meta tensor would import SymPy.
-            empty = torch.empty_strided(shape, like.stride(), dtype=kind, device=self.device)
-            zeros[name] = empty.zero_()
-        return zeros
-
-    def over(self, batch: Batch, *, whole: bool, each: bool = False) -> tuple[Attributions, Tensor]:
-        """Integrate over the path.
+    def over(self, batch: Batch, *, whole: bool) -> Integrated:
+        """Integrate the objective's sum over a batch.
 
         Args:
             batch: samples.
-            whole: total all that moves, not the reported parameters alone.
-            each: keep the samples apart, `(B, ...)`, rather than sum over them.
-        """
-        leading = (len(batch),) if each else ()
-        sums, batch = self.zeros(leading), self._referenced(batch)
-        total = torch.zeros(leading, dtype=torch.float64, device=self.device)
-        with self.objective.checked_together():
-            for alpha, weight, moving in self.nodes:
-                names = moving if whole else [name for name in moving if name in sums]
-                if not names:
-                    continue
-                if self.straight and not whole:  # its speed comes in at the end
-                    _add(sums, self._gradients(alpha, batch, names, each=each), weight)
-                    continue
-                for name, product in self.products(alpha, batch, names, each=each):
-                    if name in sums:
-                        sums[name].add_(product, alpha=weight)
-                    if whole:
-                        flat = product.reshape(*leading, -1)
-                        total += weight * flat.sum(-1, dtype=torch.float64)
-        if self.straight and not whole:
-            for name, speed in self.path.derivative(0.0).items():
-                if name in sums:
-                    sums[name].mul_(speed)
-        check_finite_gradients({**sums, "a parameter": total}, batch)
-        return sums, total
+            whole: total all that moves, not what is reported alone.
 
-    def samples(
-        self, batch: Batch, *, whole: bool, at_once: int = 1
-    ) -> Iterator[tuple[Attributions, Tensor]]:
+        Raises:
+            ObjectiveError: if the objective or a gradient is not finite somewhere.
+        """
+        return self._integrated(batch, whole=whole, each=False)
+
+    def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
         """Integrate over the path for each sample by itself.
 
         Args:
             batch: samples.
             whole: as in `over`.
-            at_once: samples whose gradients are taken in one pass. Where the model or the
-                objective cannot be batched (`torch.func.vmap`), they go one by one.
+            at_once: samples whose gradients are taken in one pass, while the model and the
+                objective can be batched (`torch.func.vmap`).
         """
-        for part in batch.chunks(at_once):
-            several = None
-            if len(part) > 1 and self.batched:
-                try:
-                    with warnings.catch_warnings():  # vmap's, of layers that it loops over itself
-                        warnings.simplefilter("ignore")
-                        several = self.over(part, whole=whole, each=True)
-                except ParamattrError:
-                    raise
-                except Exception as error:  # vmap fails in many ways; if it is not vmap, so does
-                    self.batched = False  # the loop
-                    _log.info("samples go one by one, since vmap cannot follow: %s", error)
-            if several is None:
-                for sample in part.chunks(1):
-                    yield self.over(sample, whole=whole)
+        start = 0
+        while start < len(batch):
+            size = at_once if self.integrand.objective.is_batchable else 1
+            part = batch.part(start, size)
+            start += len(part)
+            if len(part) == 1:
+                yield self.over(part, whole=whole)
                 continue
-            sums, totals = several
+            sums, totals, _ = self._integrated(part, whole=whole, each=True)
             for number in range(len(part)):
-                yield {name: value[number] for name, value in sums.items()}, totals[number]
-
-    def products(
-        self, alpha: float, batch: Batch, names: list[str], *, each: bool = False
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Give ∂L/∂γ_i · ∂γ_i/∂α at one place, parameter by parameter, as `over` has them."""
-        gradients = self._gradients(alpha, batch, names, each=each)
-        speeds = self.path.derivative(alpha)
-        for name, gradient in gradients.items():
-            kind = _accumulator(gradient)
-            yield name, gradient.to(kind) * speeds[name].to(kind)
-
-    def _gradients(
-        self, alpha: float, batch: Batch, names: list[str], *, each: bool
-    ) -> dict[str, Tensor]:
-        differentiate = self.objective.sample_gradients if each else self.objective.gradient
-        return differentiate(self.path.evaluate(alpha), batch, names)
-
-    def placed(self, start: float, end: float) -> Iterator[Node]:
-        """Give the rule's nodes on a piece of the path."""
-        # A node at a breakpoint belongs to the piece it was placed on: step inside it.
-        low = start if start == 0 else math.nextafter(start, end)
-        high = end if end == 1 else math.nextafter(end, start)
-        for node, weight in zip(self.rule.nodes, self.rule.weights, strict=True):
-            alpha = min(max(start + node * (end - start), low), high)
-            moving = self._moving or _moving(self.path, alpha)
-            yield alpha, weight * (end - start), moving
-
-    def _referenced(self, batch: Batch) -> Batch:
-        return self.objective.referenced(lambda: self.path.evaluate(0.0), batch)
+                yield Integrated({n: value[number] for n, value in sums.items()}, totals[number])
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
-        places = breakpoints(self.path)
-        inside = [start + 0.38 * (end - start) for start, end in pairwise(places)]  # if curved
-        points = (self.path.evaluate(alpha) for alpha in (*places, *inside))  # one at a time
-        buffers = dict(self.objective.model.named_buffers())
-        return {
-            "method": "parameter path",
-            "rule": self.rule.settings(),
-            "path": fingerprint(chain(points, [buffers])),
-            "objective": described(self.objective.objective),
-            "dtype": str(self.objective.dtype),
-            "parameters": self.reported,
-        }
+        return {**self.integrand.settings(), "rule": self.rule.settings()}
+
+    def _integrated(self, batch: Batch, *, whole: bool, each: bool) -> Integrated:
+        integrand, leading = self.integrand, (len(batch),) if each else ()
+        sums: Attributions = {}
+        total = torch.zeros(leading, dtype=torch.float64, device=integrand.device)
+        values: list[Float[Tensor, "b"]] = []
+        for stretch in self.stretches:
+            names = [name for name in stretch.moving if whole or name in self.reported]
+            if not names:
+                continue
+            raw = integrand.zeros(names, leading, of_gradients=True)
+            for node in stretch.nodes:
+                found = integrand.gradients(node.alpha, batch, names, each=each)
+                values.append(found.values)
+                _add(raw, found.by_name, node.weight)
+                del found  # before the next pass makes more
+            speed = integrand.path.derivative(stretch.nodes[0].alpha)
+            for name in names:
+                product = raw.pop(name).mul_(speed[name])
+                if whole:
+                    total += product.reshape(*leading, -1).sum(-1, dtype=torch.float64)
+                product = product.to(wide(speed[name].dtype))
+                if name in self.reported:
+                    sums[name] = sums[name].add_(product) if name in sums else product
+        still = [name for name in integrand.reported if name not in sums]
+        sums = {**integrand.zeros(still, leading), **sums}
+        check_finite_values(values, batch.first)
+        check_finite_gradients({**sums, "a parameter": total}, batch)
+        return Integrated({name: sums[name] for name in integrand.reported}, total)
+
+
+def place(
+    nodes: tuple[float, ...], weights: tuple[float, ...], start: float, end: float
+) -> tuple[Node, ...]:
+    """Put a rule's nodes on a piece of the path.
+
+    >>> place((0.0, 0.5), (0.5, 0.5), 0.0, 0.5)
+    (Node(alpha=0.0, weight=0.25), Node(alpha=0.25, weight=0.25))
+    """
+    # A node at a breakpoint belongs to the piece it was placed on: step inside it.
+    low = start if start == 0 else math.nextafter(start, end)
+    high = end if end == 1 else math.nextafter(end, start)
+    return tuple(
+        Node(min(max(start + node * (end - start), low), high), weight * (end - start))
+        for node, weight in zip(nodes, weights, strict=True)
+    )
 
 
 def _add(sums: Attributions, gradients: Attributions, weight: float) -> None:
-    """Add to the sums; what is given is gone on return, before the next pass makes more."""
-    torch._foreach_add_([sums[name] for name in gradients], list(gradients.values()), alpha=weight)
-
-
-def _moving(path: Path, alpha: float) -> list[str]:
-    return [name for name, speed in path.derivative(alpha).items() if speed.any()]
-
-
-def _accumulator(value: Tensor) -> torch.dtype:
-    return torch.promote_types(value.dtype, torch.float32)
+    """Add to the sums, all parameters in one call."""
+    if gradients:
+        torch._foreach_add_(
+            [sums[name] for name in gradients], list(gradients.values()), alpha=weight
+        )

@@ -1,0 +1,152 @@
+"""A model as a function of its parameters: the model itself is never written to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from paramattr.errors import ModelError
+from paramattr.integration.batches import Batch, mapped
+from paramattr.integration.reaching import reaching
+from paramattr.parameters import owners
+from paramattr.runtime.compute import Compute, wide
+from paramattr.runtime.isolation import check_evaluating
+
+Call = Callable[[dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
+"""Parameters and buffers, positional arguments and keyword arguments to the model's output."""
+
+
+class FunctionalModel:
+    """Run a model on parameters and buffers that are not its own.
+
+    It runs through `torch.func.functional_call` on the values it is given and on copies of its
+    remaining buffers, so any layer works that plain autograd can differentiate, tied ones included.
+
+    Args:
+        model: in evaluation mode.
+        compute: precision and compiler.
+        moving: names of the buffers that are given too, and differentiated.
+
+    Raises:
+        ModelError: if a layer that acts otherwise in training (batch norm, dropout) is in training
+            mode.
+    """
+
+    def __init__(
+        self, model: nn.Module, compute: Compute | None = None, moving: Iterable[str] = ()
+    ) -> None:
+        check_evaluating(model)
+        compute = Compute() if compute is None else compute
+        self.model, self.compute, self.moving = model, compute, tuple(moving)
+        self.given_dtype = compute.given_dtype(model)
+        self._reaching = reaching(model, self.moving)
+        self._compiled: Call = self._call
+        if compute.compile:
+            self._compiled = torch.compile(self._call, mode="reduce-overhead")
+        self._places = {
+            name: [_joined(owner.path, owner.attribute) for owner in places]
+            for name, places in owners(model).items()
+        } | _places_of_buffers(model, self.moving)
+
+    def __call__(
+        self, values: Mapping[str, Tensor], batch: Batch, *, compiled: bool = False
+    ) -> Any:
+        """Run the model.
+
+        Args:
+            values: names to parameters, and to buffers that move.
+            batch: what the model is given.
+            compiled: whether the translated model runs, if it is translated.
+
+        Returns:
+            The model's output, its tensors in float32 at least if a precision was asked for.
+
+        Raises:
+            ModelError: if the model draws random numbers.
+        """
+        # Every place is named once and ties are written out here: where one module has two names,
+        # functional_call's own tying swaps it twice and leaves the model with the second value.
+        state = {
+            place: value
+            for name, value in values.items()
+            for place in self._places.get(name, [name])
+        }
+        device = next(iter(state.values())).device
+        state = {**_copied_buffers(self.model, device), **state}
+        given, keywords = mapped((batch.arguments, batch.keywords), torch.clone)  # it may write
+        if self.given_dtype is not None:
+            state, given, keywords = (mapped(part, self.cast) for part in (state, given, keywords))
+        before = torch.get_rng_state() if self.model.training else None
+        with self.compute.autocast(device):
+            output = (self._compiled if compiled else self._call)(state, given, keywords)
+        if before is not None and not torch.equal(before, torch.get_rng_state()):
+            raise ModelError(
+                f"the model ({type(self.model).__name__}) is in training mode and draws random "
+                "numbers, as functional dropout does: call model.eval() first"
+            )
+        return output if self.given_dtype is None else mapped(output, _widened)
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        """Give a floating-point tensor the precision that the model takes."""
+        if self.given_dtype is None or not tensor.is_floating_point():
+            return tensor
+        return tensor.to(self.given_dtype)
+
+    def replica(self) -> FunctionalModel:
+        """Make one for another thread: modules of its own, around the same tensors.
+
+        `functional_call` puts its parameters into the model's modules while it runs, so two threads
+        cannot share them.
+
+        Raises:
+            ModelError: if the model's modules cannot be copied.
+        """
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        try:
+            model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        except Exception as error:  # whatever the modules hold
+            raise ModelError(
+                f"the model ({type(self.model).__name__}) cannot be copied for several workers "
+                f"({error}): expected modules that copy.deepcopy can copy; take workers=1"
+            ) from error
+        return FunctionalModel(model, self.compute, self.moving)
+
+    def _call(
+        self, state: dict[str, Tensor], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        with self._reaching:
+            return functional_call(self.model, state, arguments, keywords, tie_weights=False)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.to(wide(tensor.dtype)) if tensor.is_floating_point() else tensor
+
+
+def _copied_buffers(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    copies: dict[int, Tensor] = {}
+    state = {}
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            if id(buffer) not in copies:
+                copies[id(buffer)] = buffer.to(device, copy=True)
+            state[_joined(path, name)] = copies[id(buffer)]
+    return state
+
+
+def _places_of_buffers(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+    moving = {id(model.get_buffer(name)): name for name in names}
+    places: dict[str, list[str]] = {name: [] for name in moving.values()}
+    for path, module in model.named_modules():
+        for attribute, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            if id(buffer) in moving:
+                places[moving[id(buffer)]].append(_joined(path, attribute))
+    return places
+
+
+def _joined(path: str, attribute: str) -> str:
+    return f"{path}.{attribute}" if path else attribute

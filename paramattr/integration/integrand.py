@@ -1,0 +1,110 @@
+"""What is integrated: an objective along a path, at any place of it and over any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paramattr.checkpoints import fingerprint
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import Gradients, ObjectiveOfParameters
+from paramattr.objectives import described
+from paramattr.paths import FittedPath
+from paramattr.runtime.compute import wide
+
+Attributions = dict[str, Tensor]
+"""Names to tensors shaped like the parameters, or `(B, *shape)` per sample."""
+
+
+@dataclass(frozen=True)
+class Integrand:
+    """∂L(γ(α), x)/∂γ(α)_i · ∂γ(α)_i/∂α of Eq. 5, at any α and for any batch.
+
+    Attributes:
+        objective: as a function of the parameters.
+        path: from the target to the baseline.
+        reported: the names whose attributions are kept.
+    """
+
+    objective: ObjectiveOfParameters
+    path: FittedPath
+    reported: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the path's parameters are."""
+        return next(iter(self.path.start.values())).device
+
+    def replica(self) -> Integrand:
+        """Make one for another thread.
+
+        Raises:
+            ModelError: as `FunctionalModel.replica`.
+        """
+        return replace(self, objective=self.objective.replica())
+
+    def referenced(self, batch: Batch, at_once: int) -> Batch:
+        """Fill in the targets of a batch, if they are the target model's own outputs."""
+        return self.objective.referenced(lambda: self.path.evaluate(0.0), batch, at_once)
+
+    def values(self, alpha: float, batch: Batch, at_once: int) -> Float[Tensor, "b"]:
+        """Evaluate the objective at one place of the path, at most `at_once` samples together.
+
+        Returns:
+            `(B,)`, in float64.
+        """
+        point = self.path.evaluate(alpha)
+        parts = [self.objective.values(point, part) for part in batch.chunks(at_once)]
+        return torch.cat(parts).double()
+
+    def moving(self, alpha: float) -> list[str]:
+        """Name the parameters that move at one place."""
+        return [name for name, speed in self.path.derivative(alpha).items() if speed.any()]
+
+    def gradients(self, alpha: float, batch: Batch, names: list[str], *, each: bool) -> Gradients:
+        """Differentiate the objective at one place, per sample or summed over the batch."""
+        function = self.objective.sample_gradients if each else self.objective.gradient
+        return function(self.path.evaluate(alpha), batch, names)
+
+    def zeros(
+        self, names: list[str], leading: tuple[int, ...] = (), *, of_gradients: bool = False
+    ) -> Attributions:
+        """Make zeros of the parameters' shapes, behind `leading` ones, in their memory layout.
+
+        Args:
+            names: of parameters.
+            leading: sizes of the dimensions before the parameter's own.
+            of_gradients: whether they are in the gradients' precision, where that is wider.
+        """
+        zeros, given = {}, self.objective.model.given_dtype
+        for name in names:
+            like = self.path.start[name]
+            shape, kind = (*leading, *like.shape), wide(like.dtype)
+            if of_gradients and given is not None:
+                kind = torch.promote_types(kind, given)
+            if leading:
+                zeros[name] = torch.zeros(shape, dtype=kind, device=like.device)
+            else:
+                zeros[name] = torch.zeros_like(like, dtype=kind)
+        return zeros
+
+    def settings(self) -> dict[str, Any]:
+        """Describe the integrand, so that two runs can be told apart."""
+        places = self.path.breakpoints
+        inside = [start + 0.38 * (end - start) for start, end in pairwise(places)]  # if curved
+        points = (self.path.evaluate(alpha) for alpha in (*places, *inside))  # one at a time
+        model = self.objective.model
+        buffers: Iterator[dict[str, Tensor]] = iter([dict(model.model.named_buffers())])
+        return {
+            "method": "parameter path",
+            "path": fingerprint(chain(points, buffers)),
+            "objective": described(self.objective.objective),
+            "dtype": str(model.compute.dtype),
+            "parameters": list(self.reported),
+        }

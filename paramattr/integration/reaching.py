@@ -1,0 +1,122 @@
+"""Operations written out so that autograd reaches what they hold still.
+
+PyTorch's batch norm in evaluation mode gives its running statistics no gradient, and an embedding
+cuts the gradient of its padding row. Where these differ between two models, a path moves them, and
+the change of the objective is theirs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from paramattr.buffers import Statistics
+
+
+def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextManager[Any]:
+    """Write out what cuts gradients while the model runs, if the model holds any such thing.
+
+    Args:
+        model: what is going to run.
+        moving: names of the buffers that move along the path.
+    """
+    names = set(moving)
+    for path, module in model.named_modules():
+        dot = f"{path}." if path else ""
+        has_statistics = isinstance(module, Statistics)
+        if has_statistics and names & {f"{dot}running_mean", f"{dot}running_var"}:
+            return Reaching()
+        if getattr(module, "padding_idx", None) is not None:
+            return Reaching()
+        if any(getattr(module, cut, False) is True for cut in ("scale_grad_by_freq", "sparse")):
+            return Reaching()
+    return nullcontext()
+
+
+class Reaching(TorchFunctionMode):
+    """While it is entered, normalisation and embedding let every gradient through."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call the operation written out, where there is one, else the operation."""
+        return _WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _normalised(input, running_mean, running_var, weight, bias, eps)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if use_input_stats or running_mean is None or running_var is None:
+        return F.instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
+    return _normalised(input, running_mean, running_var, weight, bias, eps)
+
+
+def _normalised(
+    input: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    def along(channels: Tensor) -> Tensor:
+        return channels.reshape(1, -1, *[1] * (input.ndim - 2))
+
+    scale = torch.rsqrt(variance + eps)
+    output = (input - along(mean)) * along(scale if weight is None else scale * weight)
+    return output if bias is None else output + along(bias)
+
+
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    return F.embedding(input, weight, None, max_norm, norm_type)
+
+
+def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
+    # Of a bag, `padding_idx` says what is left out of the sum: it stays.
+    return F.embedding_bag(*args, **{**kwargs, "scale_grad_by_freq": False, "sparse": False})
+
+
+_WRITTEN_OUT: dict[Any, Callable[..., Tensor]] = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
+}

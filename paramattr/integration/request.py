@@ -1,0 +1,88 @@
+"""What a `score` is asked for: one loader or several conditions, one set of units or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from paramattr.errors import DataError, UnitError
+from paramattr.integration.sums import Reduced, reduced
+from paramattr.units.index import UnitIndex
+from paramattr.units.reducers import Reducer
+from paramattr.units.scores import Scores
+
+Loaders = Iterable[Any] | Mapping[str, Iterable[Any]]
+"""Batches, or the batches of each condition by its name."""
+Reducers = str | Reducer | Sequence[str | Reducer]
+"""One reducer, or several."""
+
+
+class Request:
+    """The conditions and units of one call.
+
+    Args:
+        model: whose units.
+        loader: batches, or a mapping of conditions to batches.
+        reducer: a reducer, or a list of them.
+
+    Attributes:
+        loaders: condition to batches; one without a name where no mapping was given.
+        indexes: name of each reducer to its units.
+
+    Raises:
+        DataError: for a mapping that holds tensors, which is a batch and no set of conditions.
+        UnitError: for an unknown reducer, or two of one name.
+    """
+
+    def __init__(self, model: nn.Module, loader: Loaders, reducer: Reducers) -> None:
+        self.loaders = _conditions(loader)
+        several = not isinstance(reducer, str) and isinstance(reducer, Sequence)
+        reducers: Sequence[Any] = reducer if several else [reducer]  # type: ignore[assignment]
+        if not reducers:
+            raise UnitError("there is no reducer: expected at least one, such as 'kernel'")
+        self.indexes: dict[str, UnitIndex] = {}
+        for one in reducers:
+            name = one if isinstance(one, str) else getattr(one, "__name__", repr(one))
+            if name in self.indexes:
+                raise UnitError(
+                    f"reducer {name!r} is given twice: expected each once, under a name of its own"
+                )
+            self.indexes[name] = UnitIndex.of(model, one)
+        self._has_conditions, self._has_reducers = isinstance(loader, Mapping), several
+
+    def reduced(self, attributions: Mapping[str, Tensor]) -> dict[str, Reduced]:
+        """Reduce one sample's attributions to every set of units."""
+        return {name: reduced(attributions, index) for name, index in self.indexes.items()}
+
+    def answer(self, scores: Mapping[str, Mapping[str, Scores]]) -> Any:
+        """Give scores as they were asked for.
+
+        Args:
+            scores: of each condition and reducer.
+
+        Returns:
+            Scores; or a dict by condition, by reducer, or by condition and then by reducer.
+        """
+        by_condition = {
+            condition: dict(found) if self._has_reducers else next(iter(found.values()))
+            for condition, found in scores.items()
+        }
+        return by_condition if self._has_conditions else next(iter(by_condition.values()))
+
+
+def _conditions(loader: Loaders) -> dict[str, Iterable[Any]]:
+    if not isinstance(loader, Mapping):
+        return {"": loader}
+    if not loader:
+        raise DataError("the mapping of conditions is empty: expected at least one loader")
+    for name, batches in loader.items():
+        if not isinstance(name, str):
+            raise DataError(f"condition {name!r} has no name: expected a string")
+        if isinstance(batches, Tensor):
+            raise DataError(
+                f"entry {name!r} of the loader is a tensor: expected a mapping of conditions to "
+                "loaders; a single batch that is a mapping is given in a list, [batch]"
+            )
+    return dict(loader)

@@ -1,0 +1,76 @@
+"""Sums over samples of what each unit gets, which a run adds to, saves and resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paramattr.units.index import UnitIndex
+from paramattr.units.scores import Scores
+
+
+class Reduced(NamedTuple):
+    """One sample's attributions, reduced to units, in float64 on the CPU.
+
+    Attributes:
+        magnitudes: Σ_{i in u} |A_i| of each unit.
+        signed: Σ_{i in u} A_i of each unit.
+    """
+
+    magnitudes: Float[Tensor, "units"]
+    signed: Float[Tensor, "units"]
+
+
+def reduced(attributions: Mapping[str, Tensor], index: UnitIndex) -> Reduced:
+    """Reduce one sample's attributions to units."""
+    magnitudes = index.reduce({name: value.abs() for name, value in attributions.items()})
+    return Reduced(magnitudes.cpu(), index.reduce(attributions).cpu())
+
+
+class RunningSums:
+    """The sums over the samples so far, of one set of units.
+
+    Args:
+        index: the units.
+    """
+
+    def __init__(self, index: UnitIndex) -> None:
+        self.index, self.samples = index, 0
+        self.magnitudes, self.squares, self.signed = (
+            torch.zeros(len(index), dtype=torch.float64) for _ in range(3)
+        )
+
+    def add(self, sample: Reduced) -> None:
+        """Add one sample."""
+        self.magnitudes += sample.magnitudes
+        self.squares += sample.magnitudes.square()
+        self.signed += sample.signed
+        self.samples += 1
+
+    def scores(self) -> Scores:
+        """Give the means over the samples, and the standard error of the mean magnitude.
+
+            S_u = 1/n Σ_x m_u(x),    SE_u = sqrt( Σ_x (m_u(x) - S_u)² / (n (n - 1)) )
+
+        with m_u(x) the summed magnitude in the unit. The absolute value and the sum over the unit
+        come before the mean: the two do not commute.
+        """
+        return Scores(self.index, self.magnitudes / self.samples)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `resume` takes."""
+        return {
+            "magnitudes": self.magnitudes,
+            "squares": self.squares,
+            "signed": self.signed,
+            "samples": torch.tensor(self.samples),
+        }
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a state that `state` gave."""
+        self.magnitudes, self.squares = state["magnitudes"], state["squares"]
+        self.signed, self.samples = state["signed"], int(state["samples"])
