@@ -31,6 +31,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/lengths.py paramattr
 
 check: lint test ## Check style, types and import directions, then run the tests
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path as FilePath
@@ -22,8 +22,7 @@ from paramattr.integration.integrand import Attributions, Integrand
 from paramattr.integration.path_integral import Integral, Integrated, PathIntegral, Spent
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.request import Loaders, Reducers, Request
-from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Reduced
+from paramattr.integration.scoring import Function, as_they_are, replicas, score_samples
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, pick
 from paramattr.paths import Path
@@ -186,7 +185,7 @@ class ParameterPathIntegratedGradients:
             totals: list[Tensor] = []
             parts = in_order(
                 partial(_results, whole=whole, per_sample=per_sample, at_once=size),
-                _replicas(integral, self.compute.workers),
+                replicas(integral, self.compute.workers),
                 batch.chunks(size),
             )
             with (
@@ -198,7 +197,8 @@ class ParameterPathIntegratedGradients:
                         for name, value in result.attributions.items():
                             kept = attributions[name]
                             (kept[len(totals)] if per_sample else kept).add_(value)
-                        self._add_spent(result)
+                        if result.spent is not None:
+                            self._spent += (result.spent,)
                         advance(min(chunk, len(batch) - len(totals) * chunk))
                         totals.append(result.total)
             if not return_convergence_delta:
@@ -300,7 +300,7 @@ class ParameterPathIntegratedGradients:
         Source: Xie et al. 2021, each term of Eq. 7.
         """
         return self.score_of(
-            _as_they_are,
+            as_they_are,
             loader,
             reducer=reducer,
             n_steps=n_steps,
@@ -312,7 +312,7 @@ class ParameterPathIntegratedGradients:
 
     def score_of(
         self,
-        function: Callable[[Attributions], Attributions],
+        function: Function,
         loader: Loaders,
         *,
         reducer: Reducers,
@@ -339,41 +339,18 @@ class ParameterPathIntegratedGradients:
             check_count("internal_batch_size", internal_batch_size, ", or None")
             request = Request(self.model, loader, reducer)
             integral = self._integral(n_steps, method)
-            integrand, at_once = integral.integrand, internal_batch_size or 1
-            preflight = self._preflight(integrand)
-
-            def read(item: Any) -> Batch:
-                return Batch.from_loader(item, device=integrand.device, model=self.model)
-
-            def check(batch: Batch) -> Batch:
-                batch = integrand.referenced(batch, at_once)
-                if len(batch) > 1:  # what is wrong shows before the work
-                    integrand.values(0.0, batch, 1)
-                preflight(batch)
-                return batch
-
-            def work(one: Integral, part: Batch) -> Iterator[dict[str, Reduced]]:
-                # Nothing here holds one sample's attributions while the next one's are made.
-                for result in one.samples(part, whole=False, at_once=at_once):
-                    self._add_spent(result)
-                    yield request.reduced(function(result.attributions))
-                    del result
-
-            settings = None
-            if checkpoint is not None:
-                settings = {**integral.settings(), "function": function.__name__}
-            found = stream(
-                [partial(work, one) for one in _replicas(integral, self.compute.workers)],
-                request.loaders,
-                request.indexes,
-                read=read,
-                check=check,
-                at_once=at_once,
+            found = score_samples(
+                integral,
+                request,
+                function=function,
+                preflight=self._preflight(integral.integrand),
+                at_once=internal_batch_size or 1,
+                workers=self.compute.workers,
                 checkpoint=checkpoint,
-                settings=settings,
                 show_progress=show_progress,
             )
-            return request.answer(found)
+            self._spent = found.spent or self._spent
+            return request.answer(found.scores)
 
     def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         if isinstance(method, str) and method == "adaptive":
@@ -402,23 +379,8 @@ class ParameterPathIntegratedGradients:
         is_comparable = isinstance(baseline, nn.Module) and self.strict
         return Preflight(integrand, baseline if is_comparable else None)
 
-    def _add_spent(self, result: Integrated) -> None:
-        if result.spent is not None:
-            self._spent += (result.spent,)
-
 
 FAIG = ParameterPathIntegratedGradients
-
-
-def _as_they_are(attributions: Attributions) -> Attributions:
-    return attributions
-
-
-def _replicas(integral: Integral, workers: int) -> Sequence[Integral]:
-    """Give each worker an integral of its own; the same one, where there is one worker."""
-    if isinstance(integral, PathIntegral) and workers > 1:
-        return [integral.replica() for _ in range(workers)]
-    return [integral]
 
 
 def _results(
