@@ -13,7 +13,7 @@ from blind_sr.report import with_interval
 
 METHODS = ("faig", "ig-no-contrast", "absolute-change", "random")
 """The methods of the paper's tables, in the order that it finds."""
-PLACES = {plane: f"here, {plane.strip('_') or 'grey'}" for plane in PLANES}
+PLANE_LABELS = {plane: plane.strip("_") or "grey" for plane in PLANES}
 """Measured on what: the paper says grey, and its figures are of the blue channel."""
 FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
 INPUTS = {"blur": "blurry", "noise": "noisy"}
@@ -60,17 +60,20 @@ def table_2(result: Mapping[str, Any], departures: list[str]) -> list[str]:
         label = f"{INPUTS[function]}, {pct}%"
         rows.append([label, "paper", *(f"{reported[m]:.2f}" for m in METHODS)])
         ratios.append([label, "paper", *_over_others(reported)])
-        for plane, where in PLACES.items():
+        for plane, name in PLANE_LABELS.items():
             rows.append(
-                ["", where, *(with_interval(own[function, pct, m], plane) for m in METHODS)]
+                [
+                    "",
+                    f"here, {name}",
+                    *(with_interval(own[function, pct, m], plane) for m in METHODS),
+                ]
             )
             here = {m: own[function, pct, m][f"difference{plane}_x1000"] for m in METHODS}
-            ratios.append(["", where, *_over_others(here)])
+            ratios.append(["", f"here, {name}", *_over_others(here)])
             order = sorted(METHODS, key=lambda m: -here[m])
             if order != list(METHODS):
                 departures.append(
-                    f"Table 2, {label}, {where.removeprefix('here, ')}: the order is "
-                    f"{', '.join(LABELS[m] for m in order)}"
+                    f"Table 2, {label}, {name}: the order is {', '.join(LABELS[m] for m in order)}"
                 )
     others = [m for m in dict.fromkeys(r["method"] for r in result["rows"]) if m not in METHODS]
     selective = {
@@ -81,8 +84,8 @@ def table_2(result: Mapping[str, Any], departures: list[str]) -> list[str]:
     parts = [
         "### Table 2: masking the filters found",
         "Output difference x1000 (mean squared difference of gradient maps) on the function's own "
-        "input; in brackets the 95% bootstrap interval over photographs. The paper says grey images; "
-        "its script measures the blue channel, so compare the blue rows with the paper's. "
+        "input; in brackets the 95% bootstrap interval over photographs. The paper says grey "
+        "images, but its script measures the blue channel: compare the blue rows with the paper's. "
         + measured_on(result),
         markdown(["input, filters", "", *(LABELS[m] for m in METHODS)], rows),
         "FAIG over the others:",
