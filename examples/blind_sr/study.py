@@ -254,7 +254,7 @@ def output_measure(photographs: Photographs, condition: str, target: Outputs) ->
         number per plane and photograph, plane by plane. `by_plane` takes them apart.
     """
 
-    def measure(model: nn.Module) -> Float[Tensor, "planes*photographs"]:
+    def measure(model: nn.Module) -> Float[Tensor, "numbers"]:
         outputs = restore(model, photographs, [condition])[condition]
         pairs = list(zip(outputs, target[condition], strict=True))
         differences = [
