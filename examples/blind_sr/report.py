@@ -264,13 +264,14 @@ def with_interval(row: dict[str, Any], plane: str = "") -> str:
 
 
 def _measured(row: dict[str, Any]) -> list[str]:
-    return [with_interval(row), *(f"{row[f'difference{p}_x1000']:.2f}" for p in PLANES if p)]
+    own = with_interval(row).replace(" ", "\n")
+    return [own, *(f"{row[f'difference{p}_x1000']:.2f}" for p in PLANES if p)]
 
 
 def _table(title: str, caption: str, headings: Sequence[str]) -> Table:
     # Without lines between columns: it fits into a narrow terminal, where methods' names wrap.
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method", min_width=10)
+    table.add_column("method", min_width=16)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

@@ -7,11 +7,13 @@ from functools import partial
 
 import pytest
 import torch
+from rich.console import Console
 
 from blind_sr import comparing, networks, study
 from blind_sr.measures import PLANES, output_difference
 from blind_sr.networks import SRResNet
 from blind_sr.rankings import LABELS, find_filters
+from blind_sr.report import comparison_tables
 from paramattr import compare
 from paramattr.cli import main
 
@@ -103,6 +105,32 @@ def test_the_rows_hold_both_planes_and_every_lead(data):
     for name in ("areas", "selectivity"):
         assert all({"value", "value_blue"} <= set(row) for row in result[name])
     assert all("mask" in row and "function" not in row for row in result["agreement"])
+
+
+def test_any_number_of_methods_fits_a_narrow_terminal():
+    numbers = {key: 88.88 for plane in PLANES for key in (f"low{plane}", f"high{plane}")}
+    numbers |= {f"difference{plane}_x1000": 77.77 for plane in PLANES}
+    names = [{"method": method, "mask": mask} for method in LABELS for mask in study.MASKS]
+    console = Console(width=80)
+    with console.capture() as captured:
+        for table in comparison_tables(
+            {
+                "units": "output_channel",
+                "edit": "insertion",
+                "rows": [
+                    {**name, "input": name["mask"], "pct": pct, **numbers}
+                    for name in names
+                    for pct in (1, 5)
+                ],
+                "areas": [{**name, "value": -0.55} for name in names],
+                "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
+            }
+        ):
+            console.print(table)
+    text = captured.get()
+    assert "…" not in text
+    for cell, count in (("77.77", 4), ("(88.88-88.88)", 2), ("-0.55", 1), ("333.3", 1)):
+        assert text.count(cell) == count * len(names)
 
 
 def test_the_tables_and_the_files(folder, tmp_path, monkeypatch, capsys):
