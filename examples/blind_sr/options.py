@@ -58,7 +58,7 @@ DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cu
 MethodsOption = Annotated[
     str,
     typer.Option(
-        help="Methods, separated by commas, or 'all'. NAME-no-contrast is NAME without the contrast."
+        help="Methods, separated by commas, or 'all'; NAME-no-contrast leaves the contrast out."
     ),
 ]
 ImagesOption = Annotated[

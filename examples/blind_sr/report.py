@@ -270,7 +270,7 @@ def _measured(row: dict[str, Any]) -> list[str]:
 
 def _table(title: str, caption: str, headings: Sequence[str]) -> Table:
     # Without lines between columns: it fits into a narrow terminal, where methods' names wrap.
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
     table.add_column("method", min_width=16)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
