@@ -47,9 +47,9 @@ def mask_tables(rows: Sequence[dict[str, Any]], ratios: Sequence[dict[str, Any]]
             f"{own} input, over random masking. x other: over {other} input.",
             ("filters", own, f"{own}\nblue", other, clean, "x random", "x other"),
         )
-        previous = None
+        previous, apart = None, len({r["pct"] for r in rows}) > 1
         for method, pct in dict.fromkeys((r["method"], r["pct"]) for r in rows):
-            if previous not in (None, method):
+            if apart and previous not in (None, method):
                 table.add_section()
             ratio = compared.get((method, pct, function), {})
             own_row, *others = (measured[method, pct, function, c] for c in inputs)
