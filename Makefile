@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench docs clean
+.PHONY: help demo test check lint bench docs reproduction clean
 
 help: ## Show these targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ bench: $(VENV)/.installed ## Run the benchmarks and print one table of all resul
 
 docs: $(VENV)/.installed-docs ## Build the documentation into site
 	$(BIN)/mkdocs build --strict
+
+reproduction: $(VENV)/.installed ## Run the whole study into docs/reproduction.md; ARGS="--images DIR ..."
+	$(BIN)/paramattr blindsr reproduce --full --page docs/reproduction.md $(ARGS)
 
 clean: ## Remove what was built, cached and written; the environment stays
 	rm -rf build dist site demo-output *.egg-info

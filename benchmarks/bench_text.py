@@ -24,14 +24,17 @@ from paramattr import Comparison, compare
 PAGE = Path(__file__).parent.parent / "docs" / "text.md"
 FRACTIONS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 SHARES = (0.1, 0.2, 0.3)
-COLOURS = {  # Okabe and Ito
-    "FAIG": "#0072B2",
-    "FAIG, no contrast": "#56B4E9",
-    "gradient x change": "#E69F00",
-    "Fisher x change²": "#009E73",
-    "|change|": "#D55E00",
-    "|weight|": "#CC79A7",
-    "random": "#000000",
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 1))
+LINES = {  # colours of Okabe and Ito; a method without its contrast is dotted
+    "FAIG": ("#0072B2", "-"),
+    "FAIG, no contrast": ("#0072B2", DOTTED),
+    "gradient x change": ("#E69F00", "-"),
+    "gradient x change, no contrast": ("#E69F00", DOTTED),
+    "Fisher x change²": ("#009E73", "-"),
+    "Fisher x change², no contrast": ("#009E73", DOTTED),
+    "|change|": ("#D55E00", "-"),
+    "|weight|": ("#CC79A7", "-"),
+    "random": ("#000000", DASHED),
 }
 
 
@@ -89,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         low, high = row["area_range"]
         ratios = "  ".join(f"{share:.0%} {row['selectivity'][share]:.2f}" for share in SHARES)
         print(
-            f"{row['method']:>18} {row['function']:>10}: area {row['area']:.2f} "
+            f"{row['method']:>30} {row['function']:>10}: area {row['area']:.2f} "
             f"({low:.2f} to {high:.2f}), selectivity {ratios}, own loss at 20% {row['own']:.2f}"
         )
     draw(comparisons).savefig(options.figure, dpi=150)
@@ -157,7 +160,7 @@ def draw(comparisons: list[Comparison]) -> Figure:
     for column, task in enumerate(tasks):
         for row, measured in enumerate((task, *(t for t in tasks if t != task))):
             axis = axes[row, column]
-            for method, colour in COLOURS.items():
+            for method, (colour, style) in LINES.items():
                 values = torch.stack([lost(c, method, task, measured) for c in comparisons])
                 strong = method in ("FAIG", "random")
                 axis.plot(
@@ -166,7 +169,7 @@ def draw(comparisons: list[Comparison]) -> Figure:
                     color=colour,
                     label=method,
                     linewidth=3 if strong else 1.6,
-                    linestyle=(0, (4, 2)) if method == "random" else "-",
+                    linestyle=style,
                     zorder=3 if strong else 2,
                 )
                 if method == "FAIG":

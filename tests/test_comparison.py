@@ -249,6 +249,20 @@ def test_an_interrupted_comparison_goes_on_from_its_checkpoint(pair, measures, t
         compare(*pair, rankings, measures, fractions=FEW, checkpoint=file, edit="insertion")
 
 
+def test_some_samples_are_compared_as_if_they_were_all(pair, measures):
+    rankings = rankings_of(*pair)
+
+    def some(function):
+        return lambda model: measures[function](model)[1:3]
+
+    found = compare(*pair, rankings, measures, fractions=FEW, bootstrap=BOOTSTRAP).on(slice(1, 3))
+    few = {function: some(function) for function in measures}
+    expected = compare(*pair, rankings, few, fractions=FEW, bootstrap=BOOTSTRAP)
+    assert found.rows() == expected.rows()
+    assert found.areas() == expected.areas()
+    assert found.rankings == expected.rankings
+
+
 # Mistakes, before any measuring
 
 

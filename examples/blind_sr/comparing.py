@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blind_sr.study import MASKS, Advance, Outputs, Pair, Photographs, Rankings, output_measure
+from blind_sr.study import (
+    MASKS,
+    Advance,
+    Outputs,
+    Pair,
+    Photographs,
+    Rankings,
+    by_plane,
+    output_measure,
+)
 from paramattr import Comparison, compare
 from paramattr.faithfulness.masking import FRACTIONS, with_fractions
 
 TABLE = (0.01, 0.05)
 """The shares of the filters in Tab. 2."""
 
+Comparisons = Mapping[str, Comparison]
+"""The comparison by each of `measures.PLANES`."""
+Rows = list[dict[str, Any]]
+
 _NAMES = {"function": "mask", "measured": "input"}
+_NUMBERS = ("value", "low", "high")
 
 
 def compare_methods(
@@ -26,8 +40,10 @@ def compare_methods(
     edit: str = "masking",
     checkpoint: str | Path | None = None,
     advance: Advance = lambda amount: None,
-) -> Comparison:
+) -> dict[str, Comparison]:
     """Draw the curve of every ranking, on blurry and on noisy input.
+
+    The network runs once per edit and input, whatever is measured on its outputs.
 
     Args:
         pair: baseline and target.
@@ -36,10 +52,13 @@ def compare_methods(
         target: the target's outputs, of `study.restore`.
         fractions: of the filters, from 0 to 1; those of Tab. 2 are added.
         edit: `"masking"`, or `"insertion"` from the baseline's side.
-        checkpoint: a file that keeps what was measured, so that a run goes on where it stopped.
+        checkpoint: a file that keeps what was measured, so that a repeated run resumes.
         advance: called with 1 after each edited network.
+
+    Returns:
+        The comparison by each of `measures.PLANES`.
     """
-    return compare(
+    on_all = compare(
         pair.target,
         pair.baseline,
         rankings,
@@ -49,49 +68,70 @@ def compare_methods(
         checkpoint=checkpoint,
         advance=advance,
     )
+    return {plane: on_all.on(part) for plane, part in by_plane(photographs).items()}
 
 
-def table_rows(comparison: Comparison) -> list[dict[str, Any]]:
+def table_rows(comparisons: Comparisons) -> Rows:
     """Give the rows of Tab. 2: as those of `study.mask`, with 95% intervals over photographs."""
     return [
         {
-            **_renamed(row),
+            **{key: row[key] for key in ("method", "mask", "input")},
             "pct": round(100 * row["fraction"], 6),
-            "difference_x1000": row["value"],
-            "low": row["low"],
-            "high": row["high"],
+            **{_measured(key): row[key] for key in row if key.startswith(_NUMBERS)},
         }
-        for row in comparison.rows(TABLE)
+        for row in _beside(comparisons, lambda comparison: comparison.rows(TABLE))
     ]
 
 
-def curve_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Give a row a method, masked function and input, with the whole curve in lists (Fig. 3)."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in comparison.rows():
-        key = row["method"], row["function"], row["measured"]
-        empty: dict[str, list[float]] = {"pct": [], "difference_x1000": [], "low": [], "high": []}
-        own = found.setdefault(key, {**_renamed(row), **empty})
-        own["pct"].append(round(100 * row["fraction"], 6))
-        for name, value in (("difference_x1000", "value"), ("low", "low"), ("high", "high")):
-            own[name].append(row[value])
-    return list(found.values())
+def curve_rows(comparisons: Comparisons) -> Rows:
+    """Give a row per method, masked function and input, with the whole curve in lists (Fig. 3)."""
+    curves: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in _beside(comparisons, Comparison.rows):
+        names = {key: row[key] for key in ("method", "mask", "input")}
+        curve = curves.setdefault(tuple(names.values()), names)
+        curve.setdefault("pct", []).append(round(100 * row["fraction"], 6))
+        for key in row:
+            if key.startswith(_NUMBERS):
+                curve.setdefault(_measured(key), []).append(row[key])
+    return list(curves.values())
 
 
-def result_rows(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    """Give all that a comparison says, as lists of rows."""
-    tables = {
-        "areas": comparison.areas(),
-        "leads": [row for f in TABLE for row in comparison.leads(f)],
-        "selectivity": [row for f in TABLE for row in comparison.selectivity(f)],
-        "agreement": comparison.agreements(TABLE[0]),
+def result_rows(comparisons: Comparisons) -> dict[str, Rows]:
+    """Give all that a comparison says, as lists of rows; `_blue` ends what the blue channel says.
+
+    Leads are the first method's output difference minus each other's, over paired photographs.
+    """
+    return {
+        "rows": table_rows(comparisons),
+        "curves": curve_rows(comparisons),
+        "areas": _beside(comparisons, Comparison.areas),
+        "leads": _beside(comparisons, lambda c: [row for f in TABLE for row in c.leads(f)]),
+        "selectivity": _beside(
+            comparisons, lambda c: [row for f in TABLE for row in c.selectivity(f)]
+        ),
+        "agreement": [_renamed(row, "") for row in comparisons[""].agreements(TABLE[0])],
     }
-    renamed = {
-        table: [{_NAMES.get(key, key): value for key, value in row.items()} for row in rows]
-        for table, rows in tables.items()
+
+
+def _beside(comparisons: Comparisons, rows_of: Callable[[Comparison], Rows]) -> Rows:
+    """Put the numbers of all planes into one row."""
+    by_plane = [
+        [_renamed(row, plane) for row in rows_of(comparison)]
+        for plane, comparison in comparisons.items()
+    ]
+    return [
+        {key: value for row in rows for key, value in row.items()}
+        for rows in zip(*by_plane, strict=True)
+    ]
+
+
+def _renamed(row: Mapping[str, Any], plane: str) -> dict[str, Any]:
+    return {
+        f"{key}{plane}" if key in _NUMBERS else _NAMES.get(key, key): value
+        for key, value in row.items()
     }
-    return {"rows": table_rows(comparison), "curves": curve_rows(comparison), **renamed}
 
 
-def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-    return {"method": row["method"], "mask": row["function"], "input": row["measured"]}
+def _measured(number: str) -> str:
+    plane = number.removeprefix("value")
+    return number if plane == number else f"difference{plane}_x1000"

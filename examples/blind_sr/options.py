@@ -55,7 +55,12 @@ class Dtype(str, Enum):
 
 NetworkOption = Annotated[Network, typer.Option(help="Network of the study.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-MethodsOption = Annotated[str, typer.Option(help="Methods, separated by commas, or 'all'.")]
+MethodsOption = Annotated[
+    str,
+    typer.Option(
+        help="Methods, separated by commas, or 'all'; NAME-no-contrast leaves the contrast out."
+    ),
+]
 ImagesOption = Annotated[
     Optional[Path],  # noqa: UP045 (Typer on Python 3.10)
     typer.Option(help="Folder of photographs.", show_default="those of scikit-image"),

@@ -3,59 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from blind_sr.attributions import ATTRIBUTIONS, Search
 from blind_sr.study import MASKS, Advance, Pair, Photographs, Rankings
 from paramattr import (
-    FAIG,
-    InputPathIntegratedGradients,
     Scores,
     absolute_change,
     contrast,
-    fisher_times_change,
-    gradient_times_change,
     random_scores,
     random_within_layers,
     weight_magnitude,
 )
-from paramattr.attribution.captum import CAPTUM_METHODS, captum_scores
+from paramattr.attribution.captum import CAPTUM_METHODS
 from paramattr.errors import ParamattrError
 from paramattr.quadrature import get_rule
 
-LABELS = {
-    "faig": "FAIG",
-    "faig-no-contrast": "FAIG, no contrast",
-    "ig": "modified IG",
-    "absolute-change": "|change|",
-    "taylor-target": "Taylor, target",
-    "taylor-middle": "Taylor, middle",
-    "taylor-baseline": "Taylor, baseline",
-    "fisher": "Fisher",
-    "weight-magnitude": "|weight|",
-    "random-within-layers": "random in layers",
-    "random": "random",
-    "layer-conductance": "conductance",
-    "internal-influence": "internal influence",
-    "layer-integrated-gradients": "layer IG",
-    "layer-gradient-x-activation": "grad x activation",
-    "layer-feature-ablation": "ablation",
-}
-"""Every method of the study and what people read."""
-
-CAPTUM = tuple(CAPTUM_METHODS)
-"""Captum's methods attribute to a layer's output channels: they have no single filters."""
-
-METHODS = tuple(name for name in LABELS if name not in CAPTUM)
 BASIC = ("faig", "faig-no-contrast", "absolute-change", "random")
 UNITS = ("kernel", "output_channel")
+NO_CONTRAST = "-no-contrast"
+"""What the name of a method ends in that leaves the other function's scores alone."""
 
+
+Plain = dict[str, Scores]
+"""Condition to scores of the photographs in this condition, without a contrast."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the study.
+
+    Attributes:
+        label: what people read.
+        rank: the search, and the scores of its attribution, to the rankings per function.
+        attribution: name of the one that it ranks by; none for a method without data.
+    """
+
+    label: str
+    rank: Callable[[Search, Plain], dict[str, list[Scores]]]
+    attribution: str = ""
+
+
+def _alone(search: Search, plain: Plain) -> dict[str, list[Scores]]:
+    return {function: [scores] for function, scores in plain.items()}
+
+
+def _contrasted(search: Search, plain: Plain) -> dict[str, list[Scores]]:
+    return {
+        function: [contrast(scores, *(plain[other] for other in plain if other != function))]
+        for function, scores in plain.items()
+    }
+
+
+def _within_layers(search: Search, plain: Plain) -> dict[str, list[Scores]]:
+    return {
+        function: [random_within_layers(scores, seed=search.seed)]
+        for function, [scores] in _contrasted(search, plain).items()
+    }
+
+
+def _absolute_change(search: Search, plain: Plain) -> dict[str, list[Scores]]:
+    target, baseline = search.pair.target, search.pair.baseline
+    return _alike([absolute_change(target, baseline, reducer=search.units)])
+
+
+def _weight_magnitude(search: Search, plain: Plain) -> dict[str, list[Scores]]:
+    return _alike([weight_magnitude(search.pair.target, reducer=search.units)])
+
+
+def _random(search: Search, plain: Plain) -> dict[str, list[Scores]]:
+    seeds = range(search.seed, search.seed + search.random_seeds)
+    target, units = search.pair.target, search.units
+    return _alike([random_scores(target, reducer=units, seed=seed) for seed in seeds])
+
+
+def _alike(rankings: list[Scores]) -> dict[str, list[Scores]]:
+    return dict.fromkeys(MASKS, rankings)
+
+
+_CONTRASTED = {name: Method(own.label, _contrasted, name) for name, own in ATTRIBUTIONS.items()}
+_TWINS = {
+    f"{name}{NO_CONTRAST}": Method(f"{own.label}, no contrast", _alone, name)
+    for name, own in ATTRIBUTIONS.items()
+}
+_DRIVEN = [name for pair in zip(_CONTRASTED, _TWINS, strict=True) for name in pair]
+_TABLE: dict[str, Method] = {
+    **{name: (_CONTRASTED | _TWINS)[name] for name in _DRIVEN},
+    "absolute-change": Method("|change|", _absolute_change),
+    "weight-magnitude": Method("|weight|", _weight_magnitude),
+    "random-within-layers": Method("random in layers", _within_layers, "faig"),
+    "random": Method("random", _random),
+}
+LABELS = {name: method.label for name, method in _TABLE.items()} | {
+    f"ig{NO_CONTRAST}": "modified IG, no contrast (the paper's)"
+}
+"""Every method of the study and what people read."""
+CAPTUM = tuple(name for name, m in _TABLE.items() if m.attribution in CAPTUM_METHODS)
+"""Captum's methods attribute to a layer's output channels: they have no single filters."""
+METHODS = tuple(name for name in _TABLE if name not in CAPTUM)
 _SLOW = ("layer-feature-ablation",)  # a run of the network for each channel: hours, unless named
-_FREE = ("absolute-change", "weight-magnitude", "random")  # one ranking serves every function
-_ON_FAIG = ("faig", "faig-no-contrast", "random-within-layers")
 
 
 def named(methods: str, units: str = "kernel") -> list[str]:
@@ -68,7 +116,7 @@ def named(methods: str, units: str = "kernel") -> list[str]:
         raise ParamattrError(f"units {units!r} are not known: expected {' or '.join(UNITS)}")
     if methods == "all":
         captum = CAPTUM if units == "output_channel" else ()
-        return [*METHODS, *(method for method in captum if method not in _SLOW)]
+        return [*METHODS, *(method for method in captum if _TABLE[method].attribution not in _SLOW)]
     found = list(dict.fromkeys(method.strip() for method in methods.split(",")))
     check_methods(found, units)
     return found
@@ -81,9 +129,9 @@ def check_methods(methods: Sequence[str], units: str = "kernel") -> None:
         ParamattrError: naming the first such method.
     """
     for method in methods:
-        if method not in LABELS:
+        if method not in _TABLE:
             raise ParamattrError(
-                f"method {method!r} is not known: expected some of {', '.join(LABELS)}"
+                f"method {method!r} is not known: expected some of {', '.join(_TABLE)}"
             )
         if units == "kernel" and method in CAPTUM:
             raise ParamattrError(
@@ -107,6 +155,10 @@ def find_filters(
 ) -> Rankings:
     """Rank the units by each method, for each function.
 
+    Every method that looks at data is contrasted: the other function's scores are subtracted
+    (Eq. 7). Its twin, whose name ends in `-no-contrast`, ranks by the same attributions without
+    that; a method and its twin attribute once.
+
     Args:
         pair: baseline and target.
         photographs: on which the functions show.
@@ -117,7 +169,7 @@ def find_filters(
         seed: first seed of the random rankings.
         random_seeds: how many random rankings.
         checkpoints: folder that keeps the running sums, so that a call that is repeated after an
-            error or a kill goes on where it stopped.
+            error or a kill resumes.
         advance: called with the number of photographs attributed since it was last called; see
             `attributed`.
 
@@ -126,80 +178,31 @@ def find_filters(
     """
     check_methods(methods, units)
     get_rule(method, n_steps)
-    target, baseline = pair.target, pair.baseline
+    search = Search(pair, units, n_steps, method, seed, random_seeds)
 
-    def each(score: Callable[..., Scores], name: str) -> dict[str, list[Scores]]:
-        found = {}
-        for condition in MASKS:
-            data = photographs.pairs(condition)
-            if name == "ig":
-                data = list(zip(photographs.low[condition], photographs.low["clean"], strict=True))
-            file = Path(checkpoints) / f"{name}_{condition}.safetensors" if checkpoints else None
-            scores = score(_counted(data, advance), reducer=units, checkpoint=file)
-            found[condition] = [scores]
-        return found
+    def score(name: str, condition: str) -> Scores:
+        attribution = ATTRIBUTIONS[name]
+        data = _counted(attribution.batches(photographs, condition), advance)
+        file = Path(checkpoints) / f"{name}_{condition}.safetensors" if checkpoints else None
+        return attribution.score(search, data, file)
 
-    def with_captum(name: str) -> dict[str, list[Scores]]:
-        layers = [n for n, module in target.named_modules() if isinstance(module, nn.Conv2d)]
-        return {
-            condition: [
-                captum_scores(
-                    name,
-                    target,
-                    layers,
-                    _counted(_with_clean(photographs, condition), advance),
-                    n_steps=n_steps,
-                    quadrature=method,
-                )
-            ]
-            for condition in MASKS
-        }
-
-    rankings: Rankings = {}
-    if any(wanted in _ON_FAIG for wanted in methods):
-        faig = FAIG(target, baseline, dtype=pair.mixed)
-        plain = each(partial(faig.score, n_steps=n_steps, method=method), "faig")
-        [blur], [noise] = plain["blur"], plain["noise"]
-        found = {"blur": contrast(blur, noise), "noise": contrast(noise, blur)}
-        rankings["faig"] = {function: [scores] for function, scores in found.items()}
-        rankings["faig-no-contrast"] = plain
-        rankings["random-within-layers"] = {
-            function: [random_within_layers(scores, seed=seed)]
-            for function, scores in found.items()
-        }
-    if "ig" in methods:
-        ig = InputPathIntegratedGradients(target)
-        rankings["ig"] = each(partial(ig.score, n_steps=n_steps, method=method), "ig")
-    for place in ("target", "middle", "baseline"):
-        if f"taylor-{place}" in methods:
-            rankings[f"taylor-{place}"] = each(
-                partial(gradient_times_change, target, baseline, at=place),
-                f"taylor-{place}",
-            )
-    if "fisher" in methods:
-        rankings["fisher"] = each(partial(fisher_times_change, target, baseline), "fisher")
-    alike = {
-        "absolute-change": [absolute_change(target, baseline, reducer=units)],
-        "weight-magnitude": [weight_magnitude(target, reducer=units)],
-        "random": [
-            random_scores(target, reducer=units, seed=seed + k) for k in range(random_seeds)
-        ],
+    plain: dict[str, Plain] = {
+        name: {condition: score(name, condition) for condition in MASKS}
+        for name in _attributions_of(methods)
     }
-    rankings |= {name: dict.fromkeys(MASKS, scores) for name, scores in alike.items()}
-    rankings |= {name: with_captum(name) for name in methods if name in CAPTUM}
-    return {wanted: rankings[wanted] for wanted in methods}
+    return {
+        name: _TABLE[name].rank(search, plain.get(_TABLE[name].attribution, {})) for name in methods
+    }
 
 
 def attributed(methods: Sequence[str], photographs: Photographs) -> int:
     """Count the photographs that `find_filters` attributes: what its progress runs to."""
-    on_faig = any(method in _ON_FAIG for method in methods)
-    others = [method for method in methods if method not in (*_ON_FAIG, *_FREE)]
-    return (on_faig + len(others)) * len(MASKS) * len(photographs.names)
+    return len(_attributions_of(methods)) * len(MASKS) * len(photographs.names)
 
 
-def _with_clean(photographs: Photographs, condition: str) -> list[Any]:
-    starts = zip(photographs.low[condition], photographs.low["clean"], strict=True)
-    return list(zip(starts, photographs.high, strict=True))
+def _attributions_of(methods: Sequence[str]) -> list[str]:
+    wanted = (_TABLE[method].attribution for method in methods)
+    return [name for name in dict.fromkeys(wanted) if name]
 
 
 def _counted(pairs: Iterable[Any], advance: Advance) -> Iterator[Any]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
+from blind_sr.comparing import Comparisons
 from blind_sr.images import write_image
-from blind_sr.measures import output_difference, psnr
+from blind_sr.measures import PLANES, output_difference, psnr
 from blind_sr.rankings import LABELS
 from blind_sr.study import (
     INPUTS,
@@ -24,7 +26,7 @@ from blind_sr.study import (
     masked,
     restore,
 )
-from paramattr import Comparison, Selection
+from paramattr import Selection
 from paramattr.plots import plot_comparison, plot_distribution
 
 FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
@@ -32,31 +34,30 @@ INPUT_LABELS = {"blur": "blurry", "noise": "noisy", "clean": "clean"}
 
 
 def mask_tables(rows: Sequence[dict[str, Any]], ratios: Sequence[dict[str, Any]]) -> list[Table]:
-    """Lay the rows of `study.mask` out: a table a masked function, a line a method and share."""
-    differences = {
-        (r["method"], r["pct"], r["mask"], r["input"]): r["difference_x1000"] for r in rows
-    }
+    """Lay the rows of `study.mask` out: a table per function, a line per method and share."""
+    measured = {(r["method"], r["pct"], r["mask"], r["input"]): r for r in rows}
     compared = {(r["method"], r["pct"], r["mask"]): r for r in ratios}
     tables = []
     for function in MASKS:
         inputs = (function, MASKS[1 - MASKS.index(function)], "clean")
         own, other, clean = (INPUT_LABELS[condition] for condition in inputs)
-        table = Table(
-            title=f"{FUNCTIONS[function].capitalize()} filters masked: output difference x1000",
-            caption=f"x random: {own} input, over random masking. x other: over {other} input.",
+        table = _table(
+            f"{FUNCTIONS[function].capitalize()} filters masked: output difference x1000",
+            f"On grey outputs; {own} blue: on the blue channel, as the paper's tables. x random: "
+            f"{own} input, over random masking. x other: over {other} input.",
+            ("filters", own, f"{own}\nblue", other, clean, "x random", "x other"),
         )
-        table.add_column("method", no_wrap=True)
-        for heading in ("filters", own, other, clean, "x random", "x other"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        previous = None
+        previous, apart = None, len({r["pct"] for r in rows}) > 1
         for method, pct in dict.fromkeys((r["method"], r["pct"]) for r in rows):
-            if previous not in (None, method):
+            if apart and previous not in (None, method):
                 table.add_section()
             ratio = compared.get((method, pct, function), {})
+            own_row, *others = (measured[method, pct, function, c] for c in inputs)
             table.add_row(
                 LABELS[method],
                 f"{pct:g}%",
-                *(f"{differences[method, pct, function, condition]:.2f}" for condition in inputs),
+                *(f"{own_row[f'difference{plane}_x1000']:.2f}" for plane in PLANES),
+                *(f"{row['difference_x1000']:.2f}" for row in others),
                 *(_times(ratio.get(key)) for key in ("over_random", "over_other")),
             )
             previous = method
@@ -86,18 +87,20 @@ def comparison_tables(result: dict[str, Any]) -> list[Table]:
     tables = []
     for function in MASKS:
         own = INPUT_LABELS[function]
-        table = Table(
-            title=f"{FUNCTIONS[function].capitalize()} {units} {verb}: output difference x1000",
-            caption=f"{own} input, 95% interval over photographs; x other: over the other input, "
+        table = _table(
+            f"{FUNCTIONS[function].capitalize()} {units} {verb}: output difference x1000",
+            f"{own} input, grey outputs, 95% interval over photographs; blue: on the blue channel, "
+            "as the paper's tables. x other: over the other input, "
             f"{percents[0]:g}%; area under the curve: 0 random, 1 all at once.",
+            [f"{pct:g}%{plane.replace('_', ' ')}" for pct in percents for plane in PLANES]
+            + ["x other", "area"],
         )
-        table.add_column("method", no_wrap=True)
-        for pct in percents:
-            table.add_column(f"{pct:g}%", justify="right", no_wrap=True)
-        table.add_column("x other", justify="right", no_wrap=True)
-        table.add_column("area", justify="right", no_wrap=True)
         for method in dict.fromkeys(r["method"] for r in result["rows"]):
-            cells = [with_interval(rows[method, function, function, pct]) for pct in percents]
+            cells = [
+                cell
+                for pct in percents
+                for cell in _measured(rows[method, function, function, pct])
+            ]
             ratio = ratios[method, function, percents[0] / 100]
             area = areas[method, function]
             table.add_row(LABELS[method], *cells, _times(ratio), f"{area['value']:.2f}")
@@ -105,35 +108,36 @@ def comparison_tables(result: dict[str, Any]) -> list[Table]:
     return tables
 
 
-def save_comparison(out: str | Path, comparison: Comparison, result: dict[str, Any]) -> Path:
-    """Write a comparison: `compare.json`, `curves.csv`, the scores, and the figure.
+def save_comparison(out: str | Path, comparisons: Comparisons, result: dict[str, Any]) -> Path:
+    """Write a comparison: `compare.json`, `curves.csv`, the scores, and a figure per plane.
 
     Returns:
-        The path of the figure.
+        The path of the figure of the grey outputs.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "compare.json").write_text(json.dumps(result, indent=1) + "\n")
-    columns = ("pct", "difference_x1000", "low", "high")
+    names = ("method", "mask", "input")
+    columns = [key for key in result["curves"][0] if key not in names]
     with (out / "curves.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "mask", "input", *columns])
+        writer.writerow([*names, *columns])
         for row in result["curves"]:
             points = zip(*(row[column] for column in columns), strict=True)
-            writer.writerows([row["method"], row["mask"], row["input"], *p] for p in points)
-    for method, functions in comparison.rankings.items():
+            writer.writerows([*(row[name] for name in names), *point] for point in points)
+    for method, functions in comparisons[""].rankings.items():
         for function, several in functions.items():
             several[0].save(out / "scores" / f"{method}_{function}.safetensors")
-    figure = out / "curves.png"
-    plot_comparison(
-        comparison,
-        labels={**LABELS, **FUNCTIONS},
-        measured_labels={name: f"{label} input" for name, label in INPUT_LABELS.items()},
-        verb="masked" if result["edit"] == "masking" else "inserted",
-        measure="output difference x1000",
-        units="filters" if result["units"] == "kernel" else "output channels",
-    ).savefig(figure, dpi=150)
-    return figure
+    for plane, comparison in comparisons.items():
+        plot_comparison(
+            comparison,
+            labels={**LABELS, **FUNCTIONS},
+            measured_labels={name: f"{label} input" for name, label in INPUT_LABELS.items()},
+            verb="masked" if result["edit"] == "masking" else "inserted",
+            measure=f"output difference x1000{plane.replace('_', ', ')}",
+            units="filters" if result["units"] == "kernel" else "output channels",
+        ).savefig(out / f"curves{plane}.png", dpi=150)
+    return out / "curves.png"
 
 
 def save(
@@ -253,9 +257,24 @@ def _moved(restored: dict[str, Outputs], condition: str, model: str, number: int
     return float(output_difference(*pair))
 
 
-def with_interval(row: dict[str, Any]) -> str:
-    """Write an output difference with its interval."""
-    return f"{row['difference_x1000']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+def with_interval(row: dict[str, Any], plane: str = "") -> str:
+    """Write an output difference with its interval; `plane` is one of `measures.PLANES`."""
+    low, high = row[f"low{plane}"], row[f"high{plane}"]
+    return f"{row[f'difference{plane}_x1000']:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _measured(row: dict[str, Any]) -> list[str]:
+    own = with_interval(row).replace(" ", "\n")
+    return [own, *(f"{row[f'difference{p}_x1000']:.2f}" for p in PLANES if p)]
+
+
+def _table(title: str, caption: str, headings: Sequence[str]) -> Table:
+    # Without lines between columns: it fits into a narrow terminal, where methods' names wrap.
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("method", min_width=16)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _times(ratio: float | None) -> str:

@@ -16,11 +16,12 @@ from blind_sr.commands.retrain import retrain
 from blind_sr.commands.train import train
 from blind_sr.images import find_images
 from blind_sr.options import Dtype, Network, Trained
+from blind_sr.rankings import named
 from blind_sr.step import Step, digest
 from blind_sr.study import weights_file
 from paramattr.errors import ParamattrError
 
-PAPER = "faig,ig,absolute-change,random"
+PAPER = "faig,ig-no-contrast,absolute-change,random"
 """The methods of the paper's tables."""
 
 
@@ -191,7 +192,7 @@ def _of_network(
     yield Step(
         f"{name}-compare",
         compare,
-        {**found, "methods": size.methods, "points": size.points},
+        {**found, "methods": ",".join(named(size.methods)), "points": size.points},
         "compare.json",
         {"curves": "curves.png"},
     )

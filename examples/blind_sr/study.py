@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from blind_sr.degradations import BLUR_RADIUS, degrade
 from blind_sr.images import bundled_files, centre_crop, check_size, find_images, read_image
-from blind_sr.measures import output_difference, psnr
+from blind_sr.measures import PLANES, output_difference, psnr
 from blind_sr.networks import SCALE, load
 from paramattr import Scores, Selection, substitute
 from paramattr.errors import CheckpointError, ParamattrError
@@ -203,9 +204,10 @@ def mask(
         advance: called with the number of models measured since it was last called.
 
     Returns:
-        One row a method, percentage, masked function and input: `method`, `pct`, `mask`, `input`,
-        and `difference_x1000`, the mean over photographs (and seeds) of the squared difference of
-        the gradient maps, times 1000.
+        One row per method, percentage, masked function and input: `method`, `pct`, `mask`,
+        `input`, and `difference_x1000`, the mean over photographs (and seeds) of the squared
+        difference of the gradient maps, times 1000; `difference_blue_x1000` is that of the blue
+        channel.
     """
     check_percents(percents)
     distinct = distinct_scores(rankings)
@@ -218,16 +220,19 @@ def mask(
         advance=advance,
     )
     found = {id(scores): own for scores, own in zip(distinct, drawn, strict=True)}
+    measured = by_plane(photographs)
     return [
         {
             "method": method,
             "pct": pct,
             "mask": function,
             "input": condition,
-            "difference_x1000": sum(
-                found[id(scores)][place].at(pct / 100).value for scores in several
-            )
-            / len(several),
+            **{
+                f"difference{plane}_x1000": fmean(
+                    found[id(scores)][place].on(part).at(pct / 100).value for scores in several
+                )
+                for plane, part in measured.items()
+            },
         }
         for method, functions in rankings.items()
         for pct in percents
@@ -237,7 +242,7 @@ def mask(
 
 
 def output_measure(photographs: Photographs, condition: str, target: Outputs) -> Measure:
-    """Make the paper's measure of a network, a number a photograph.
+    """Make the paper's measure of a network, on every plane from one run of the network.
 
     Args:
         photographs: what is restored.
@@ -245,15 +250,25 @@ def output_measure(photographs: Photographs, condition: str, target: Outputs) ->
         target: the target's outputs, of `restore`.
 
     Returns:
-        A function of a network that gives the output difference from the target, times 1000.
+        A function of a network that gives the output difference from the target, times 1000: one
+        number per plane and photograph, plane by plane. `by_plane` takes them apart.
     """
 
-    def measure(model: nn.Module) -> Float[Tensor, "photographs"]:
+    def measure(model: nn.Module) -> Float[Tensor, "numbers"]:
         outputs = restore(model, photographs, [condition])[condition]
-        pairs = zip(outputs, target[condition], strict=True)
-        return 1000 * torch.cat([output_difference(*pair) for pair in pairs]).double()
+        pairs = list(zip(outputs, target[condition], strict=True))
+        differences = [
+            output_difference(*pair, plane) for plane in PLANES.values() for pair in pairs
+        ]
+        return 1000 * torch.cat(differences).double()
 
     return measure
+
+
+def by_plane(photographs: Photographs) -> dict[str, slice]:
+    """Say which of the numbers of `output_measure` are those of each of `measures.PLANES`."""
+    count = len(photographs.names)
+    return {plane: slice(place * count, (place + 1) * count) for place, plane in enumerate(PLANES)}
 
 
 def masked(pair: Pair, selection: Selection) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Comparison:
     curves: dict[tuple[str, str, str], Curve]
     fractions: tuple[float, ...]
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    def on(self, samples: slice) -> Comparison:
+        """Give the comparison on some of the samples, with intervals over these alone."""
+        return replace(self, curves={key: curve.on(samples) for key, curve in self.curves.items()})
 
     def rows(self, fractions: Sequence[float] | None = None) -> list[dict[str, Any]]:
         """Give the measured values: a row a method, function, measured function and fraction.

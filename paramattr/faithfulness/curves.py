@@ -88,6 +88,10 @@ class Curve:
         """Average over the samples."""
         return self.values.mean(1)
 
+    def on(self, samples: slice) -> Curve:
+        """Give the curve on some of the samples."""
+        return Curve(self.fractions, self.values[:, samples])
+
     def at(self, fraction: float, bootstrap: Bootstrap = Bootstrap()) -> Interval:
         """Give the mean of the measure at one of the fractions, with its interval.
 

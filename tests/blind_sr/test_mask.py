@@ -11,7 +11,7 @@ import torch
 
 from blind_sr import study
 from blind_sr.images import read_image
-from blind_sr.measures import output_difference
+from blind_sr.measures import PLANES, output_difference
 from blind_sr.rankings import find_filters
 from paramattr import Scores, Selection, contrast, substitute
 from paramattr.cli import main
@@ -50,6 +50,7 @@ def test_json_rows_files_and_figure(folder, tmp_path, monkeypatch, capsys):
     )
     assert all(math.isfinite(r["difference_x1000"]) for r in result["rows"])
     assert all(r["difference_x1000"] >= 0 for r in result["rows"])
+    assert all(r["difference_blue_x1000"] >= 0 for r in result["rows"])
     for model in ("baseline", "target"):
         assert set(result["psnr"][model]) == {"blur", "noise", "clean"}
     assert json.loads((tmp_path / "result.json").read_text()) == result
@@ -86,21 +87,24 @@ def test_rows_come_from_substituting_and_measuring(folder):
     rankings = find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=2)
     target = study.restore(pair.target, photographs)
     rows = study.mask(pair, photographs, rankings, [3], target)
-    table = {(r["method"], r["mask"], r["input"]): r["difference_x1000"] for r in rows}
+    by_key = {(r["method"], r["mask"], r["input"]): r for r in rows}
+    table = {key: row["difference_x1000"] for key, row in by_key.items()}
 
-    def expected(rankings):
+    def expected(rankings, plane):
         found = []
         for scores in rankings:
             edited = substitute(pair.target, pair.baseline, scores.top(fraction=0.03))
             for low in photographs.low["noise"]:
                 with torch.no_grad():
-                    found.append(1000 * output_difference(edited(low), pair.target(low)).item())
+                    images = edited(low), pair.target(low)
+                found.append(1000 * output_difference(*images, plane).item())
         return sum(found) / len(found)
 
     for method in METHODS:
-        assert table[method, "blur", "noise"] == pytest.approx(
-            expected(rankings[method]["blur"]), rel=1e-6
-        )
+        for name, plane in PLANES.items():
+            assert by_key[method, "blur", "noise"][f"difference{name}_x1000"] == pytest.approx(
+                expected(rankings[method]["blur"], plane), rel=1e-6
+            )
     blur, noise = (rankings["faig-no-contrast"][c][0] for c in ("blur", "noise"))
     assert torch.equal(rankings["faig"]["noise"][0].values, contrast(noise, blur).values)
     assert table["random", "blur", "clean"] == table["random", "noise", "clean"]

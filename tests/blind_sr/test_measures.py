@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from blind_sr.measures import gradient_map, output_difference, psnr
+from blind_sr.measures import PLANES, gradient_map, output_difference, psnr
 
 
 def test_psnr_from_its_definition():
@@ -20,17 +20,23 @@ def test_psnr_from_its_definition():
     assert found.tolist() == pytest.approx(expected, abs=1e-3)
 
 
+def blue_of(image):
+    return np.clip(np.round(image[2] * 255), 0, 255) / 255
+
+
 def grey_of(image):
     rounded = np.clip(np.round(image * 255), 0, 255)
     return np.round(0.299 * rounded[0] + 0.587 * rounded[1] + 0.114 * rounded[2]) / 255
 
 
-def gradient_loop(image):
-    grey = grey_of(image)
-    height, width = grey.shape
+PLANES_OF = {"": grey_of, "_blue": blue_of}
+
+
+def gradient_loop(plane):
+    height, width = plane.shape
 
     def at(y, x):
-        return grey[y, x] if 0 <= y < height and 0 <= x < width else 0.0
+        return plane[y, x] if 0 <= y < height and 0 <= x < width else 0.0
 
     return np.array(
         [
@@ -45,15 +51,34 @@ def gradient_loop(image):
     )
 
 
-def test_gradient_map_and_difference_from_their_definition():
+@pytest.mark.parametrize("name", PLANES)
+def test_gradient_map_and_difference_from_their_definition(name):
     draw = np.random.default_rng(1)
     one, other = draw.random((2, 3, 7, 9))
-    maps = gradient_loop(one), gradient_loop(other)
-    found = gradient_map(torch.from_numpy(one)[None])
+    maps = [gradient_loop(PLANES_OF[name](image)) for image in (one, other)]
+    images = [torch.from_numpy(image)[None] for image in (one, other)]
+    found = gradient_map(images[0], PLANES[name])
+    assert found.shape == (1, 1, 7, 9)
     assert np.abs(found[0, 0].numpy() - maps[0]).max() < 1e-9
     expected = np.mean((maps[0] - maps[1]) ** 2)
-    difference = output_difference(torch.from_numpy(one)[None], torch.from_numpy(other)[None])
+    difference = output_difference(*images, PLANES[name])
     assert difference.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_grey_image_has_one_difference_and_a_coloured_one_two():
+    draw = torch.Generator().manual_seed(2)
+    one, other = (torch.rand(1, 1, 9, 8, generator=draw).double() for _ in range(2))
+
+    def differences(*images):
+        return [output_difference(*images, plane).item() for plane in PLANES.values()]
+
+    grey, blue = differences(one.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1))
+    assert grey == pytest.approx(blue, rel=1e-5)
+    assert grey > 0.01
+    red = torch.cat([other, one, one], 1), torch.cat([one, one, one], 1)
+    grey, blue = differences(*red)
+    assert grey > 1e-4
+    assert blue == 0
 
 
 def test_brightness_away_from_the_border_does_not_count():

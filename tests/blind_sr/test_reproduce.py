@@ -13,6 +13,7 @@ import torch
 
 from blind_sr import networks, paper, training
 from blind_sr.images import read_image
+from blind_sr.measures import PLANES
 from blind_sr.networks import SRResNet, TwoBranch
 from blind_sr.options import Dtype, Network
 from blind_sr.page import BY_HAND, PICTURES, page, write
@@ -167,7 +168,14 @@ def test_what_cannot_be_is_refused_before_the_work(
 def as_in_the_paper():
     """Results that say what the paper says."""
     masked = [
-        {"mask": f, "input": f, "pct": p, "method": m, "difference_x1000": v, "low": 0, "high": 9}
+        {
+            "mask": f,
+            "input": f,
+            "pct": p,
+            "method": m,
+            **{f"difference{plane}_x1000": v for plane in PLANES},
+            **{f"{end}{plane}": v for plane in PLANES for end in ("low", "high")},
+        }
         for (f, p), values in paper.TABLE_2.items()
         for m, v in values.items()
     ]
@@ -222,9 +230,9 @@ def test_the_papers_own_figures_depart_nowhere():
     assert departures(as_in_the_paper()) == "Nowhere in sign."
 
 
-def swapped(results):
+def swapped(key, results):
     rows = {r["method"]: r for r in results["srresnet-compare"]["rows"][:4]}
-    rows["faig"]["difference_x1000"] = rows["ig"]["difference_x1000"] / 2
+    rows["faig"][key] = rows["ig-no-contrast"][key] / 2
 
 
 def ahead(results):
@@ -236,9 +244,13 @@ def ahead(results):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (
-            swapped,
-            "SRResNet: Table 2, blurry, 1%: the order is modified IG, FAIG, |change|, random",
+        *(
+            (
+                partial(swapped, key),
+                f"SRResNet: Table 2, blurry, 1%, {plane}: the order is modified IG, no contrast "
+                "(the paper's), FAIG, |change|, random",
+            )
+            for key, plane in (("difference_x1000", "grey"), ("difference_blue_x1000", "blue"))
         ),
         (ahead, "random's deblurring filters gain most, 0.50 dB more than FAIG's denoising"),
         (
@@ -267,8 +279,8 @@ def test_the_gain_and_the_ratios_are_those_of_the_rows():
     text = page(as_in_the_paper(), {}, [])
     assert "+1.20 dB here, +1.20 dB in the paper" in text
     assert "+0.54 dB here, +0.54 dB in the paper" in text
-    lines = [line for line in text.splitlines() if "| here | 1.5 | 37.1 | 95.4 |" in line]
-    assert len(lines) == 1
+    for plane in ("grey", "blue"):
+        assert text.count(f"| here, {plane} | 1.5 | 37.1 | 95.4 |") == 1
     assert METHODS[0] == "faig"
 
 
@@ -296,7 +308,7 @@ def study(run, folder, tmp_path, monkeypatch):
     files = {file for step in every for file in (step.result, *step.figures.values())}
     page = tmp_path / "page.md"
 
-    def study(*words, fails=None):
+    def study(*words, fails=None, page=page):
         begun = []
 
         def at_once(out, **options):
@@ -308,9 +320,10 @@ def study(run, folder, tmp_path, monkeypatch):
 
         for command in {step.command.__name__ for step in every}:
             monkeypatch.setattr(f"blind_sr.reproducing.{command}", at_once)
-        words = ("reproduce", *words, "--weights", folder, "--page", page)
-        code, _, err = run(*words, "--out", tmp_path / "out")
+        words = ("reproduce", *words, "--weights", folder, "--out", tmp_path / "out")
+        code, _, err = run(*words, *(() if page is None else ("--page", page)))
         assert code == (2 if err else 0)
+        page = page or tmp_path / "out" / "reproduction.md"
         return begun, page.read_text() if page.exists() else "", err
 
     return study
@@ -333,6 +346,20 @@ def test_the_page_is_written_after_every_step_and_names_those_to_come(study, tmp
     assert "### Table 3" in text
     assert list(json.loads((tmp_path / "out" / "results.json").read_text())) == NAMES
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_without_a_page_it_is_among_the_results_and_a_clone_is_left_alone(
+    study, tmp_path, monkeypatch
+):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "reproduction.md").write_text("committed\n")
+    monkeypatch.chdir(tmp_path)
+    text = study("--quick", page=None)[1]
+    pictures = re.findall(r"\]\((.+?\.png)\)", text)
+    assert len(pictures) == 2 * len(PICTURES)
+    assert all((tmp_path / "out" / picture).is_file() for picture in pictures)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "out"]
+    assert [path.read_text() for path in (tmp_path / "docs").iterdir()] == ["committed\n"]
 
 
 def test_what_is_skipped_is_not_run_and_said(study):

@@ -300,7 +300,7 @@ def test_the_table_a_person_sees(run, tmp_path):
     assert "every weight outside the selection is the baseline's, to the bit" in out.lower()
     rows = json.loads((tmp_path / "retrain.json").read_text())["rows"]
     cells = {(r["method"], r["filters"], r["input"]): f"{r['psnr']:.2f}" for r in rows}
-    methods = ("faig", "ig", "absolute-change", "random")
+    methods = ("faig", "ig-no-contrast", "absolute-change", "random")
     columns = [("all", "all"), *((m, f) for f in ("blur", "noise") for m in methods)]
     for condition, label in (("blur", "blurry"), ("noise", "noisy")):
         expected = [label, *(cells[method, kind, condition] for method, kind in columns)]

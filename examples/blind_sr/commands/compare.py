@@ -60,8 +60,9 @@ def compare(
 ) -> None:
     """Compare every method: Tab. 2 of the paper, and the curves of Fig. 3 from 0 to 100%.
 
-    Intervals are 95% bootstrap intervals over the photographs. A run that is repeated with the
-    same options after an error or a kill goes on where it stopped.
+    Every method that looks at data is contrasted; NAME-no-contrast is the same method without
+    that. Intervals are 95% bootstrap intervals over the photographs. A run that is repeated with
+    the same options after an error or a kill resumes.
     """
     from blind_sr import comparing, report, study
     from blind_sr.rankings import attributed, find_filters, named
@@ -95,7 +96,7 @@ def compare(
     edits = len(set(fractions) | set(comparing.TABLE)) * len(distinct_scores(rankings))
     with progress("measuring", edits) as advance:
         target = study.restore(pair.target, photographs)
-        comparison = comparing.compare_methods(
+        comparisons = comparing.compare_methods(
             pair,
             photographs,
             rankings,
@@ -116,7 +117,7 @@ def compare(
         "draws": draws,
         "units": units,
         "edit": edit,
-        **comparing.result_rows(comparison),
+        **comparing.result_rows(comparisons),
     }
     console = Console()
     if json:
@@ -126,7 +127,7 @@ def compare(
             console.print(table)
         if units == "kernel":
             console.print("Captum's methods have no single filters: --units output_channel.")
-    figure = report.save_comparison(out, comparison, result)
+    figure = report.save_comparison(out, comparisons, result)
     shutil.rmtree(running, ignore_errors=True)
     if not json:
         console.print(f"figure: {figure}")

@@ -108,13 +108,17 @@ def reproduce(
         "reproduce-output"
     ),
     page: Annotated[
-        Path, typer.Option(help="The page to write; a folder of its name takes its pictures.")
-    ] = Path("docs/reproduction.md"),
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="The page to write; a folder of its name takes its pictures.",
+            show_default="reproduction.md in --out",
+        ),
+    ] = None,
 ) -> None:
     """Run all of the study, and write each of the paper's tables beside what is measured here.
 
-    A run that is repeated goes on where it stopped. The page is written after every step; its
-    lines from <!-- by hand --> on are kept.
+    A run that is repeated resumes. The page is written after every step; its lines from
+    <!-- by hand --> on are kept.
     """
     from blind_sr import reproducing
     from blind_sr.page import page as laid_out
@@ -161,6 +165,7 @@ def reproduce(
     options = [f"--{name.replace('_', '-')} {value}" for name, value in given.items()]
     command = " ".join(["paramattr blindsr reproduce", "--quick" if quick else "--full", *options])
     facts = _facts(command, size, folders, device, names)
+    page = out / "reproduction.md" if page is None else page
     pictures = page.parent / page.stem
     pictures.mkdir(parents=True, exist_ok=True)
     results, figures = {}, {}

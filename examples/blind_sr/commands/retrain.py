@@ -54,7 +54,7 @@ def retrain(
         typer.Option(help="Folder of photographs to measure on.", show_default="as --find"),
     ] = None,
     pct: Annotated[float, typer.Option(help="Share of the filters to retrain, in percent.")] = 1.0,
-    methods: MethodsOption = "faig,ig,absolute-change,random",
+    methods: MethodsOption = "faig,ig-no-contrast,absolute-change,random",
     iterations: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 500,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     all_rate: Annotated[

@@ -1,0 +1,158 @@
+"""`paramattr blindsr compare` and its rows, on small networks."""
+
+import csv
+import json
+import sys
+from functools import partial
+
+import pytest
+import torch
+from rich.console import Console
+
+from blind_sr import comparing, networks, study
+from blind_sr.measures import PLANES, output_difference
+from blind_sr.networks import SRResNet
+from blind_sr.rankings import LABELS, find_filters
+from blind_sr.report import comparison_tables
+from paramattr import compare
+from paramattr.cli import main
+
+from .made_up import write_pair, write_photographs
+
+SMALL = partial(SRResNet, features=4, blocks=1)
+METHODS = ("taylor-middle", "taylor-middle-no-contrast", "faig", "random")
+FRACTIONS = (0, 0.25, 0.5, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights of a small pair, and photographs."""
+    folder = tmp_path_factory.mktemp("pair")
+    write_pair(folder, "srresnet", SMALL)
+    return write_photographs(folder, 3, (40, 44))
+
+
+@pytest.fixture
+def data(folder, monkeypatch):
+    monkeypatch.setitem(networks.NETWORKS, "srresnet", SMALL)
+    pair, photographs = study.load_pair("srresnet", folder), study.load_photographs(folder, crop=8)
+    rankings = find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=1)
+    return pair, photographs, rankings, study.restore(pair.target, photographs)
+
+
+def test_each_plane_is_compared_as_if_it_were_measured_alone(data):
+    pair, photographs, rankings, target = data
+    found = comparing.compare_methods(*data, fractions=FRACTIONS)
+    assert list(found) == list(PLANES)
+
+    def alone(plane, condition):
+        def measure(model):
+            outputs = study.restore(model, photographs, [condition])[condition]
+            pairs = zip(outputs, target[condition], strict=True)
+            return 1000 * torch.cat([output_difference(*pair, plane) for pair in pairs]).double()
+
+        return measure
+
+    for name, plane in PLANES.items():
+        measures = {condition: alone(plane, condition) for condition in study.MASKS}
+        fractions = found[name].fractions
+        expected = compare(pair.target, pair.baseline, rankings, measures, fractions=fractions)
+        assert found[name].rows() == expected.rows()
+        assert found[name].areas() == expected.areas()
+        assert found[name].leads(0.01) == expected.leads(0.01)
+    assert found[""].rows() != found["_blue"].rows()
+
+
+def test_the_network_runs_once_per_edit_and_photograph(data):
+    pair, photographs, rankings, target = data
+    runs, edits = [], []
+    pair.target.register_forward_hook(lambda *arguments: runs.append(1))
+    one = {"random": rankings["random"]}
+    comparing.compare_methods(
+        pair, photographs, one, target, fractions=FRACTIONS, advance=edits.append
+    )
+    assert len(edits) == len({*FRACTIONS, *comparing.TABLE})
+    assert len(runs) == len(edits) * len(study.MASKS) * len(photographs.names)
+
+
+def test_the_rows_hold_both_planes_and_every_lead(data):
+    result = comparing.result_rows(comparing.compare_methods(*data, fractions=FRACTIONS))
+    numbers = {"difference_x1000", "low", "high"}
+    numbers |= {"difference_blue_x1000", "low_blue", "high_blue"}
+    for row in result["rows"]:
+        assert set(row) == {"method", "mask", "input", "pct", *numbers}
+        for plane in PLANES:
+            value = row[f"difference{plane}_x1000"]
+            assert row[f"low{plane}"] <= value <= row[f"high{plane}"]
+    for row in result["curves"]:
+        assert set(row) == {"method", "mask", "input", "pct", *numbers}
+        assert row["pct"] == [0, 1, 5, 25, 50, 100]
+        assert all(len(row[number]) == len(row["pct"]) for number in numbers)
+    leads = {(r["method"], r["other"], r["mask"], r["fraction"]) for r in result["leads"]}
+    assert leads == {
+        (METHODS[0], other, function, fraction)
+        for other in METHODS[1:]
+        for function in study.MASKS
+        for fraction in comparing.TABLE
+    }
+    table = {(r["method"], r["mask"], r["input"], r["pct"]): r for r in result["rows"]}
+    for row in result["leads"]:
+        pct = 100 * row["fraction"]
+        first, other = (table[m, row["mask"], row["mask"], pct] for m in (METHODS[0], row["other"]))
+        for plane in PLANES:
+            key = f"difference{plane}_x1000"
+            assert row[f"value{plane}"] == pytest.approx(first[key] - other[key])
+    for name in ("areas", "selectivity"):
+        assert all({"value", "value_blue"} <= set(row) for row in result[name])
+    assert all("mask" in row and "function" not in row for row in result["agreement"])
+
+
+def test_any_number_of_methods_fits_a_narrow_terminal():
+    numbers = {key: 88.88 for plane in PLANES for key in (f"low{plane}", f"high{plane}")}
+    numbers |= {f"difference{plane}_x1000": 77.77 for plane in PLANES}
+    names = [{"method": method, "mask": mask} for method in LABELS for mask in study.MASKS]
+    console = Console(width=80)
+    with console.capture() as captured:
+        for table in comparison_tables(
+            {
+                "units": "output_channel",
+                "edit": "insertion",
+                "rows": [
+                    {**name, "input": name["mask"], "pct": pct, **numbers}
+                    for name in names
+                    for pct in (1, 5)
+                ],
+                "areas": [{**name, "value": -0.55} for name in names],
+                "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
+            }
+        ):
+            console.print(table)
+    text = captured.get()
+    assert "…" not in text
+    for cell, count in (("77.77", 4), ("(88.88-88.88)", 2), ("-0.55", 1), ("333.3", 1)):
+        assert text.count(cell) == count * len(names)
+
+
+def test_the_tables_and_the_files(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(networks.NETWORKS, "srresnet", SMALL)
+    words = ("--images", folder, "--weights", folder, "--crop", 8, "--steps", 1, "--points", 3)
+    command = ["paramattr", "blindsr", "compare", *words, "--out", tmp_path]
+    monkeypatch.setattr(sys, "argv", [*map(str, command)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, err) == (0, "")
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.count("paper's)") == len(study.MASKS)
+    result = json.loads((tmp_path / "compare.json").read_text())
+    methods = {row["method"] for row in result["rows"]}
+    assert {"ig", "ig-no-contrast", "fisher", "fisher-no-contrast"} < methods <= set(LABELS)
+    for name in ("curves.png", "curves_blue.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+    with (tmp_path / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["difference_blue_x1000"]) > 0
+    assert {path.stem for path in (tmp_path / "scores").iterdir()} == {
+        f"{method}_{function}" for method in methods for function in study.MASKS
+    }

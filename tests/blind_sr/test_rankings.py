@@ -1,0 +1,102 @@
+"""The study's methods: each contrasted, each with a twin that is not, on small networks."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from blind_sr import networks, study
+from blind_sr.networks import SRResNet
+from blind_sr.rankings import LABELS, METHODS, attributed, find_filters, named
+from paramattr import FAIG, contrast, gradient_times_change, random_within_layers
+from paramattr.attribution.captum import CAPTUM_METHODS
+
+from .made_up import write_pair, write_photographs
+
+SMALL = partial(SRResNet, features=4, blocks=1)
+TWINS = [name for name in LABELS if name.endswith("-no-contrast")]
+NAMES = [name.removesuffix("-no-contrast") for name in TWINS]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small pair and two photographs."""
+    folder = tmp_path_factory.mktemp("pair")
+    write_pair(folder, "srresnet", SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.NETWORKS, "srresnet", SMALL)
+        pair = study.load_pair("srresnet", folder)
+    return pair, study.load_photographs(write_photographs(folder, 2, (40, 44)), crop=8)
+
+
+def search(data, methods, **options):
+    return find_filters(*data, methods, units="output_channel", n_steps=2, **options)
+
+
+@pytest.fixture(scope="module")
+def rankings(data):
+    return search(data, list(LABELS))
+
+
+def test_every_method_that_looks_at_data_has_a_twin():
+    taylor = {f"taylor-{place}" for place in ("target", "middle", "baseline")}
+    assert set(NAMES) == {"faig", "ig", "fisher", *taylor, *CAPTUM_METHODS}
+    assert set(LABELS) - {*NAMES, *TWINS} == {
+        "absolute-change",
+        "weight-magnitude",
+        "random-within-layers",
+        "random",
+    }
+    assert len(set(LABELS.values())) == len(LABELS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_is_the_contrast_of_its_twin(name, rankings):
+    plain = {f: rankings[f"{name}-no-contrast"][f][0] for f in study.MASKS}
+    for function, other in (study.MASKS, study.MASKS[::-1]):
+        assert (plain[function].values >= 0).all()
+        [scores] = rankings[name][function]
+        assert torch.equal(scores.values, contrast(plain[function], plain[other]).values)
+        assert torch.equal(scores.values, -rankings[name][other][0].values)
+        assert (scores.values != 0).any()
+
+
+def test_what_is_attributed_is_what_the_library_gives(data, rankings):
+    pair, photographs = data
+    for function in study.MASKS:
+        batches = photographs.pairs(function)
+        models = pair.target, pair.baseline
+        faig = FAIG(*models).score(batches, reducer="output_channel", n_steps=2)
+        assert torch.equal(rankings["faig-no-contrast"][function][0].values, faig.values)
+        for place in ("target", "middle", "baseline"):
+            taylor = gradient_times_change(*models, batches, at=place, reducer="output_channel")
+            found = rankings[f"taylor-{place}-no-contrast"][function][0]
+            assert torch.equal(found.values, taylor.values)
+
+
+def test_random_within_layers_is_matched_to_contrasted_faig(rankings):
+    for function in study.MASKS:
+        matched = random_within_layers(rankings["faig"][function][0], seed=0)
+        assert torch.equal(rankings["random-within-layers"][function][0].values, matched.values)
+
+
+def test_a_method_and_its_twin_attribute_once(data):
+    both = ["ig-no-contrast", "random-within-layers", "faig", "random", "ig", "faig-no-contrast"]
+    counted = []
+    found = search(data, both, advance=counted.append)
+    assert list(found) == both
+    assert sum(counted) == attributed(both, data[1]) == 2 * 2 * 2  # attributions, functions, photos
+    for method, advances in (("ig-no-contrast", 4), ("random", 0)):
+        counted.clear()
+        one = search(data, [method], advance=counted.append)
+        assert sum(counted) == attributed([method], data[1]) == advances
+        for function in study.MASKS:
+            assert torch.equal(one[method][function][0].values, found[method][function][0].values)
+
+
+def test_all_are_those_that_the_units_have():
+    assert named("all") == list(METHODS)
+    channels = named("all", "output_channel")
+    assert channels[: len(METHODS)] == list(METHODS)
+    slow = {"layer-feature-ablation", "layer-feature-ablation-no-contrast"}
+    assert set(LABELS) - set(channels) == slow
