@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     from paramattr.integration.adaptive import Adaptive as Adaptive
     from paramattr.objectives import absolute_error as absolute_error
     from paramattr.objectives import cross_entropy as cross_entropy
+    from paramattr.objectives import logit_difference as logit_difference
+    from paramattr.objectives import next_token_cross_entropy as next_token_cross_entropy
     from paramattr.objectives import self_reference as self_reference
     from paramattr.objectives import squared_error as squared_error
     from paramattr.objectives import summed_output as summed_output
+    from paramattr.objectives import token_cross_entropy as token_cross_entropy
     from paramattr.paths import PiecewiseLinear as PiecewiseLinear
     from paramattr.paths import StraightLine as StraightLine
     from paramattr.prediction import OverlapClassifier as OverlapClassifier
@@ -78,9 +81,12 @@ _ROOMS = {
     "objectives": (
         "absolute_error",
         "cross_entropy",
+        "logit_difference",
+        "next_token_cross_entropy",
         "self_reference",
         "squared_error",
         "summed_output",
+        "token_cross_entropy",
     ),
     "paths": ("PiecewiseLinear", "StraightLine"),
     "prediction": ("OverlapClassifier",),
