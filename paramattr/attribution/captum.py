@@ -18,7 +18,7 @@ from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Reduced
+from paramattr.integration.sums import Reduced, Sample
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import named_parameters, owners
 from paramattr.runtime.isolation import undisturbed
@@ -137,7 +137,7 @@ def captum_scores(
         values = ObjectiveOfParameters(FunctionalModel(copied), objective)
         is_first = True
 
-        def check(batch: Batch) -> Batch:
+        def check(condition: str, batch: Batch) -> Batch:
             nonlocal is_first
             for sample, _ in _with_baselines(batch):
                 values.values(parameters, sample)  # what is wrong shows before the work
@@ -146,7 +146,7 @@ def captum_scores(
                 is_first = False
             return batch
 
-        def work(batch: Batch) -> Iterator[dict[str, Reduced]]:
+        def work(batch: Batch) -> Iterator[Sample]:
             for sample, baselines in _with_baselines(batch):
                 path = {"baselines": baselines, "n_steps": n_steps, "method": quadrature}
                 sums = [torch.zeros(len(index), dtype=torch.float64) for _ in range(2)]
@@ -155,7 +155,7 @@ def captum_scores(
                     found = _attribution(attr, chosen, function, sample, path)
                     for place, given in zip(sums, (found.abs(), found), strict=True):
                         place[layer.units] += layer.reduced(given, chosen)
-                yield {method: Reduced(*sums)}
+                yield Sample({method: Reduced(*sums)})
 
         device = next(iter(parameters.values())).device
         return stream(

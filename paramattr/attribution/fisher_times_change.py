@@ -50,13 +50,13 @@ def fisher_times_change(
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", Eq. 3.
     """
     faig = ParameterPathIntegratedGradients(model, baseline, objective=objective)
-    return faig.score_of(
-        _squared,
+    return faig.score(
         loader,
         reducer=reducer,
         method=single_node("target"),
         show_progress=show_progress,
         checkpoint=checkpoint,
+        function=_squared,
     )
 
 

@@ -21,7 +21,7 @@ from paramattr.integration.gradients import (
 )
 from paramattr.integration.request import Loaders, Reducers, Request
 from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Reduced
+from paramattr.integration.sums import Sample
 from paramattr.objectives import (
     Objective,
     SelfReference,
@@ -146,8 +146,8 @@ class InputPathIntegratedGradients:
             def read(item: Any) -> Batch:
                 return Batch.from_loader(item, device=_device(own), model=self.model)
 
-            def work(batch: Batch) -> Iterator[dict[str, Reduced]]:
-                yield request.reduced(self._over(function, own, rule, batch))
+            def work(batch: Batch) -> Iterator[Sample]:
+                yield Sample(request.reduced(self._over(function, own, rule, batch)))
 
             settings = None
             if checkpoint is not None:
@@ -163,7 +163,7 @@ class InputPathIntegratedGradients:
                 request.loaders,
                 request.indexes,
                 read=read,
-                check=_checked,
+                check=lambda condition, batch: _checked(batch),
                 checkpoint=checkpoint,
                 settings=settings,
                 show_progress=show_progress,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
@@ -14,23 +13,23 @@ from torch import Tensor, nn
 
 from paramattr.errors import ModelError
 from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral
-from paramattr.integration.batches import Batch
+from paramattr.integration.batches import Batch, Inputs
 from paramattr.integration.ends import path_between
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Attributions, Integrand
-from paramattr.integration.path_integral import Integral, Integrated, PathIntegral, Spent
+from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.preflight import Preflight
+from paramattr.integration.profile import PathProfile, profile_of
 from paramattr.integration.request import Loaders, Reducers, Request
-from paramattr.integration.scoring import Function, as_they_are, replicas, score_samples
+from paramattr.integration.scoring import Function, as_they_are, score_samples
+from paramattr.integration.summing import delta_of, sum_samples
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, pick
 from paramattr.paths import Path
 from paramattr.quadrature import Rule, get_rule
 from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import undisturbed
-from paramattr.runtime.progress import progress_bar
-from paramattr.runtime.workers import in_order
 from paramattr.wrappers import unwrapped_pair
 
 
@@ -43,23 +42,24 @@ class ParameterPathIntegratedGradients:
     move, the attributions of one sample sum to `L(baseline) - L(target)`: a positive one says that
     this parameter's change lowered the objective.
 
-    Buffers stay at the target's values along the whole path. The model's parameters, gradients,
-    buffers and mode, and the random state, are as they were after any call.
+    Floating-point buffers that differ, such as the statistics of a batch norm, move along the path
+    as parameters do, and have attributions under their own names. The model's parameters,
+    gradients, buffers and mode, and the random state, are as they were after any call.
 
     Args:
         model: the target, in evaluation mode.
         baseline: the model it is compared with, or a mapping of names to tensors.
-        objective: `(output, targets)` to a tensor `(B,)`, one number a sample.
+        objective: `(output, targets)` to a tensor `(B,)`, one number per sample.
         parameters: what is reported: names, or a predicate of `(name, parameter)`; all
             floating-point parameters by default. All that differ move along the path either way.
             A tied parameter goes by its first name.
         path: from the target to the baseline; the straight line by default.
         device: where to compute; where the model is by default. The model itself is not moved.
-        dtype: precision that the model computes in; the model's own by default. A half precision,
-            such as `torch.bfloat16` where the hardware computes in it, is mixed: parameters and
-            inputs are float32 and `torch.autocast` says what computes in half. Path, sums and
-            results stay in the model's, float32 at least. If the objective's change then differs by
-            more than 5%, a warning says so.
+        dtype: precision that the model computes in; by default the model's own, float32 at least.
+            A half precision, such as `torch.bfloat16` where the hardware computes in it, is mixed:
+            parameters and inputs are float32 and `torch.autocast` says what computes in half. Path,
+            sums and results are in float32 at least. If the objective's change then differs from
+            the one in float32 by more than 5%, a warning says so.
         compile: whether `torch.compile` translates the model, on a GPU into CUDA graphs; False by
             default, since translating takes a minute. Without effect where several samples are
             differentiated at once.
@@ -124,7 +124,7 @@ class ParameterPathIntegratedGradients:
 
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         targets: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 16,
@@ -138,10 +138,11 @@ class ParameterPathIntegratedGradients:
         """Attribute the objective's change on some samples.
 
         Args:
-            inputs: a tensor or a tuple of tensors, `(B, ...)`.
+            inputs: a tensor or a tuple of tensors, `(B, ...)`, or a mapping of keyword arguments;
+                `labels` of a mapping that comes without targets are the targets.
             targets: what the objective compares the output with, `(B, ...)`; None if it needs none.
-            additional_forward_args: further arguments of the model, one or a tuple; tensors are
-                batch first.
+            additional_forward_args: further arguments of the model, one, a tuple, or a mapping of
+                keywords; tensors are batch first.
             n_steps: nodes of the rule on each smooth piece of the path. On the study's
                 networks 8 Gauss-Legendre nodes do as well as the paper's 100 left Riemann ones on
                 blur, and better on noise.
@@ -168,7 +169,7 @@ class ParameterPathIntegratedGradients:
             ParamattrError: for an unknown rule, or a number of nodes or samples it cannot take.
             ModelError: if the model is in training mode or no longer fits the baseline.
             DataError: if the inputs and targets hold different numbers of samples.
-            ObjectiveError: if the objective does not give one finite number a sample.
+            ObjectiveError: if the objective does not give one finite number per sample.
         """
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
@@ -179,37 +180,26 @@ class ParameterPathIntegratedGradients:
             size = (internal_batch_size or 1) if per_sample else chunk
             batch = integrand.referenced(batch, chunk)
             before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
-            self._preflight(integrand)(batch)
-            leading = (len(batch),) if per_sample else ()
-            attributions = integrand.zeros(list(integrand.reported), leading)
-            totals: list[Tensor] = []
-            parts = in_order(
-                partial(_results, whole=whole, per_sample=per_sample, at_once=size),
-                replicas(integral, self.compute.workers),
-                batch.chunks(size),
+            self._preflight(integrand)(batch.part(0, 1))
+            found = sum_samples(
+                integral,
+                batch,
+                whole=whole,
+                per_sample=per_sample,
+                at_once=size,
+                workers=self.compute.workers,
+                show_progress=show_progress,
             )
-            with (
-                progress_bar("attributing", len(batch), show=show_progress) as advance,
-                closing(parts) as several,
-            ):
-                for part in several:
-                    for result in part:
-                        for name, value in result.attributions.items():
-                            kept = attributions[name]
-                            (kept[len(totals)] if per_sample else kept).add_(value)
-                        if result.spent is not None:
-                            self._spent += (result.spent,)
-                        advance(min(chunk, len(batch) - len(totals) * chunk))
-                        totals.append(result.total)
+            self._spent = found.spent or self._spent
             if not return_convergence_delta:
-                return attributions
-            total, change = torch.stack(totals), integrand.values(1.0, batch, chunk) - before
-            return attributions, total - change if per_sample else total.sum() - change.sum()
+                return found.attributions
+            change = integrand.values(1.0, batch, chunk) - before
+            return found.attributions, found.totals - (change if per_sample else change.sum())
 
     def compute_convergence_delta(
         self,
         attributions: Mapping[str, Tensor],
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         targets: Any = None,
         additional_forward_args: Any = None,
     ) -> Float[Tensor, "..."]:
@@ -241,24 +231,7 @@ class ParameterPathIntegratedGradients:
                     "completeness holds over all that moves; take the delta of a partial report "
                     "from attribute(..., return_convergence_delta=True)"
                 )
-            ends = (integrand.values(alpha, batch, len(batch)) for alpha in (0.0, 1.0))
-            change = -torch.sub(*ends)
-        known = {n: a for n, a in attributions.items() if n in integrand.path.start}
-        shapes = {
-            name: (tuple(value.shape), tuple(integrand.path.start[name].shape))
-            for name, value in known.items()
-        }
-        if all(found == shape for found, shape in shapes.values()):
-            total = sum(value.double().sum() for value in attributions.values())
-            return torch.as_tensor(total - change.sum())
-        for name, (found, shape) in shapes.items():
-            if found != (len(batch), *shape):
-                raise ModelError(
-                    f"the attribution of parameter {name!r} has shape {found}: expected "
-                    f"{shape}, or {(len(batch), *shape)} per sample"
-                )
-        flat = (value.double().reshape(len(batch), -1) for value in attributions.values())
-        return sum(value.sum(1) for value in flat) - change
+            return delta_of(attributions, integrand, batch)
 
     def score(
         self,
@@ -270,16 +243,18 @@ class ParameterPathIntegratedGradients:
         internal_batch_size: int | None = None,
         show_progress: bool = False,
         checkpoint: str | FilePath | None = None,
+        function: Function = as_they_are,
     ) -> Any:
-        """Stream samples into one score a unit: the mean of the summed magnitudes.
+        """Stream samples into one score per unit: the mean of the summed magnitudes.
 
             S_u = 1/|X| Σ_{x in X} Σ_{i in u} |A_i(x)|
 
         Args:
-            loader: any iterable of `(inputs, targets)` batches, or of tensors if the objective
-                needs no target. They are moved to where it computes.
-            reducer: the units: `"scalar"`, `"kernel"`, `"output_channel"`, `"input_channel"`,
-                `"layer"`, or a callable (see `paramattr.units.reducers`).
+            loader: any iterable of batches: `(inputs, targets)`, tensors if the objective needs no
+                target, or mappings of keyword arguments with `labels`. They are moved to where it
+                computes. A mapping of conditions to such iterables scores each in one pass.
+            reducer: the units: a name such as `"kernel"`, `"output_channel"`, `"attention_head"`,
+                `"neuron"` or `"layer"`, or a callable (see `paramattr.units.reducers`); or a list.
             n_steps: as in `attribute`.
             method: as in `attribute`.
             internal_batch_size: samples of a batch that are differentiated at once, as in
@@ -287,53 +262,21 @@ class ParameterPathIntegratedGradients:
                 value.
             show_progress: draw a bar on stderr.
             checkpoint: a file that keeps the sums after each batch; a call that is repeated with
-                it after an error or a kill goes on where it stopped. The loader must give the
+                it after an error or a kill resumes. The loader must give the
                 same batches in the same order.
+            function: of each sample's attributions, by name, such as their square; what it gives is
+                reduced in their place. Its name tells checkpoints apart.
 
         Returns:
-            Scores of all units; parameters that are not reported count as zero.
+            Scores of all units; parameters that are not reported count as zero. A dict by condition
+            where `loader` is a mapping, by reducer where `reducer` is a list, and by condition and
+            then by reducer where both are.
 
         Raises:
             ParamattrError: what `attribute` raises, and for an unknown reducer, an empty loader
                 or a checkpoint of other settings.
 
         Source: Xie et al. 2021, each term of Eq. 7.
-        """
-        return self.score_of(
-            as_they_are,
-            loader,
-            reducer=reducer,
-            n_steps=n_steps,
-            method=method,
-            internal_batch_size=internal_batch_size,
-            show_progress=show_progress,
-            checkpoint=checkpoint,
-        )
-
-    def score_of(
-        self,
-        function: Function,
-        loader: Loaders,
-        *,
-        reducer: Reducers,
-        n_steps: int = 16,
-        method: str | Rule | Adaptive = "gausslegendre",
-        internal_batch_size: int | None = None,
-        show_progress: bool = False,
-        checkpoint: str | FilePath | None = None,
-    ) -> Any:
-        """Score a function of each sample's attributions, such as their square.
-
-        Args:
-            function: one sample's attributions, by name, to what is reduced to units in their
-                place; they may be overwritten. Its name tells checkpoints apart.
-            loader: as in `score`, and so are the other arguments, the result and the errors.
-            reducer: as in `score`.
-            n_steps: as in `score`.
-            method: as in `score`.
-            internal_batch_size: as in `score`.
-            show_progress: as in `score`.
-            checkpoint: as in `score`.
         """
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
@@ -351,6 +294,42 @@ class ParameterPathIntegratedGradients:
             )
             self._spent = found.spent or self._spent
             return request.answer(found.scores)
+
+    def path_profile(
+        self,
+        loader: Iterable[Any],
+        n_points: int = 11,
+        *,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> PathProfile:
+        """Evaluate the objective along the path, without any gradient.
+
+        A path that rises far above both ends leads through damaged models: `barrier` says how far.
+
+        Args:
+            loader: batches, as in `score`.
+            n_points: evenly spaced places, both ends included; at least 3.
+            internal_batch_size: most samples that run together; a whole batch by default.
+            show_progress: draw a bar on stderr.
+
+        Returns:
+            The mean objective at each place, and the barrier.
+
+        Raises:
+            ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
+        """
+        with undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", internal_batch_size, ", or None")
+            integrand = self._integrand()
+            read = partial(Batch.from_loader, device=integrand.device, model=self.model)
+            return profile_of(
+                integrand,
+                map(read, loader),
+                n_points,
+                at_once=internal_batch_size,
+                show_progress=show_progress,
+            )
 
     def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         if isinstance(method, str) and method == "adaptive":
@@ -381,11 +360,3 @@ class ParameterPathIntegratedGradients:
 
 
 FAIG = ParameterPathIntegratedGradients
-
-
-def _results(
-    integral: Integral, part: Batch, *, whole: bool, per_sample: bool, at_once: int
-) -> list[Integrated]:
-    if per_sample:
-        return list(integral.samples(part, whole=whole, at_once=at_once))
-    return [integral.over(part, whole=whole)]

@@ -9,13 +9,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import check_finite_gradients, check_finite_values
 from paramattr.integration.integrand import Attributions, Integrand
-from paramattr.integration.path_integral import Integrated, Node, Spent, place
+from paramattr.integration.path_integral import Integrated, Node, Spent, Values, place
 from paramattr.quadrature import gauss_kronrod
 
 NODES = 7
@@ -107,7 +108,7 @@ class AdaptiveIntegral:
         relative = missing / abs(change) if change else math.inf if abs(missing) > allowed else 0.0
         spent = Spent(kept.evaluations, kept.panels, relative, kept.reason)
         total = torch.tensor(kept.total, dtype=torch.float64, device=device)
-        return Integrated(kept.attributions, total, spent)
+        return Integrated(kept.attributions, total, changes.values(), spent)
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
         """Integrate over the path for each sample by itself: each has panels of its own."""
@@ -170,19 +171,22 @@ class _Changes:
 
     def __init__(self, integrand: Integrand, batch: Batch) -> None:
         self.integrand, self.batch = integrand, batch
-        self.known: dict[float, float] = {}
+        self.known: dict[float, Float[Tensor, "b"]] = {}
 
     def between(self, start: float, end: float) -> float:
         return self._at(end) - self._at(start)
+
+    def values(self) -> Values:
+        """Give the places known so far, and the objective there."""
+        return Values(tuple(self.known), torch.stack(list(self.known.values())))
 
     @property
     def rounding(self) -> float:
         """How much the objective at the places known so far may be off by rounding."""
         precision = max(torch.finfo(v.dtype).eps for v in self.integrand.path.start.values())
-        return 8 * precision * max(abs(value) for value in self.known.values())
+        return 8 * precision * max(abs(float(value.sum())) for value in self.known.values())
 
     def _at(self, alpha: float) -> float:
         if alpha not in self.known:
-            values = self.integrand.values(alpha, self.batch, len(self.batch))
-            self.known[alpha] = float(values.sum())
-        return self.known[alpha]
+            self.known[alpha] = self.integrand.values(alpha, self.batch, len(self.batch))
+        return float(self.known[alpha].sum())

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from paramattr.checkpoints import content
 from paramattr.errors import DataError
 
+Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Any]
+"""What goes into a model: one tensor, several, or keyword arguments."""
 LABELS = "labels"
 """The entry of a mapping that the objective is given as targets."""
 

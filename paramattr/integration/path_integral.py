@@ -36,17 +36,31 @@ class Spent(NamedTuple):
     reason: str
 
 
+class Values(NamedTuple):
+    """The objective of some samples at some places of the path.
+
+    Attributes:
+        alphas: the places.
+        of_samples: `(places, B)`.
+    """
+
+    alphas: tuple[float, ...]
+    of_samples: Float[Tensor, "places b"]
+
+
 class Integrated(NamedTuple):
     """What an integral over one sample, or over a summed batch, came to.
 
     Attributes:
         attributions: of what is reported.
         total: their sum, with all else that moves if that was asked for; a scalar in float64.
+        values: places on the path, and the objective there: `(places, B)`.
         spent: what it took, where that is not known beforehand.
     """
 
     attributions: Attributions
     total: Tensor
+    values: Values
     spent: Spent | None = None
 
 
@@ -151,9 +165,10 @@ class PathIntegral:
             if len(part) == 1:
                 yield self.over(part, whole=whole)
                 continue
-            sums, totals, _ = self._integrated(part, whole=whole, each=True)
+            sums, totals, (alphas, values), _ = self._integrated(part, whole=whole, each=True)
             for number in range(len(part)):
-                yield Integrated({n: value[number] for n, value in sums.items()}, totals[number])
+                own = Values(alphas, values[:, number : number + 1])
+                yield Integrated({n: v[number] for n, v in sums.items()}, totals[number], own)
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, so that two runs can be told apart."""
@@ -164,6 +179,7 @@ class PathIntegral:
         sums: Attributions = {}
         total = torch.zeros(leading, dtype=torch.float64, device=integrand.device)
         values: list[Float[Tensor, "b"]] = []
+        alphas: list[float] = []
         for stretch in self.stretches:
             names = [name for name in stretch.moving if whole or name in self.reported]
             if not names:
@@ -172,6 +188,7 @@ class PathIntegral:
             for node in stretch.nodes:
                 found = integrand.gradients(node.alpha, batch, names, each=each)
                 values.append(found.values)
+                alphas.append(node.alpha)
                 _add(raw, found.by_name, node.weight)
                 del found  # before the next pass makes more
             speed = integrand.path.derivative(stretch.nodes[0].alpha)
@@ -186,7 +203,9 @@ class PathIntegral:
         sums = {**integrand.zeros(still, leading), **sums}
         check_finite_values(values, batch.first)
         check_finite_gradients({**sums, "a parameter": total}, batch)
-        return Integrated({name: sums[name] for name in integrand.reported}, total)
+        seen = torch.stack(values) if values else torch.zeros(0, len(batch))
+        attributions = {name: sums[name] for name in integrand.reported}
+        return Integrated(attributions, total, Values(tuple(alphas), seen))
 
 
 def place(

@@ -14,6 +14,8 @@ from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand
+from paramattr.integration.path_integral import Values
+from paramattr.integration.profile import PathProfile
 from paramattr.parameters import named_parameters
 from paramattr.runtime.compute import Compute, wide
 
@@ -25,38 +27,96 @@ end by without a warning."""
 
 
 class Preflight:
-    """A look at the first batch of a call, before the work.
+    """A look at the first batch of each condition, before the work and beside it.
 
-    The objective is evaluated at both ends: what is wrong with its shape or range shows. Whether
-    autograd can follow it shows at the first gradient.
+    The objective is evaluated at both ends of the path: what is wrong with its shape or range
+    shows, and the baseline model is compared with the path's end. Together with the values that the
+    integration meets at its own nodes the ends are a profile of the path, whose barrier is told.
 
     Args:
         integrand: the objective along the path.
         baseline: the baseline model, which is compared with the path's end; None for no comparison.
-
-    Attributes:
-        is_due: whether the look is still to come.
     """
 
     def __init__(self, integrand: Integrand, baseline: nn.Module | None = None) -> None:
         self.integrand, self.baseline = integrand, baseline
-        self.is_due = True
+        self._seen: dict[str, dict[float, list[float]]] = {}
+        self._samples: dict[str, int] = {}
 
-    def __call__(self, batch: Batch) -> None:
-        """Look at the first batch that comes.
+    def __call__(self, batch: Batch, condition: str = "", at_once: int = 1) -> None:
+        """Look at a batch, if it is the first of its condition.
 
         Raises:
             ObjectiveError: if the objective is not one finite number per sample.
 
         Warns:
-            UserWarning: as `compare_precision` and `compare_baseline`.
+            UserWarning: as `compare_precision` and `compare_baseline`, on the first sample of all.
         """
-        if not self.is_due:
+        if not self.is_first(condition):
             return
-        self.is_due, sample = False, batch.part(0, 1)
-        compare_precision(self.integrand, sample)
-        if self.baseline is not None:
-            compare_baseline(self.integrand, sample, self.baseline)
+        ends = [self.integrand.values(alpha, batch, at_once) for alpha in (0.0, 1.0)]
+        if not self._seen:
+            sample = batch.part(0, 1)
+            compare_precision(self.integrand, sample)
+            if self.baseline is not None:
+                first = (float(ends[0][0]), float(ends[1][0]))
+                compare_baseline(self.integrand, sample, self.baseline, first)
+        places = zip((0.0, 1.0), ends, strict=True)
+        self._seen[condition] = {alpha: values.tolist() for alpha, values in places}
+        self._samples[condition] = len(batch)
+
+    def is_first(self, condition: str) -> bool:
+        """Say whether no batch of a condition was looked at yet."""
+        return condition not in self._seen
+
+    def watch(self, condition: str, values: Values) -> None:
+        """Take in what the integration of one sample met, if it is of the first batch."""
+        left = self._samples.get(condition, 0)
+        if not left:
+            return
+        self._samples[condition] = left - values.of_samples.shape[1]
+        seen = self._seen[condition]
+        for alpha, of_samples in zip(values.alphas, values.of_samples.tolist(), strict=True):
+            if alpha not in (0.0, 1.0):
+                seen.setdefault(alpha, []).extend(of_samples)
+
+    def profiles(self) -> dict[str, PathProfile]:
+        """Give the profile of each condition: of its first batch, at the nodes and the ends."""
+        found = {}
+        for condition, seen in self._seen.items():
+            samples = len(seen[0.0])
+            # The adaptive rule takes places of its own for each sample: those that all share.
+            places = sorted(alpha for alpha, values in seen.items() if len(values) == samples)
+            means = torch.tensor([seen[a] for a in places], dtype=torch.float64).mean(1)
+            found[condition] = PathProfile(
+                torch.tensor(places, dtype=torch.float64), means, samples
+            )
+        return found
+
+    def conclude(self) -> None:
+        """Warn of a barrier.
+
+        Warns:
+            UserWarning: once, of the highest barrier above 1 between ends that differ.
+        """
+        barriers = {
+            condition: profile
+            for condition, profile in self.profiles().items()
+            if profile.barrier > 1 and not profile.has_close_ends
+        }
+        if not barriers:
+            return
+        condition, profile = max(barriers.items(), key=lambda item: item[1].barrier)
+        of = f" of {condition!r}" if condition else ""
+        start, end = float(profile.values[0]), float(profile.values[-1])
+        warn(
+            f"barrier {profile.barrier:.3g}: on the first batch the objective{of} is {start:.4g} "
+            f"at the target, {end:.4g} at the baseline, and up to "
+            f"{float(profile.values.max()):.4g} between them. The path leads through damaged "
+            "models, so the scores may name what breaks the network, not what the fine-tuning "
+            "taught it; take an earlier checkpoint as the baseline, coarser units, or another path "
+            "(path=...)"
+        )
 
 
 def compare_precision(integrand: Integrand, sample: Batch) -> None:
@@ -84,18 +144,26 @@ def compare_precision(integrand: Integrand, sample: Batch) -> None:
         )
 
 
-def compare_baseline(integrand: Integrand, sample: Batch, baseline: nn.Module) -> None:
+def compare_baseline(
+    integrand: Integrand, sample: Batch, baseline: nn.Module, ends: tuple[float, float]
+) -> None:
     """Compare the baseline model's own objective with that at the path's end.
 
     They differ where something else than parameters and buffers does: code, a configuration, a
     buffer of whole numbers.
+
+    Args:
+        integrand: the objective along the path.
+        sample: one sample.
+        baseline: the baseline model.
+        ends: the sample's objective at the path's start and end.
 
     Warns:
         UserWarning: with the gap and its share of the objective's change.
     """
     function = integrand.objective
     compute = replace(function.model.compute, compile=False)
-    start, end = (float(integrand.values(alpha, sample, 1)) for alpha in (0.0, 1.0))
+    start, end = ends
     with _evaluating(baseline):
         own = ObjectiveOfParameters(FunctionalModel(baseline, compute), function.objective)
         values = replace(compute, device=integrand.device).placed(named_parameters(baseline))

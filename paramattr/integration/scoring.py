@@ -13,7 +13,7 @@ from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.request import Request
 from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Reduced
+from paramattr.integration.sums import Sample
 from paramattr.units.scores import Scores
 
 Function = Callable[[Attributions], Attributions]
@@ -61,20 +61,24 @@ def score_samples(
     integrand, spent = integral.integrand, list[Spent]()
     model = integrand.objective.model.model
 
-    def check(batch: Batch) -> Batch:
+    def check(condition: str, batch: Batch) -> Batch:
         batch = integrand.referenced(batch, at_once)
-        if len(batch) > 1:  # what is wrong shows before the work
-            integrand.values(0.0, batch, 1)
-        preflight(batch)
+        if not preflight.is_first(condition) and len(batch) > 1:
+            integrand.values(0.0, batch, 1)  # what is wrong shows before the work
+        preflight(batch, condition, at_once)
         return batch
 
-    def work(one: Integral, part: Batch) -> Iterator[dict[str, Reduced]]:
+    def work(one: Integral, part: Batch) -> Iterator[Sample]:
         # Nothing here holds one sample's attributions while the next one's are made.
-        for attributions, _, taken in one.samples(part, whole=False, at_once=at_once):
-            if taken is not None:
-                spent.append(taken)
-            yield request.reduced(function(attributions))
+        for attributions, _, values, taken in one.samples(part, whole=False, at_once=at_once):
+            yield Sample(request.reduced(function(attributions)), values, taken)
             del attributions
+
+    def watch(condition: str, sample: Sample) -> None:
+        if sample.values is not None:
+            preflight.watch(condition, sample.values)
+        if sample.spent is not None:
+            spent.append(sample.spent)
 
     settings: dict[str, Any] = {}
     if checkpoint is not None:
@@ -85,11 +89,13 @@ def score_samples(
         request.indexes,
         read=partial(Batch.from_loader, device=integrand.device, model=model),
         check=check,
+        watch=watch,
         at_once=at_once,
         checkpoint=checkpoint,
         settings=settings,
         show_progress=show_progress,
     )
+    preflight.conclude()
     return Scored(scores, tuple(spent))
 
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
-from paramattr.integration.sums import Reduced, RunningSums
+from paramattr.integration.sums import RunningSums, Sample
 from paramattr.resume import Unfinished
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.workers import in_order
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 
-Work = Callable[[Batch], Iterator[Mapping[str, Reduced]]]
+Work = Callable[[Batch], Iterator[Sample]]
 """A batch to its samples, one by one: each sample's attributions reduced to every set of units."""
 
 
@@ -76,7 +76,8 @@ def stream(
     indexes: Mapping[str, UnitIndex],
     *,
     read: Callable[[Any], Batch],
-    check: Callable[[Batch], Batch] = lambda batch: batch,
+    check: Callable[[str, Batch], Batch] = lambda condition, batch: batch,
+    watch: Callable[[str, Sample], object] = lambda condition, sample: None,
     at_once: int = 1,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -94,7 +95,8 @@ def stream(
         loaders: name of a condition to its batches.
         indexes: name of a set of units to the units.
         read: what a loader gives to a batch.
-        check: each batch before its work, to the batch that is worked on.
+        check: a condition and each of its batches before the work, to the batch that is worked on.
+        watch: called with a condition and each of its samples after the work, in their order.
         at_once: most samples of a batch that a worker is given together.
         checkpoint: a file that holds the running sums after each batch. Where it exists, the
             batches that it already holds are passed over.
@@ -118,7 +120,7 @@ def stream(
     def tasks() -> Iterator[Batch]:
         for name, batch in _in_turns(conditions, read, checkpoint, advance):
             one = conditions[name]
-            for part in check(batch).chunks(at_once):
+            for part in check(name, batch).chunks(at_once):
                 is_last = part.first + len(part) == len(batch)
                 digest = one.digest.hexdigest() if is_last else None
                 waiting.append(_Part(name, len(part) / len(batch), digest))
@@ -134,7 +136,8 @@ def stream(
             one = conditions[part.condition]
             for sample in samples:
                 for units, sums in one.sums.items():
-                    sums.add(sample[units])
+                    sums.add(sample.reduced[units])
+                watch(part.condition, sample)
             advance(part.share)
             if part.digest is not None:
                 one.finished, one.data = one.finished + 1, part.digest

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from paramattr.integration.path_integral import Spent, Values
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 
@@ -23,6 +24,20 @@ class Reduced(NamedTuple):
 
     magnitudes: Float[Tensor, "units"]
     signed: Float[Tensor, "units"]
+
+
+class Sample(NamedTuple):
+    """What one sample came to.
+
+    Attributes:
+        reduced: name of a set of units to its attributions there.
+        values: the objective along the path, where the method follows one.
+        spent: what its integration took, where that is not known beforehand.
+    """
+
+    reduced: Mapping[str, Reduced]
+    values: Values | None = None
+    spent: Spent | None = None
 
 
 def reduced(attributions: Mapping[str, Tensor], index: UnitIndex) -> Reduced:
