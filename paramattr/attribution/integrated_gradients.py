@@ -143,14 +143,12 @@ class ParameterPathIntegratedGradients:
             targets: what the objective compares the output with, `(B, ...)`; None if it needs none.
             additional_forward_args: further arguments of the model, one, a tuple, or a mapping of
                 keywords; tensors are batch first.
-            n_steps: nodes of the rule on each smooth piece of the path. On the study's
-                networks 8 Gauss-Legendre nodes do as well as the paper's 100 left Riemann ones on
-                blur, and better on noise.
+            n_steps: nodes of the rule on each smooth piece of the path.
             method: a rule's name (`"riemann_left"`, `"riemann_right"`, `"riemann_middle"`,
                 `"riemann_trapezoid"`, `"simpson"`, `"gausslegendre"`, `"gausskronrod"`) or a
                 `Rule`, which brings its own nodes. `"riemann_left"` with 100 is the paper's.
                 `"adaptive"`, or an `Adaptive` with tolerances of one's own, takes as many nodes
-                as each sample needs, and says in `spent` how many; `n_steps` is without effect.
+                as each sample needs; `spent` says how many, and `n_steps` is without effect.
             internal_batch_size: most samples that go through the model at once; all by default.
                 With `per_sample` one by default: more are differentiated in one pass by
                 `torch.func.vmap`, where it can follow the model, which takes so many times the
@@ -323,13 +321,8 @@ class ParameterPathIntegratedGradients:
             check_count("internal_batch_size", internal_batch_size, ", or None")
             integrand = self._integrand()
             read = partial(Batch.from_loader, device=integrand.device, model=self.model)
-            return profile_of(
-                integrand,
-                map(read, loader),
-                n_points,
-                at_once=internal_batch_size,
-                show_progress=show_progress,
-            )
+            options = {"at_once": internal_batch_size, "show_progress": show_progress}
+            return profile_of(integrand, loader, read, n_points, **options)  # type: ignore
 
     def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         if isinstance(method, str) and method == "adaptive":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -72,7 +73,8 @@ class PathProfile:
 
 def profile_of(
     integrand: Integrand,
-    batches: Iterable[Batch],
+    loader: Iterable[Any],
+    read: Callable[[Any], Batch],
     n_points: int,
     *,
     at_once: int | None = None,
@@ -82,7 +84,8 @@ def profile_of(
 
     Args:
         integrand: the objective along the path.
-        batches: samples.
+        loader: batches.
+        read: what the loader gives to a batch.
         n_points: places, the ends included.
         at_once: most samples that run together; a whole batch by default.
         show_progress: draw a bar on stderr.
@@ -102,7 +105,7 @@ def profile_of(
     alphas = torch.linspace(0, 1, n_points, dtype=torch.float64)
     sums, samples = torch.zeros(n_points, dtype=torch.float64), 0
     with progress_bar("profiling", None, show=show_progress) as advance:
-        for batch in batches:
+        for batch in map(read, loader):
             size = at_once or len(batch)
             referenced = integrand.referenced(batch, size)
             for place, alpha in enumerate(alphas.tolist()):
@@ -110,5 +113,5 @@ def profile_of(
             samples += len(batch)
             advance(1)
     if not samples:
-        raise no_batch(batches)
+        raise no_batch(loader)
     return PathProfile(alphas, sums / samples, samples)
