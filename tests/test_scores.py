@@ -11,6 +11,9 @@ from paramattr import Scores, Selection, Unit, UnitIndex
 from paramattr.errors import CheckpointError, UnitError
 from tests.tiny import NUMBERS, SMALL, convnet, indexes, scores_of
 
+# Scores are drawn with zeros among them, which `top` warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:.*score of exactly zero")
+
 FEW = st.sampled_from([-1.0, 0.0, 0.5, 2.0])  # so that ties are common
 
 
