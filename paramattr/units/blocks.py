@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from paramattr.units.layouts import Layout, layouts_of
 
@@ -166,16 +166,17 @@ def group_of(path: str, module: nn.Module) -> str:
     return path or type(module).__name__
 
 
-def unlabelled(
-    model: nn.Module, endings: tuple[str, ...], answers: dict[str, object]
-) -> dict[str, Tensor]:
-    """List the weights in modules of classes so called that have no answer, LoRA's aside."""
-    inside = [f"{p}." for p, m in model.named_modules() if type(m).__name__.endswith(endings) and p]
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.ndim > 1
-        and name not in answers
-        and ".lora_" not in name
-        and any(name.startswith(prefix) for prefix in inside)
-    }
+def unlabelled(model: nn.Module, endings: tuple[str, ...], known: Collection[str]) -> list[str]:
+    """List the weights in modules of classes so called that are not known.
+
+    Biases, LoRA's matrices and a router among experts are no part of a head or a neuron.
+    """
+    modules = dict(model.named_modules())
+    inside = [f"{p}." for p, m in modules.items() if p and type(m).__name__.endswith(endings)]
+    found = []
+    for name, parameter in model.named_parameters():
+        holder = type(modules[name.rpartition(".")[0]]).__name__
+        other = holder.endswith("Router") or name.endswith("bias") or ".lora_" in name
+        if parameter.ndim > 1 and name not in known and not other and name.startswith(tuple(inside)):
+            found.append(name)
+    return found

@@ -62,6 +62,11 @@ class OfModel:
 
     rule: Callable[[nn.Module], Reducer]
 
+    @property
+    def __name__(self) -> str:
+        """Give the name of the function."""
+        return self.rule.__name__
+
     def for_model(self, model: nn.Module) -> Reducer:
         """Give the reducer of one model's parameters."""
         return self.rule(model)

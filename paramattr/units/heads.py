@@ -42,7 +42,7 @@ def attention_head(model: nn.Module) -> Reducer:
     for path, module in model.named_modules():
         for block in _blocks(model, path, module, projections, names):
             answers |= {n: a for n, a in block.items() if answers.get(n) in (None, UNKNOWN)}
-    answers |= dict.fromkeys(unlabelled(model, ("Attention",), dict(answers)), UNKNOWN)
+    answers |= dict.fromkeys(unlabelled(model, ("Attention",), answers), UNKNOWN)
     return looked_up(answers)
 
 

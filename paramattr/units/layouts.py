@@ -140,10 +140,10 @@ def _axes(module: nn.Module, attribute: str, ndim: int) -> tuple[int | None, int
         return None
     if ndim == 1:
         return (0, None) if attribute.startswith("bias") else None
-    if "weight" not in attribute or ndim < 2:
-        return None
     if isinstance(module, nn.Bilinear):  # (out, in, in): an entry reads two inputs
-        return 0, None
+        return (0, None) if ndim == 3 else None
+    if ndim < 2 or (ndim > 2 and not isinstance(module, CONVOLUTIONS)):
+        return None
     if isinstance(module, (_TRANSPOSED, *_COLUMNS)) or _is_transformers_conv1d(module):
         return 1, 0
     return 0, 1

@@ -46,7 +46,7 @@ def neuron(model: nn.Module) -> Reducer:
         else:
             found = _of_block(path, module, projections)
         answers |= {name: answer for name, answer in found.items() if name not in answers}
-    answers |= dict.fromkeys(unlabelled(model, _ENDINGS, dict(answers)), UNKNOWN)
+    answers |= dict.fromkeys(unlabelled(model, _ENDINGS, answers), UNKNOWN)
     return looked_up(answers)
 
 
