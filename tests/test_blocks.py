@@ -155,7 +155,9 @@ HEAD_EDITS = {  # the second head, or group, by hand: parameter to an index of i
     "phi3": {
         "model.layers.0.self_attn.qkv_proj.weight": ([*range(8, 16), *range(20, 24), 28, 31],)
     },
-    "t5": {"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (slice(None), 1)},
+    "t5": {
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (slice(None), 1)
+    },
 }
 
 

@@ -129,7 +129,7 @@ def test_modulate_blends_the_selection_and_nothing_else(case, strength):
     own, other = named_parameters(target), named_parameters(baseline)
     halves = named_parameters(modulate(target, baseline, selection, 0.5))
     if strength > 1:  # its statistics are refused where a variance becomes negative
-        baseline.load_state_dict({n: b for n, b in target.named_buffers()}, strict=False)
+        baseline.load_state_dict(dict(target.named_buffers()), strict=False)
     blends = named_parameters(modulate(target, baseline, selection, strength))
     for name in own:
         mask = selection.mask(name)

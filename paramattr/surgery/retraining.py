@@ -130,7 +130,7 @@ def _reduced(module: nn.Module, protocol: int) -> tuple[Any, ...]:
     state = dict(module.__dict__)
     own = getattr(plain, "__getstate__", None)
     if own is not getattr(object, "__getstate__", None):  # recurrent layers keep references out
-        state = own(module)
+        state = plain.__getstate__(module)  # type: ignore[attr-defined]
     return _blank, (plain,), state, None, None, _filled
 
 

@@ -172,11 +172,16 @@ def unlabelled(model: nn.Module, endings: tuple[str, ...], known: Collection[str
     Biases, LoRA's matrices and a router among experts are no part of a head or a neuron.
     """
     modules = dict(model.named_modules())
-    inside = [f"{p}." for p, m in modules.items() if p and type(m).__name__.endswith(endings)]
+    inside = tuple(f"{p}." for p, m in modules.items() if p and type(m).__name__.endswith(endings))
     found = []
     for name, parameter in model.named_parameters():
         holder = type(modules[name.rpartition(".")[0]]).__name__
         other = holder.endswith("Router") or name.endswith("bias") or ".lora_" in name
-        if parameter.ndim > 1 and name not in known and not other and name.startswith(tuple(inside)):
+        if (
+            parameter.ndim > 1
+            and name not in known
+            and not other
+            and name.startswith(tuple(inside))
+        ):
             found.append(name)
     return found

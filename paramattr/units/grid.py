@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from paramattr.errors import UnitError
+
 
 @dataclass(frozen=True)
 class Units:
@@ -113,3 +115,55 @@ def along(labels: Int[Tensor, "n"], dimension: int, ndim: int) -> Int[Tensor, ".
     shape = [1] * ndim
     shape[dimension] = len(labels)
     return labels.to(torch.int32).reshape(shape)
+
+
+class Grids:
+    """The groups of units met so far."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._length = 0
+
+    def labels(self, units: object, name: str, parameter: Tensor) -> Int[Tensor, "..."]:
+        """Number a parameter's units behind those of the groups before it.
+
+        Raises:
+            UnitError: if what the reducer gave does not fit the parameter, or the group.
+        """
+        units = _checked(units, name, parameter)
+        if units.group not in self.groups:
+            self.groups[units.group] = (self._length, tuple(units.shape))
+            self._length += math.prod(units.shape)
+        start, shape = self.groups[units.group]
+        if shape != tuple(units.shape):
+            raise UnitError(
+                f"the reducer gave group {units.group!r} the shape {shape} and, for parameter "
+                f"{name!r}, {tuple(units.shape)}: expected one shape a group"
+            )
+        own = units.labels.to("cpu", torch.int32)
+        return torch.where(own < 0, own, own + start)
+
+
+def _checked(units: object, name: str, parameter: Tensor) -> Units:
+    if not isinstance(units, Units):
+        raise UnitError(
+            f"the reducer gave a {type(units).__name__} for parameter {name!r}: expected "
+            "paramattr.units.reducers.Units, or None to leave the parameter out"
+        )
+    labels = units.labels
+    fits = labels.ndim == parameter.ndim and all(
+        own in (1, size) for own, size in zip(labels.shape, parameter.shape, strict=True)
+    )
+    if not fits:
+        raise UnitError(
+            f"the reducer gave labels of shape {tuple(labels.shape)} for parameter {name!r} of "
+            f"shape {tuple(parameter.shape)}: expected the same number of dimensions, each of the "
+            "parameter's size or 1"
+        )
+    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < math.prod(units.shape):
+        raise UnitError(
+            f"the reducer gave labels from {int(labels.min())} to {int(labels.max())} for "
+            f"parameter {name!r}: expected -1 (no unit) to {math.prod(units.shape) - 1}, since "
+            f"the group's shape is {tuple(units.shape)}"
+        )
+    return units

@@ -63,7 +63,11 @@ class _Count:
         if size % sum(shares):
             return None
         found = [_even(share * size // sum(shares), self.groups) for share in shares]
-        return None if any(f is None for f in found) else torch.cat([f for f in found if f is not None])
+        return (
+            None
+            if any(f is None for f in found)
+            else torch.cat([f for f in found if f is not None])
+        )
 
 
 def _blocks(
@@ -95,8 +99,8 @@ def _of_torch(
         if parameter is not None and id(parameter) in names:
             side = Side(names[id(parameter)], tuple(parameter.shape), dimension)
             sides.append((side, count.of_rows(parts, side.size, interleaved=False)))
-    for side in projections.inputs(joined(path, "out_proj")):
-        sides.append((side, _even(side.size, count.groups)))
+    columns = projections.inputs(joined(path, "out_proj"))
+    sides += [(side, _even(side.size, count.groups)) for side in columns]
     return _answers(group_of(path, module), count.groups, sides)
 
 
@@ -177,9 +181,7 @@ def _even(size: int, groups: int) -> Int[Tensor, "size"] | None:
     return torch.arange(size) // (size // groups)
 
 
-def _answers(
-    group: str, count: int, sides: list[tuple[Side, Tensor | None]]
-) -> dict[str, Answer]:
+def _answers(group: str, count: int, sides: list[tuple[Side, Tensor | None]]) -> dict[str, Answer]:
     return {
         side.name: UNKNOWN
         if labels is None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import UnitError
 from paramattr.parameters import named_parameters, owners
-from paramattr.units.grid import UNKNOWN, Reducer, Units, asked_of, layer_of
+from paramattr.units.grid import UNKNOWN, Grids, Reducer, asked_of, layer_of
 from paramattr.units.reducers import get_reducer
 from paramattr.units.statistics import labels_or_answers
 
@@ -72,7 +72,7 @@ class UnitIndex:
                 answer does not fit the parameter; the message names it.
         """
         given, parameters = get_reducer(reducer), named_parameters(model)
-        asked, places, grids = asked_of(given, model), owners(model), _Grids()
+        asked, places, grids = asked_of(given, model), owners(model), Grids()
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         labels: dict[str, Tensor] = {}
         unknown: list[str] = []
@@ -290,29 +290,6 @@ def _summary(index: UnitIndex) -> str:
     return f"{len(index)} units in {len(index.groups)} groups ({first!r}, ...)"
 
 
-class _Grids:
-    """The groups of units met so far."""
-
-    def __init__(self) -> None:
-        self.groups: dict[str, tuple[int, tuple[int, ...]]] = {}
-        self._length = 0
-
-    def labels(self, units: Any, name: str, parameter: Tensor) -> Int[Tensor, "..."]:
-        """Number a parameter's units behind those of the groups before it."""
-        _check_units(units, name, parameter)
-        if units.group not in self.groups:
-            self.groups[units.group] = (self._length, tuple(units.shape))
-            self._length += math.prod(units.shape)
-        start, shape = self.groups[units.group]
-        if shape != tuple(units.shape):
-            raise UnitError(
-                f"the reducer gave group {units.group!r} the shape {shape} and, for parameter "
-                f"{name!r}, {tuple(units.shape)}: expected one shape a group"
-            )
-        own = units.labels.to("cpu", torch.int32)
-        return torch.where(own < 0, own, own + start)
-
-
 def _nothing_left(reducer: object, model: nn.Module, unknown: list[str]) -> str:
     message = (
         f"the reducer {reducer!r} leaves every parameter of {type(model).__name__} out: there is "
@@ -327,27 +304,3 @@ def _nothing_left(reducer: object, model: nn.Module, unknown: list[str]) -> str:
 def _listed(names: list[str], most: int = 10) -> str:
     shown = ", ".join(repr(name) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _check_units(units: Units, name: str, parameter: Tensor) -> None:
-    if not isinstance(units, Units):
-        raise UnitError(
-            f"the reducer gave a {type(units).__name__} for parameter {name!r}: expected "
-            "paramattr.units.reducers.Units, or None to leave the parameter out"
-        )
-    labels = units.labels
-    fits = labels.ndim == parameter.ndim and all(
-        own in (1, size) for own, size in zip(labels.shape, parameter.shape, strict=True)
-    )
-    if not fits:
-        raise UnitError(
-            f"the reducer gave labels of shape {tuple(labels.shape)} for parameter {name!r} of "
-            f"shape {tuple(parameter.shape)}: expected the same number of dimensions, each of the "
-            "parameter's size or 1"
-        )
-    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < math.prod(units.shape):
-        raise UnitError(
-            f"the reducer gave labels from {int(labels.min())} to {int(labels.max())} for "
-            f"parameter {name!r}: expected -1 (no unit) to {math.prod(units.shape) - 1}, since "
-            f"the group's shape is {tuple(units.shape)}"
-        )

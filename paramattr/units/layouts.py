@@ -1,9 +1,9 @@
 """Which dimension of a weight makes outputs and which reads inputs, by the module that holds it.
 
-    (out, in, ...)            linear layers, convolutions, recurrent layers, attention
-    (in, out / groups, ...)   transposed convolutions
-    (in, out)                 embeddings; `Conv1D` of Hugging Face's transformers
-    (experts, ...)            stacks of experts, see `paramattr.units.experts`
+Linear layers, convolutions, recurrent layers and attention hold `(out, in, ...)`, transposed
+convolutions `(in, out / groups, ...)`. Embeddings hold `(in, out)`, and so does `Conv1D` of Hugging
+Face's transformers. Stacks of experts have one more dimension in front: see
+`paramattr.units.experts`.
 """
 
 from __future__ import annotations
@@ -111,12 +111,13 @@ def _of_owner(model: nn.Module, name: str, owner: Owner) -> Iterator[tuple[str, 
     if isinstance(module, ParametrizationList):
         if not all(isinstance(one, _KNOWN_BY_ENTRY) for one in module):
             return
-        full = module.original1.shape if hasattr(module, "original1") else module.original.shape
+        whole = "original1" if hasattr(module, "original1") else "original"
+        full = tuple(module.get_parameter(whole).shape)
         path, _, attribute = path.rpartition(".")
         path = path.rpartition(".")[0]  # without "parametrizations"
         module = model.get_submodule(path)
     else:
-        full, attribute = parameter.shape, owner.attribute
+        full, attribute = shape, owner.attribute
     axes = _axes(module, attribute, len(shape))
     if axes is None:
         return

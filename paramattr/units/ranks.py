@@ -10,7 +10,9 @@ from torch import nn
 
 from paramattr.units.grid import Answer, OfModel, Reducer, Units, along, looked_up
 
-_NAME = re.compile(r"(?P<path>.*?)\.?lora_(embedding_)?(?P<side>[AB])\.(?P<adapter>[^.]+)(\.weight)?")
+_NAME = re.compile(
+    r"(?P<path>.*?)\.?lora_(embedding_)?(?P<side>[AB])\.(?P<adapter>[^.]+)(\.weight)?"
+)
 
 
 @OfModel

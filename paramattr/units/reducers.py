@@ -47,12 +47,12 @@ REDUCERS: dict[str, Reducer] = {
 
 
 def get_reducer(reducer: str | Reducer) -> Reducer:
-    """Take a reducer by name; a callable is returned as it is.
+    """Take a reducer by name; a callable, or what has `for_model`, is returned as it is.
 
     Raises:
         UnitError: for an unknown name.
     """
-    if callable(reducer) or callable(getattr(reducer, "for_model", None)):
+    if not isinstance(reducer, str) and (callable(reducer) or hasattr(reducer, "for_model")):
         return reducer
     if not isinstance(reducer, str) or reducer not in REDUCERS:
         raise UnitError(

@@ -18,7 +18,6 @@ from paramattr.errors import CheckpointError, UnitError
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.selection import Selection
 
-
 _PER_UNIT = ("values", "signed", "standard_error")
 
 
@@ -170,8 +169,8 @@ class Scores:
         idle = int((self.values[chosen] == 0).sum())
         if warn and idle and bool((self.values >= 0).all()):
             warnings.warn(
-                f"{idle} of the {int(count)} units taken have a score of exactly zero, and are taken "
-                f"by their order alone: take at most top(count={int(count) - idle})",
+                f"{idle} of the {int(count)} units taken have a score of exactly zero, and are "
+                f"taken by their order alone: take at most top(count={int(count) - idle})",
                 stacklevel=2,
             )
         return Selection(self.index, chosen)

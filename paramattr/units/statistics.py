@@ -32,7 +32,7 @@ def labels_or_answers(
         module = model.get_submodule(path)
         if isinstance(module, Statistics) and attribute in STATISTICS:
             weight = names.get(id(module._parameters.get("weight")))
-            if weight in labels:
+            if weight is not None and weight in labels:
                 found[name] = labels[weight]
                 continue
         if ask:
