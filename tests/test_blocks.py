@@ -296,6 +296,9 @@ def test_lists_of_experts_and_stacks_give_one_unit_each():
     index = UnitIndex.of(block, "expert")
     assert index.groups == {"experts": (0, (3,))}
     assert index.reduce({n: torch.ones(s) for n, s in index.shapes.items()}).tolist() == [76.0] * 3
+    block.experts = nn.ModuleDict({f"expert_{n}": nn.Linear(4, n + 1) for n in range(3)})
+    index = UnitIndex.of(block, "expert")
+    assert index.reduce({n: torch.ones(s) for n, s in index.shapes.items()}).tolist() == [5, 10, 15]
     mixtral = UnitIndex.of(BUILDS["qwen2_moe"](), "expert")
     assert list(mixtral.labels) == [
         "model.layers.0.mlp.experts.gate_up_proj",

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from paramattr import (
     Selection,
@@ -29,6 +30,7 @@ from tests.tiny import (
     inputs_for,
     moved,
     recurrent,
+    seeded,
     selections_of,
     tied,
     transposed,
@@ -386,6 +388,45 @@ def test_strength_is_a_finite_number(strength):
 def test_another_architecture_is_refused():
     with pytest.raises(ModelError, match="missing in the baseline"):
         substitute(convnet(), tied(), all_of(convnet()))
+
+
+@pytest.mark.parametrize("build", MODELS)
+def test_the_whole_module_is_saved_and_trains_on(build, tmp_path):
+    model, x = build(), inputs_for(build)
+    trainable = retrain_only(model, every_third(model))
+    train(trainable, x, OPTIMISERS["sgd"](trainable.parameters()), 2)
+    torch.save(trainable, tmp_path / "whole")
+    loaded = torch.load(tmp_path / "whole", weights_only=False)
+    assert same_state(loaded, trainable)
+    for twin in (trainable, loaded):
+        train(twin, x, OPTIMISERS["sgd"](twin.parameters()), 3)
+    assert same_state(loaded, trainable)
+    assert loaded.load_state_dict(moved(model).state_dict()) == ([], [])
+    assert torch.equal(loaded(x), moved(model)(x))
+    torch.save(copy.deepcopy(loaded), tmp_path / "again")
+
+
+def test_a_parametrised_model_is_edited_and_retrained_and_left_alone():
+    def build(seed: int) -> nn.Module:
+        layers = (weight_norm(nn.Linear(3, 3)), nn.Tanh(), spectral_norm(nn.Linear(3, 2)))
+        return seeded(lambda: nn.Sequential(*layers), seed).eval()
+
+    target = build(0)
+    baseline = moved(target, buffers=True).eval()
+    x = inputs_for(tied)
+    edited = substitute(target, baseline, all_of(target, "layer"))
+    assert torch.equal(edited(x), baseline(x))
+    assert not torch.equal(edited(x), target(x))
+    half = modulate(target, baseline, all_of(target, "layer"), 0.5)
+    assert not torch.equal(half(x), target(x))
+    before = target(x).detach()
+    trainable = retrain_only(target, all_of(target))
+    assert torch.equal(trainable(x), before)
+    assert list(trainable.state_dict()) == list(target.state_dict())
+    train(trainable, x, OPTIMISERS["sgd"](trainable.parameters()), 3)
+    assert torch.equal(target(x), before)  # the copy shares no class with it
+    target.load_state_dict(trainable.state_dict())
+    torch.testing.assert_close(target(x), trainable(x))
 
 
 def test_the_state_dict_keeps_the_plain_models_order():

@@ -1,4 +1,4 @@
-"""Experts of a mixture: stacks of weights (experts, ...), or a list of modules called `experts`."""
+"""Experts of a mixture: stacks of weights (experts, ...), or modules in a list called `experts`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ def expert(model: nn.Module) -> Reducer:
                     answers[name] = Units(group, (count,), labels)
                 elif parameter.ndim > 1:
                     answers[name] = UNKNOWN
-        elif isinstance(module, nn.ModuleList) and path.rpartition(".")[2] == "experts":
+        elif path.rpartition(".")[2] == "experts" and isinstance(
+            module, nn.ModuleList | nn.ModuleDict
+        ):
+            numbers = {key: number for number, (key, _) in enumerate(module.named_children())}
             for name, parameter in held.items():
-                number = int(paths[name].removeprefix(f"{path}.").split(".")[0])
+                number = numbers[paths[name].removeprefix(f"{path}.").split(".")[0]]
                 labels = torch.full([1] * parameter.ndim, number, dtype=torch.int32)
-                answers[name] = Units(path, (len(module),), labels)
+                answers[name] = Units(path, (len(numbers),), labels)
     return looked_up(answers)
 
 

@@ -58,16 +58,10 @@ class _Count:
         if interleaved:
             return _even(size, self.groups)
         shares = [self.heads if part == "q" else self.groups for part in parts]
-        if len(set(parts)) == 1:
-            shares = [1]
-        if size % sum(shares):
+        sizes = [share * size // sum(shares) for share in shares]
+        if sum(sizes) != size or any(own % self.groups for own in sizes):
             return None
-        found = [_even(share * size // sum(shares), self.groups) for share in shares]
-        return (
-            None
-            if any(f is None for f in found)
-            else torch.cat([f for f in found if f is not None])
-        )
+        return torch.cat([torch.arange(own) // (own // self.groups) for own in sizes])
 
 
 def _blocks(
