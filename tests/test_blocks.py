@@ -275,6 +275,18 @@ def test_heads_that_cannot_be_counted_are_named(numbers):
         UnitIndex.of(nn.ModuleDict({"odd": OddAttention(**numbers)}), "attention_head")
 
 
+def test_fused_rows_that_do_not_fit_the_columns_are_named():
+    class OtherAttention(nn.Module):  # two key-value heads that nothing tells of
+        def __init__(self, rows: int) -> None:
+            super().__init__()
+            self.num_heads = 4
+            self.query_key_value, self.dense = nn.Linear(8, rows), nn.Linear(8, 8)
+
+    assert len(UnitIndex.of(OtherAttention(24), "attention_head")) == 4
+    with pytest.raises(UnitError, match=r"layout of 2 weights.*'query_key_value.weight'"):
+        UnitIndex.of(OtherAttention(16), "attention_head")
+
+
 def test_a_classifier_or_an_hourglass_that_widens_is_no_feed_forward_block():
     class Head(nn.Module):
         def __init__(self, out: int) -> None:

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 
 from paramattr import UnitIndex, Units, absolute_change, only, substitute
 from paramattr.errors import UnitError
-from paramattr.units.reducers import UNKNOWN
+from paramattr.units.reducers import UNKNOWN, get_reducer
 from tests.tiny import moved, seeded
 from tests.transformer_models import BUILDS
 
@@ -144,6 +144,19 @@ def test_for_model_is_called_once_with_the_whole_model():
     assert reducer.models == [model]
     assert list(UnitIndex.of(model, only(reducer, ["1"])).labels) == ["1.weight", "1.bias"]
     assert reducer.models == [model, model]
+
+
+@pytest.mark.parametrize("reducer", ["kernel", "output_channel", "attention_head"])
+def test_a_reducer_of_ones_own_may_ask_a_built_in_one(reducer):
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 1), nn.MultiheadAttention(4, 2))
+    if reducer == "output_channel":  # asked alone, the layers are told apart all the same
+        model = model[:2]
+
+    def asking(name, parameter, module):
+        return get_reducer(reducer)(name, parameter, module)
+
+    whole = UnitIndex.of(model, reducer)
+    assert UnitIndex.of(model, asking).groups == whole.groups
 
 
 def test_weight_norm_has_the_units_of_the_plain_weight():

@@ -50,7 +50,8 @@ ATTENTION = (
     AttentionNames((("c_attn", "qkv"),), "c_proj"),  # GPT-2
     AttentionNames((("query_key_value", "qkv"),), "dense", interleaved=True),  # GPT-NeoX, Bloom
     AttentionNames((("qkv_proj", "qkv"),), "o_proj"),  # Phi-3
-    AttentionNames((("qkv", "qkv"),), "proj"),  # timm
+    AttentionNames((("qkv", "qkv"),), "proj"),  # timm, SAM, Qwen-VL
+    AttentionNames((("qkv", "qkv"),), "projection"),  # BLIP
     AttentionNames((("Wqkv", "qkv"),), "Wo"),  # ModernBERT
     AttentionNames((("Wqkv", "qkv"),), "out_proj"),  # MPT
 )

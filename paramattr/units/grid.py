@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
@@ -75,7 +75,12 @@ class OfModel:
 
     def __call__(self, name: str, parameter: Tensor, module: nn.Module) -> Answer:
         """Give the units of a parameter by the module that holds it."""
-        return self.rule(module)(name.rpartition(".")[2], parameter, module)
+        path, _, attribute = name.rpartition(".")
+        answer = self.rule(module)(attribute, parameter, module)
+        if not isinstance(answer, Units) or not path:
+            return answer
+        whole = answer.group == type(module).__name__  # the module itself is the block
+        return replace(answer, group=path if whole else f"{path}.{answer.group}")
 
 
 def asked_of(reducer: Reducer, model: nn.Module) -> Reducer:

@@ -153,8 +153,10 @@ def _count(
             groups = inferred
     groups = groups or heads
     count = _Count(heads, groups)
+    whole = columns[0].size * (heads + 2 * groups)  # rows of all parts, times the heads
     fit = all(
         count.of_rows(parts, side.size, interleaved=naming.interleaved) is not None
+        and (parts != "qkv" or side.size * heads == whole)
         for side, parts in rows
     )
     return count if fit and heads % groups == 0 else None
