@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -40,8 +39,8 @@ def attention_head(model: nn.Module) -> Reducer:
     projections = Projections(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for path, module in model.named_modules():
-        for block in _blocks(model, path, module, projections, names):
-            answers |= {n: a for n, a in block.items() if answers.get(n) in (None, UNKNOWN)}
+        block = _block(model, path, module, projections, names)
+        answers |= {n: a for n, a in block.items() if answers.get(n) in (None, UNKNOWN)}
     answers |= dict.fromkeys(unlabelled(model, ("Attention",), answers), UNKNOWN)
     return looked_up(answers)
 
@@ -64,23 +63,22 @@ class _Count:
         return torch.cat([torch.arange(own) // (own // self.groups) for own in sizes])
 
 
-def _blocks(
+def _block(
     model: nn.Module,
     path: str,
     module: nn.Module,
     projections: Projections,
     names: dict[int, str],
-) -> Iterator[dict[str, Answer]]:
+) -> dict[str, Answer]:
     if isinstance(module, nn.MultiheadAttention):
-        yield _of_torch(path, module, projections, names)
-        return
+        return _of_torch(path, module, projections, names)
     for naming in ATTENTION:
         weights = [projections.weight(joined(path, name)) for name, _ in naming.rows]
         out = projections.weight(joined(path, naming.columns))
         if out is None or None in weights or not hasattr(module, naming.having or "forward"):
             continue
-        yield _of_names(model, path, module, naming, projections)
-        return
+        return _of_names(model, path, module, naming, projections)
+    return {}
 
 
 def _of_torch(

@@ -227,7 +227,7 @@ class UnitIndex:
         for name, placed in self.buffers.items():
             yield name, placed.labels
 
-    def _sums(self, magnitudes: Mapping[str, Tensor]) -> Float[Tensor, "units+1"]:
+    def _sums(self, magnitudes: Mapping[str, Tensor]) -> Float[Tensor, "units_and_rest"]:
         device = next(iter(magnitudes.values())).device if magnitudes else torch.device("cpu")
         sums = torch.zeros(len(self) + 1, dtype=torch.float64, device=device)
         for name, labels in self._all_labels():
