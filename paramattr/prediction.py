@@ -219,7 +219,8 @@ class OverlapClassifier:
                 "above others, or there is no top; the sample leaves both models' outputs alike"
             )
         return [
-            scores.top(count=len(selection)).overlap(selection) for selection in self.found.values()
+            scores.top(count=len(selection), warn=False).overlap(selection)
+            for selection in self.found.values()
         ]
 
     def _given(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,9 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from paramattr import Scores, Selection, Unit, UnitIndex
+from paramattr import Scores, Selection, Unit, UnitIndex, Units, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
-from tests.tiny import NUMBERS, SMALL, convnet, indexes, scores_of
+from tests.tiny import NUMBERS, SMALL, attention, convnet, indexes, scores_of
+
+# Scores are drawn with zeros among them, which `top` warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:.*score of exactly zero")
 
 FEW = st.sampled_from([-1.0, 0.0, 0.5, 2.0])  # so that ties are common
 
@@ -143,3 +146,130 @@ def test_the_best_unit_has_a_name():
     assert scores.index[scores.rank()[0]] == Unit("0.weight", (1, 1))
     chosen = scores.top(count=np.int64(1)).mask("0.weight")
     assert chosen.tolist() == [[False, False], [False, True]]
+
+
+# What comes with the values
+
+
+def full(seed: int, **more) -> Scores:
+    draw = torch.Generator().manual_seed(seed)
+    values, signed, error = torch.rand(3, 9, generator=draw, dtype=torch.float64)
+    return Scores(SMALL, values, signed=signed - 0.5, standard_error=error, **more)
+
+
+def all_nan(values: torch.Tensor) -> bool:
+    return bool(values.isnan().all())
+
+
+def test_sign_and_error_are_nan_and_nothing_is_unassigned_unless_given():
+    scores = Scores(SMALL, torch.ones(9))
+    assert all_nan(scores.signed)
+    assert all_nan(scores.standard_error)
+    assert scores.signed.dtype == scores.standard_error.dtype == torch.float64
+    assert scores.unassigned == 0.0
+    with pytest.raises(UnitError, match=r"signed scores need one value for each of 9 units"):
+        Scores(SMALL, torch.ones(9), signed=torch.ones(8))
+    with pytest.raises(UnitError, match=r"standard errors need one value"):
+        Scores(SMALL, torch.ones(9), standard_error=torch.ones(()))
+
+
+def test_sums_and_differences_of_sign_error_and_share():
+    a, b = full(1, unassigned=0.25), full(2, unassigned=0.1)
+    for found, sign in ((a + b, 1), (a - b, -1)):
+        assert torch.equal(found.signed, a.signed + sign * b.signed)
+        variance = a.standard_error.square() + b.standard_error.square()
+        torch.testing.assert_close(found.standard_error.square(), variance)
+        assert found.unassigned == 0.25
+    assert math.isnan((a + full(3, unassigned=math.nan)).unassigned)
+
+
+@given(NUMBERS)
+def test_scaling_and_shifting_sign_error_and_share(number):
+    a = full(1, unassigned=0.25)
+    scaled, shifted, turned = a * number, a + number, number - a
+    assert torch.equal(scaled.signed, a.signed * number)
+    assert torch.equal(scaled.standard_error, a.standard_error * abs(number))
+    assert torch.equal(shifted.signed, a.signed + number)
+    assert torch.equal(shifted.standard_error, a.standard_error)
+    assert torch.equal(turned.signed, number - a.signed)
+    assert torch.equal(turned.standard_error, a.standard_error)
+    assert torch.equal((-a).standard_error, a.standard_error)
+    assert {s.unassigned for s in (scaled, shifted, turned, -a)} == {0.25}
+    torch.testing.assert_close((a / -4).standard_error, a.standard_error / 4)
+
+
+def test_products_and_quotients_of_scores_have_no_sign_error_or_share():
+    a, b = full(1), full(2)
+    for found in (a * b, a / b, 2 / a):
+        assert all_nan(found.signed)
+        assert all_nan(found.standard_error)
+        assert math.isnan(found.unassigned)
+
+
+def test_sign_error_and_share_are_saved_and_files_without_them_load(tmp_path):
+    scores = full(1, unassigned=0.25)
+    scores.save(tmp_path / "new")
+    loaded = Scores.load(tmp_path / "new")
+    assert torch.equal(loaded.signed, scores.signed)
+    assert torch.equal(loaded.standard_error, scores.standard_error)
+    assert loaded.unassigned == 0.25
+    tensors, metadata = SMALL.to_tensors()
+    save_state_dict(
+        tmp_path / "old", {**tensors, "values": scores.values}, {"kind": "scores", **metadata}
+    )
+    old = Scores.load(tmp_path / "old")
+    assert torch.equal(old.values, scores.values)
+    assert all_nan(old.signed)
+    assert old.unassigned == 0.0
+
+
+# Units of score zero
+
+
+@pytest.mark.filterwarnings("error")
+def test_top_warns_of_units_that_score_nothing():
+    scores = Scores(SMALL, torch.tensor([0, 3, 0, 2, 0, 0, 0, 0, 0]))
+    assert len(scores.top(count=2)) == 2
+    with pytest.warns(UserWarning, match=r"3 of the 5 units.*exactly zero.*top\(count=2\)"):
+        taken = scores.top(count=5)
+    assert scores.top(count=5, warn=False) == taken
+    assert len((scores - 1e-3).top(count=5)) == 5
+    assert len((scores - scores * 2).top(count=9)) == 9  # a contrast
+
+
+# Units that span layers
+
+
+def test_a_unit_that_spans_layers_counts_once_under_its_group():
+    heads = UnitIndex.of(attention(), "attention_head")
+    scores = Scores(heads, torch.tensor([1.0, 2.0]))
+    assert scores.by_layer() == {"attention": 3.0}
+    assert scores.top(count=1).by_layer() == {"attention": 1}
+    layer = nn.TransformerEncoderLayer(4, 2, 6)
+
+    def by_module(name, parameter, module):
+        return None if "norm" in name else Units(name[:3], (1,), torch.zeros([1] * parameter.ndim))
+
+    index = UnitIndex.of(nn.Sequential(layer), lambda n, p, m: by_module(n[2:], p, m))
+    assert list(index.groups) == ["sel", "lin"]
+    assert list(index.layers()) == ["sel", "lin"]
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_layers_add_up_to_the_total_whatever_the_units_span(data):
+    labels = {
+        name: torch.tensor(data.draw(st.lists(st.integers(-1, 5), min_size=4, max_size=4)))
+        for name in ("a.weight", "a.bias", "b.weight", "c.d.weight")
+    }
+    index = UnitIndex(dict.fromkeys(labels, (4,)), labels, {"a": (0, (2,)), "z": (2, (2, 2))})
+    scores = Scores(index, torch.tensor(data.draw(st.lists(NUMBERS, min_size=6, max_size=6))))
+    numbers = [n for units in index.layers().values() for n in units.tolist()]
+    assert sorted(numbers) == list(range(6))
+    assert sum(scores.by_layer().values()) == pytest.approx(float(scores.values.sum()))
+    assert sum(scores.top(count=4, warn=False).by_layer().values()) == 4
+    for path, units in index.layers().items():
+        for unit in units.tolist():
+            inside = {n.rpartition(".")[0] for n, own in labels.items() if (own == unit).any()}
+            group = "a" if unit < 2 else "z"
+            assert path == (inside.pop() if len(inside) == 1 else group)

@@ -9,6 +9,9 @@ from paramattr import Scores, Selection, UnitIndex
 from paramattr.errors import CheckpointError, UnitError
 from tests.tiny import SMALL, convnet, indexes, scores_of, selections_of
 
+# Scores are drawn with zeros among them, which `top` warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:.*score of exactly zero")
+
 SETS = selections_of(SMALL)
 NOTHING = Selection(SMALL, torch.zeros(9, dtype=torch.bool))
 EVERYTHING = ~NOTHING

@@ -32,6 +32,12 @@ for reducer in ("scalar", "kernel", "output_channel", "input_channel", "layer"):
     edited = paramattr.modulate(target, baseline, found, 0.5)
     [found.mask(name) for name, _ in target.named_parameters()]
 paramattr.retrain_only(target, found)
+block, other = (torch.nn.TransformerEncoderLayer(8, 2, 4) for _ in range(2))
+for reducer in ("attention_head", "neuron"):
+    scores = paramattr.absolute_change(block, other, reducer=reducer)
+    paramattr.substitute(block, other, (scores - 0.5 * scores).top(count=1))
+    scores.by_layer()
+    scores.index.reduce_with_rest(dict(block.named_parameters()))
 measures.psnr(edited(low), high)
 measures.output_difference(edited(low), high)
 objectives.cross_entropy(torch.zeros(2, 5), torch.tensor([1, 2]))

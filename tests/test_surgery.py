@@ -6,16 +6,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from paramattr import (
     Selection,
     UnitIndex,
+    inserted,
     load_state_dict,
     modulate,
     random_scores,
     retrain_only,
     save_state_dict,
     substitute,
+    substituted,
 )
 from paramattr.errors import ModelError, UnitError
 from paramattr.parameters import named_parameters
@@ -27,6 +30,7 @@ from tests.tiny import (
     inputs_for,
     moved,
     recurrent,
+    seeded,
     selections_of,
     tied,
     transposed,
@@ -63,8 +67,8 @@ def everything(selection: Selection) -> Selection:
     return selection | ~selection
 
 
-def all_of(model: nn.Module) -> Selection:
-    index = UnitIndex.of(model, "scalar")
+def all_of(model: nn.Module, reducer: str = "scalar") -> Selection:
+    index = UnitIndex.of(model, reducer)
     return Selection(index, torch.ones(len(index), dtype=torch.bool))
 
 
@@ -82,14 +86,21 @@ def test_substituting_nothing_gives_the_target(case):
 
 
 @pytest.mark.parametrize("build", MODELS)
-def test_substituting_everything_gives_the_baselines_parameters_and_the_targets_buffers(build):
-    target, baseline = build(), moved(build(), buffers=True)
-    edited = substitute(target, baseline, all_of(target))
-    own, other = dict(edited.named_parameters()), dict(baseline.named_parameters())
-    assert list(own) == list(other)
-    assert all(same(own[name].detach(), other[name].detach()) for name in own)
-    buffers = dict(target.named_buffers())
-    assert all(same(buffer, buffers[name]) for name, buffer in edited.named_buffers())
+@pytest.mark.parametrize("reducer", ["scalar", "layer"])
+def test_substituting_everything_gives_the_baseline_buffers_included(build, reducer):
+    target, baseline, x = build(), moved(build(), buffers=True), inputs_for(build)
+    everyone = all_of(target, reducer)
+    edited = substitute(target, baseline, everyone)
+    assert same_state(edited, baseline)
+    assert same(edited(x).detach(), baseline(x).detach())
+    with substituted(target, baseline, everyone):
+        assert same_state(target, baseline)
+    assert same_state(target, build())
+    with inserted(target, baseline, ~everyone):
+        assert same_state(target, baseline)
+    with inserted(target, baseline, everyone):
+        assert same_state(target, build())
+    assert same_state(target, build())
 
 
 @SETTINGS
@@ -119,6 +130,8 @@ def test_modulate_blends_the_selection_and_nothing_else(case, strength):
     _, target, baseline, selection = case
     own, other = named_parameters(target), named_parameters(baseline)
     halves = named_parameters(modulate(target, baseline, selection, 0.5))
+    if strength > 1:  # its statistics are refused where a variance becomes negative
+        baseline.load_state_dict(dict(target.named_buffers()), strict=False)
     blends = named_parameters(modulate(target, baseline, selection, strength))
     for name in own:
         mask = selection.mask(name)
@@ -375,6 +388,45 @@ def test_strength_is_a_finite_number(strength):
 def test_another_architecture_is_refused():
     with pytest.raises(ModelError, match="missing in the baseline"):
         substitute(convnet(), tied(), all_of(convnet()))
+
+
+@pytest.mark.parametrize("build", MODELS)
+def test_the_whole_module_is_saved_and_trains_on(build, tmp_path):
+    model, x = build(), inputs_for(build)
+    trainable = retrain_only(model, every_third(model))
+    train(trainable, x, OPTIMISERS["sgd"](trainable.parameters()), 2)
+    torch.save(trainable, tmp_path / "whole")
+    loaded = torch.load(tmp_path / "whole", weights_only=False)
+    assert same_state(loaded, trainable)
+    for twin in (trainable, loaded):
+        train(twin, x, OPTIMISERS["sgd"](twin.parameters()), 3)
+    assert same_state(loaded, trainable)
+    assert loaded.load_state_dict(moved(model).state_dict()) == ([], [])
+    assert torch.equal(loaded(x), moved(model)(x))
+    torch.save(copy.deepcopy(loaded), tmp_path / "again")
+
+
+def test_a_parametrised_model_is_edited_and_retrained_and_left_alone():
+    def build(seed: int) -> nn.Module:
+        layers = (weight_norm(nn.Linear(3, 3)), nn.Tanh(), spectral_norm(nn.Linear(3, 2)))
+        return seeded(lambda: nn.Sequential(*layers), seed).eval()
+
+    target = build(0)
+    baseline = moved(target, buffers=True).eval()
+    x = inputs_for(tied)
+    edited = substitute(target, baseline, all_of(target, "layer"))
+    assert torch.equal(edited(x), baseline(x))
+    assert not torch.equal(edited(x), target(x))
+    half = modulate(target, baseline, all_of(target, "layer"), 0.5)
+    assert not torch.equal(half(x), target(x))
+    before = target(x).detach()
+    trainable = retrain_only(target, all_of(target))
+    assert torch.equal(trainable(x), before)
+    assert list(trainable.state_dict()) == list(target.state_dict())
+    train(trainable, x, OPTIMISERS["sgd"](trainable.parameters()), 3)
+    assert torch.equal(target(x), before)  # the copy shares no class with it
+    target.load_state_dict(trainable.state_dict())
+    torch.testing.assert_close(target(x), trainable(x))
 
 
 def test_the_state_dict_keeps_the_plain_models_order():

@@ -137,7 +137,8 @@ def curves(
         for ranking in rankings:
             columns, units = [], ranking.index.fingerprint()
             for fraction in fractions:
-                top = ranking.top(fraction=fraction) if fraction else ranking.top(count=0)
+                size = {"fraction": fraction} if fraction else {"count": 0}
+                top = ranking.top(**size, warn=False)
                 columns.append(memory.of(top, units))
                 draw(1)
                 advance(1)

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paramattr.buffers import Statistics
 from paramattr.errors import UnitError
 from paramattr.parameters import owners
-from paramattr.surgery.edits import masks_of
+from paramattr.surgery.edits import check_selection
 from paramattr.units.selection import Selection
 
 
@@ -19,7 +20,7 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
     """Make the selected entries, and nothing else, trainable under any optimiser.
 
     The selected entries of each parameter become one small vector, and the parameter is put
-    together from it and the frozen rest at each use. So every other entry stays the same to the
+    together from it and the frozen rest at each use. So every other entry stays the same bit for
     bit, under weight decay and momentum too, and an optimiser's state is of the selection's size::
 
         trainable = retrain_only(model, selection)
@@ -33,18 +34,29 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
 
     Returns:
         A new module of the same behaviour. Its `state_dict()` has the original's names and
-        shapes, and it loads such. Buffers (batch norm's statistics) are not held back: put
-        those layers in evaluation mode.
+        shapes, and it loads such. Norms with running statistics use them, and keep them still, in
+        training mode too. `torch.save` takes the whole module, unless it has hooks that pickle
+        refuses, such as those of torch's `weight_norm`.
 
     Raises:
-        UnitError: if the selection is empty, or of another model's units.
+        UnitError: if the selection is empty, holds no entry of a parameter, or is of another
+            model's units.
 
     Source: Xie et al. 2021, Sec. 5.2.2.
     """
     if not len(selection):
         raise UnitError("the selection is empty: there is nothing to train; select a unit at least")
-    masks = dict(masks_of(model, selection))
+    check_selection(model, selection)
+    masks = {name: selection.mask(name) for name in selection.index.labels}
+    if not any(bool(mask.any()) for mask in masks.values()):
+        raise UnitError(
+            "the selection holds no entry of a parameter, only buffers: there is nothing to train; "
+            "select a unit that holds parameters"
+        )
     trainable = copy.deepcopy(model)
+    for module in trainable.modules():
+        if parametrize.is_parametrized(module):
+            _give_own_class(module)
     places = owners(trainable)
     paths: dict[int, list[str]] = {}  # a module may stand in several places
     for path, module in trainable.named_modules(remove_duplicate=False):
@@ -63,6 +75,12 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
                 dot = f"{path}." if path else ""
                 inner = f"{dot}parametrizations.{owner.attribute}"
                 names.append((f"{dot}{owner.attribute}", inner))
+    for module in trainable.modules():
+        if parametrize.is_parametrized(module):
+            _can_be_saved(module)
+        if isinstance(module, Statistics) and module.running_mean is not None:
+            module.register_forward_pre_hook(_as_in_evaluation)
+            module.register_forward_hook(_as_it_was, always_call=True)
     # Saved and loaded under the names of the plain model.
     trainable.register_state_dict_post_hook(partial(_after_saving, names, list(model.state_dict())))
     trainable.register_load_state_dict_pre_hook(partial(_before_loading, names))
@@ -83,6 +101,49 @@ class _Entries(nn.Module):
     def forward(self, frozen: Tensor) -> Tensor:
         flat = frozen.reshape(-1).index_put((self.places,), self.values)
         return flat.view(frozen.shape)
+
+
+def _as_in_evaluation(module: nn.Module, inputs: Any) -> None:
+    # In evaluation mode a norm uses its running statistics, and does not update them.
+    module._mode_outside, module.training = module.training, False  # type: ignore[assignment]
+
+
+def _as_it_was(module: nn.Module, inputs: Any, output: Any) -> None:
+    module.training = module.__dict__.pop("_mode_outside", module.training)
+
+
+def _give_own_class(module: nn.Module) -> None:
+    # A copy shares its class with the original, which would get the new parametrisations too.
+    cls = type(module)
+    own = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(cls.__name__, cls.__bases__, own)
+
+
+def _can_be_saved(module: nn.Module) -> None:
+    # Torch gives a parametrised module a class of its own, which pickle cannot find, and forbids
+    # it. The class is this module's alone.
+    type(module).__reduce_ex__ = _reduced  # type: ignore[method-assign,assignment]
+
+
+def _reduced(module: nn.Module, protocol: int) -> tuple[Any, ...]:
+    plain = type(module).__mro__[1]
+    state = dict(module.__dict__)
+    own = getattr(plain, "__getstate__", None)
+    if own is not getattr(object, "__getstate__", None):  # recurrent layers keep references out
+        state = plain.__getstate__(module)  # type: ignore[attr-defined]
+    return _blank, (plain,), state, None, None, _filled
+
+
+def _blank(plain: type[nn.Module]) -> nn.Module:
+    return plain.__new__(plain)
+
+
+def _filled(module: nn.Module, state: dict[str, Any]) -> None:
+    module.__dict__.update(state)
+    parametrize._inject_new_class(module)
+    _can_be_saved(module)
+    for attribute in module.parametrizations:  # type: ignore[union-attr]
+        parametrize._inject_property(module, attribute)
 
 
 def _keep_no_weights(module: nn.RNNBase) -> None:

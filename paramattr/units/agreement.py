@@ -55,9 +55,9 @@ def agreement(one: Scores, other: Scores, *, fraction: float = 0.01) -> Agreemen
     ranks -= ranks.mean(1, keepdim=True)
     norms = ranks.norm(dim=1).prod()
     spearman = float((ranks[0] * ranks[1]).sum() / norms) if norms > 0 else 0.0
-    top = one.top(fraction=fraction)
+    top = one.top(fraction=fraction, warn=False)
     chance = len(top) / len(one)
-    shared = top.overlap(other.top(fraction=fraction))
+    shared = top.overlap(other.top(fraction=fraction, warn=False))
     overlap = (shared - chance) / (1 - chance) if chance < 1 else 1.0
     return Agreement(round(min(spearman, 1.0), 12), overlap)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import UnitError
 from paramattr.parameters import named_parameters, owners
-from paramattr.units.reducers import Reducer, Units, get_reducer, layer_of
+from paramattr.units.grid import UNKNOWN, Grids, Reducer, asked_of, layer_of
+from paramattr.units.reducers import get_reducer
+from paramattr.units.statistics import labels_or_answers
 
 
 class Unit(NamedTuple):
@@ -22,6 +25,13 @@ class Unit(NamedTuple):
 
     name: str
     position: tuple[int, ...]
+
+
+class Placed(NamedTuple):
+    """A buffer's shape, and the unit of each of its entries."""
+
+    shape: tuple[int, ...]
+    labels: Int[Tensor, "..."]
 
 
 class UnitIndex:
@@ -34,6 +44,8 @@ class UnitIndex:
         labels: names of the parameters that have units to the unit of each entry, -1 for none, of
             size 1 along dimensions that a unit spans.
         groups: names of the grids of units to their first unit and shape, in the units' order.
+        buffers: names of the floating-point buffers that have units to their shape and labels. A
+            norm's statistics have the labels of its weight.
     """
 
     def __init__(
@@ -41,50 +53,53 @@ class UnitIndex:
         shapes: Mapping[str, tuple[int, ...]],
         labels: Mapping[str, Int[Tensor, "..."]],
         groups: Mapping[str, tuple[int, tuple[int, ...]]],
+        buffers: Mapping[str, Placed] | None = None,
     ) -> None:
         self.shapes, self.labels, self.groups = dict(shapes), dict(labels), dict(groups)
+        self.buffers = dict(buffers or {})
         self._length = sum(math.prod(shape) for _, shape in self.groups.values())
 
     @classmethod
     def of(cls, model: nn.Module, reducer: str | Reducer) -> UnitIndex:
         """Ask a reducer for the units of every floating-point parameter of a model.
 
+        Warns:
+            UserWarning: once, naming the weights whose layout the reducer does not know.
+
         Raises:
             ModelError: if `model` is no module, or a parameter of it is lazy or complex.
             UnitError: for an unknown reducer, one that leaves every parameter out, or one whose
                 answer does not fit the parameter; the message names it.
         """
-        function, parameters = get_reducer(reducer), named_parameters(model)
-        shapes: dict[str, tuple[int, ...]] = {}
+        given, parameters = get_reducer(reducer), named_parameters(model)
+        asked, places, grids = asked_of(given, model), owners(model), Grids()
+        shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         labels: dict[str, Tensor] = {}
-        groups: dict[str, tuple[int, tuple[int, ...]]] = {}
-        found = owners(model)
-        length = 0
+        unknown: list[str] = []
         for name in parameters:
             parameter = model.get_parameter(name)
-            shapes[name] = tuple(parameter.shape)
-            units = function(name, parameter, found[name][0].module)
-            if units is None:
-                continue
-            _check_units(units, name, parameter)
-            if units.group not in groups:
-                groups[units.group] = (length, tuple(units.shape))
-                length += math.prod(units.shape)
-            start, shape = groups[units.group]
-            if shape != tuple(units.shape):
-                raise UnitError(
-                    f"the reducer gave group {units.group!r} the shape {shape} and, for parameter "
-                    f"{name!r}, {tuple(units.shape)}: expected one shape a group"
-                )
-            own = units.labels.to("cpu", torch.int32)
-            labels[name] = torch.where(own < 0, own, own + start)
-        if not labels:
-            raise UnitError(
-                f"the reducer {reducer!r} leaves every parameter of {type(model).__name__} out: "
-                "there is no unit to score; 'kernel' takes convolutions alone, 'output_channel' "
-                "takes linear layers too"
+            units = asked(name, parameter, places[name][0].module)
+            if units is UNKNOWN:
+                unknown.append(name)
+            elif units is not None:
+                labels[name] = grids.labels(units, name, parameter)
+        buffers: dict[str, Placed] = {}
+        ask = getattr(given, "of_buffers", False) is True
+        for name, answer in labels_or_answers(model, asked, labels, ask=ask).items():
+            buffer = model.get_buffer(name)
+            if answer is not None and answer is not UNKNOWN:
+                own = answer if isinstance(answer, Tensor) else grids.labels(answer, name, buffer)
+                buffers[name] = Placed(tuple(buffer.shape), own)
+        if not labels and not buffers:
+            raise UnitError(_nothing_left(reducer, model, unknown))
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} weights are left out, since their layout is not known to the "
+                f"reducer: {_listed(unknown)}; `Scores.unassigned` counts them; a reducer of your "
+                "own can name their units",
+                stacklevel=2,
             )
-        return cls(shapes, labels, groups)
+        return cls(shapes, labels, grids.groups, buffers)
 
     def __len__(self) -> int:
         """Count the units."""
@@ -112,6 +127,12 @@ class UnitIndex:
             and self.groups == other.groups
             and self.labels.keys() == other.labels.keys()
             and all(torch.equal(own, other.labels[name]) for name, own in self.labels.items())
+            and self.buffers.keys() == other.buffers.keys()
+            and all(
+                own.shape == other.buffers[name].shape
+                and torch.equal(own.labels, other.buffers[name].labels)
+                for name, own in self.buffers.items()
+            )
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -120,12 +141,96 @@ class UnitIndex:
         """Sum the entries of each unit, in float64.
 
         Args:
-            magnitudes: names to tensors shaped like the parameters; those that are missing, or
-                have no unit, count as zero.
+            magnitudes: names to tensors shaped like the parameters and buffers; those that are
+                missing count as zero, those that have no unit do not count.
         """
+        return self._sums(magnitudes)[:-1]
+
+    def reduce_with_rest(
+        self, magnitudes: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "units"], Float[Tensor, ""]]:
+        """Sum the entries of each unit, and those of no unit, in float64.
+
+        Args:
+            magnitudes: names to tensors; all of one whose name has no units is of no unit.
+
+        Returns:
+            What `reduce` gives, and the sum of the rest: the two add up to the sum of all entries.
+        """
+        sums = self._sums(magnitudes)
+        rest = sums[-1]
+        for name, values in magnitudes.items():
+            if name not in self.labels and name not in self.buffers:
+                rest = rest + values.sum(dtype=torch.float64)
+        return sums[:-1], rest
+
+    def mask(self, name: str, chosen: Bool[Tensor, "units"]) -> Bool[Tensor, "..."]:
+        """Mark the entries of a parameter, or of a buffer with units, that lie in chosen units.
+
+        Returns:
+            A boolean tensor of the parameter's shape, all False where it has no unit.
+
+        Raises:
+            UnitError: if there is no such parameter or buffer.
+        """
+        if name in self.buffers:
+            shape, labels = self.buffers[name]
+        elif name in self.shapes:
+            shape = self.shapes[name]
+            if name not in self.labels:
+                return torch.zeros(shape, dtype=torch.bool)
+            labels = self.labels[name]
+        else:
+            raise UnitError(
+                f"parameter {name!r} is not known: expected one of the model's, such as "
+                f"{next(iter(self.shapes))!r}"
+            )
+        spare = torch.cat([chosen.cpu(), torch.zeros(1, dtype=torch.bool)])
+        return spare[labels.to(torch.int64)].expand(shape).clone()
+
+    def layers(self) -> dict[str, Int[Tensor, "..."]]:
+        """Give the numbers of the units of each layer, in the model's order; each stands once.
+
+        A unit that lies in several layers, such as an attention head, stands under its group
+        instead, where the first of these layers would be.
+        """
+        touched: dict[str, list[Tensor]] = {}
+        for name, labels in self._all_labels():
+            touched.setdefault(layer_of(name), []).append(labels[labels >= 0].flatten())
+        units = {path: torch.cat(p).unique().to(torch.int64) for path, p in touched.items()}
+        times = torch.zeros(len(self), dtype=torch.int64)
+        for own in units.values():
+            times[own] += 1
+        starts = torch.tensor([start for start, _ in self.groups.values()])
+        names, found = list(self.groups), dict[str, list[Tensor]]()
+        for path, own in units.items():
+            if (times[own] == 1).any():
+                found.setdefault(path, []).append(own[times[own] == 1])
+            spanning = own[times[own] > 1]
+            times[spanning] = 0  # found: not once more in the next layer
+            self._by_group(spanning, starts, names, found)
+        nowhere = times == 0
+        for parts in found.values():
+            nowhere[torch.cat(parts)] = False
+        self._by_group(nowhere.nonzero().flatten(), starts, names, found)
+        return {path: torch.cat(parts).sort().values for path, parts in found.items()}
+
+    def _by_group(
+        self, units: Tensor, starts: Tensor, names: list[str], found: dict[str, list[Tensor]]
+    ) -> None:
+        groups = torch.searchsorted(starts, units, right=True) - 1
+        for group in groups.unique().tolist():
+            found.setdefault(names[group], []).append(units[groups == group])
+
+    def _all_labels(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.labels.items()
+        for name, placed in self.buffers.items():
+            yield name, placed.labels
+
+    def _sums(self, magnitudes: Mapping[str, Tensor]) -> Float[Tensor, "units_and_rest"]:
         device = next(iter(magnitudes.values())).device if magnitudes else torch.device("cpu")
         sums = torch.zeros(len(self) + 1, dtype=torch.float64, device=device)
-        for name, labels in self.labels.items():
+        for name, labels in self._all_labels():
             if name in magnitudes:
                 spanned = [d for d, size in enumerate(labels.shape) if size == 1]
                 values = magnitudes[name]
@@ -133,43 +238,19 @@ class UnitIndex:
                     values = values.sum(spanned, keepdim=True, dtype=torch.float64)
                 target = labels.to(device, torch.int64).flatten()  # -1 falls into the spare place
                 sums.index_add_(0, target % (len(self) + 1), values.double().flatten())
-        return sums[:-1]
-
-    def mask(self, name: str, chosen: Bool[Tensor, "units"]) -> Bool[Tensor, "..."]:
-        """Mark the entries of a parameter that lie in chosen units.
-
-        Returns:
-            A boolean tensor of the parameter's shape, all False where it has no unit.
-
-        Raises:
-            UnitError: if there is no such parameter.
-        """
-        if name not in self.shapes:
-            raise UnitError(
-                f"parameter {name!r} is not known: expected one of the model's, such as "
-                f"{next(iter(self.shapes))!r}"
-            )
-        shape = self.shapes[name]
-        if name not in self.labels:
-            return torch.zeros(shape, dtype=torch.bool)
-        spare = torch.cat([chosen.cpu(), torch.zeros(1, dtype=torch.bool)])
-        return spare[self.labels[name].to(torch.int64)].expand(shape).clone()
-
-    def layers(self) -> dict[str, Int[Tensor, "..."]]:
-        """Give the numbers of the units that touch each layer, in the model's order."""
-        found: dict[str, list[Tensor]] = {}
-        for name, labels in self.labels.items():
-            found.setdefault(layer_of(name), []).append(labels[labels >= 0].flatten())
-        return {path: torch.cat(parts).unique().to(torch.int64) for path, parts in found.items()}
+        return sums
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give what `from_tensors` makes the index of again: tensors, and metadata for JSON."""
         tensors = {f"labels.{name}": labels for name, labels in self.labels.items()}
-        metadata = {
+        metadata: dict[str, Any] = {
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "labels": list(self.labels),
             "groups": [[name, start, list(shape)] for name, (start, shape) in self.groups.items()],
         }
+        if self.buffers:
+            tensors |= {f"buffers.{name}": own.labels for name, own in self.buffers.items()}
+            metadata["buffers"] = {name: list(own.shape) for name, own in self.buffers.items()}
         return tensors, metadata
 
     def fingerprint(self) -> str:
@@ -184,6 +265,10 @@ class UnitIndex:
             {name: tuple(shape) for name, shape in metadata["shapes"].items()},
             {name: tensors[f"labels.{name}"] for name in metadata["labels"]},
             {name: (start, tuple(shape)) for name, start, shape in metadata["groups"]},
+            {
+                name: Placed(tuple(shape), tensors[f"buffers.{name}"])
+                for name, shape in metadata.get("buffers", {}).items()
+            },
         )
 
 
@@ -205,25 +290,17 @@ def _summary(index: UnitIndex) -> str:
     return f"{len(index)} units in {len(index.groups)} groups ({first!r}, ...)"
 
 
-def _check_units(units: Units, name: str, parameter: Tensor) -> None:
-    if not isinstance(units, Units):
-        raise UnitError(
-            f"the reducer gave a {type(units).__name__} for parameter {name!r}: expected "
-            "paramattr.units.reducers.Units, or None to leave the parameter out"
-        )
-    labels = units.labels
-    fits = labels.ndim == parameter.ndim and all(
-        own in (1, size) for own, size in zip(labels.shape, parameter.shape, strict=True)
+def _nothing_left(reducer: object, model: nn.Module, unknown: list[str]) -> str:
+    message = (
+        f"the reducer {reducer!r} leaves every parameter of {type(model).__name__} out: there is "
+        "no unit to score; 'kernel' takes convolutions alone, 'output_channel' takes linear layers "
+        "too"
     )
-    if not fits:
-        raise UnitError(
-            f"the reducer gave labels of shape {tuple(labels.shape)} for parameter {name!r} of "
-            f"shape {tuple(parameter.shape)}: expected the same number of dimensions, each of the "
-            "parameter's size or 1"
-        )
-    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < math.prod(units.shape):
-        raise UnitError(
-            f"the reducer gave labels from {int(labels.min())} to {int(labels.max())} for "
-            f"parameter {name!r}: expected -1 (no unit) to {math.prod(units.shape) - 1}, since "
-            f"the group's shape is {tuple(units.shape)}"
-        )
+    if unknown:
+        message += f"; the layout of {len(unknown)} weights is not known: {_listed(unknown)}"
+    return message
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,98 +1,36 @@
 """Reducers: which entries of a parameter fall into one unit, and get one number together.
 
 A reducer is any callable of `(name, parameter, module)`, called once for each parameter with its
-full name, its values and the module that holds it. It returns `Units`, or None to leave the
-parameter out.
+full name, its values and the module that holds it. It returns `Units`, None to leave the parameter
+out, or `UNKNOWN` to leave it out with a warning. For units that cross modules it may offer
+`for_model(model)`, which is called once with the whole model and returns such a callable.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from paramattr.errors import UnitError
-
-
-@dataclass(frozen=True)
-class Units:
-    """How one parameter falls into units.
-
-    Attributes:
-        group: name of the grid of units; parameters that give the same group share its units.
-        shape: shape of the grid.
-        labels: the unit of each entry, counted row by row over the grid; -1 for none. Of the
-            parameter's number of dimensions, with size 1 along those that a unit spans.
-    """
-
-    group: str
-    shape: tuple[int, ...]
-    labels: Int[Tensor, "..."]
-
-
-Reducer = Callable[[str, Tensor, nn.Module], Units | None]
-"""`(name, parameter, module)` to the parameter's units, or None to leave it out."""
-
-_CONVOLUTIONS = nn.modules.conv._ConvNd
-_TRANSPOSED = nn.modules.conv._ConvTransposeNd
-
-
-def scalar(name: str, parameter: Tensor, module: nn.Module) -> Units:
-    """Take each entry of each parameter as a unit."""
-    shape = tuple(parameter.shape)
-    return Units(name, shape, _counted(*shape))
-
-
-def kernel(name: str, parameter: Tensor, module: nn.Module) -> Units | None:
-    """Take each spatial slice `weight[i, j]` of the convolutions, the paper's "filter", as a unit.
-
-    Biases, and all that is no convolution, are left out (Xie et al. 2021, footnote 2).
-    """
-    if not isinstance(module, _CONVOLUTIONS) or parameter.ndim < 3:
-        return None
-    shape = tuple(parameter.shape[:2])
-    return Units(name, shape, _spread(_counted(*shape), parameter))
-
-
-def output_channel(name: str, parameter: Tensor, module: nn.Module) -> Units | None:
-    """Take the weights that make one output channel (or neuron of a linear layer) as a unit.
-
-    Biases and parameters of fewer than two dimensions are left out.
-    """
-    if parameter.ndim < 2:
-        return None
-    labels = _counted(parameter.shape[0])
-    if isinstance(module, _TRANSPOSED):  # weight (in, out / groups, ...)
-        labels = _grouped(parameter, module.groups)
-    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):  # weight (in, out)
-        labels = _counted(1, parameter.shape[1])
-    return Units(name, (int(labels.max()) + 1,), _spread(labels, parameter))
-
-
-def input_channel(name: str, parameter: Tensor, module: nn.Module) -> Units | None:
-    """Take the weights that read one input channel (or feature of a linear layer) as a unit.
-
-    Biases and parameters of fewer than two dimensions are left out.
-    """
-    if parameter.ndim < 2:
-        return None
-    labels = _counted(1, parameter.shape[1])
-    if isinstance(module, _TRANSPOSED | nn.Embedding | nn.EmbeddingBag):
-        labels = _counted(parameter.shape[0])
-    elif isinstance(module, _CONVOLUTIONS):  # weight (out, in / groups, ...)
-        labels = _grouped(parameter, module.groups)
-    return Units(name, (int(labels.max()) + 1,), _spread(labels, parameter))
-
-
-def layer(name: str, parameter: Tensor, module: nn.Module) -> Units:
-    """Take all the parameters that one module holds, weight and bias alike, as a unit."""
-    path = layer_of(name)
-    return Units(path, (1,), torch.zeros([1] * parameter.ndim, dtype=torch.int32))
-
+from paramattr.units.channels import (
+    embedding_row,
+    input_channel,
+    kernel,
+    layer,
+    output_channel,
+    scalar,
+)
+from paramattr.units.experts import expert
+from paramattr.units.grid import UNKNOWN as UNKNOWN
+from paramattr.units.grid import Answer, asked_of
+from paramattr.units.grid import Reducer as Reducer
+from paramattr.units.grid import Units as Units
+from paramattr.units.grid import layer_of as layer_of
+from paramattr.units.heads import attention_head
+from paramattr.units.neurons import neuron
+from paramattr.units.ranks import rank_component
 
 REDUCERS: dict[str, Reducer] = {
     "scalar": scalar,
@@ -100,16 +38,21 @@ REDUCERS: dict[str, Reducer] = {
     "output_channel": output_channel,
     "input_channel": input_channel,
     "layer": layer,
+    "attention_head": attention_head,
+    "neuron": neuron,
+    "rank_component": rank_component,
+    "embedding_row": embedding_row,
+    "expert": expert,
 }
 
 
 def get_reducer(reducer: str | Reducer) -> Reducer:
-    """Take a reducer by name; a callable is returned as it is.
+    """Take a reducer by name; a callable, or what has `for_model`, is returned as it is.
 
     Raises:
         UnitError: for an unknown name.
     """
-    if callable(reducer):
+    if not isinstance(reducer, str) and (callable(reducer) or hasattr(reducer, "for_model")):
         return reducer
     if not isinstance(reducer, str) or reducer not in REDUCERS:
         raise UnitError(
@@ -148,33 +91,16 @@ class _Only:
     reducer: Reducer
     layers: frozenset[str]
 
-    def __call__(self, name: str, parameter: Tensor, module: nn.Module) -> Units | None:
+    @property
+    def of_buffers(self) -> bool:
+        return getattr(self.reducer, "of_buffers", False) is True
+
+    def for_model(self, model: nn.Module) -> Reducer:
+        return _Only(asked_of(self.reducer, model), self.layers)
+
+    def __call__(self, name: str, parameter: Tensor, module: nn.Module) -> Answer:
         return self.reducer(name, parameter, module) if layer_of(name) in self.layers else None
 
     def __repr__(self) -> str:
         inner = getattr(self.reducer, "__name__", repr(self.reducer))
         return f"only({inner}, {sorted(self.layers)})"
-
-
-def layer_of(name: str) -> str:
-    """Name the layer of a parameter: its module's path, or its own name at the model's root.
-
-    >>> layer_of("body.0.conv1.weight"), layer_of("weight")
-    ('body.0.conv1', 'weight')
-    """
-    return name.rpartition(".")[0] or name
-
-
-def _counted(*shape: int) -> Tensor:
-    return torch.arange(math.prod(shape), dtype=torch.int32).reshape(shape)
-
-
-def _spread(labels: Tensor, parameter: Tensor) -> Tensor:
-    return labels.reshape(labels.shape + (1,) * (parameter.ndim - labels.ndim))
-
-
-def _grouped(parameter: Tensor, groups: int) -> Tensor:
-    # Of a weight (a, b / groups, ...): the number in 0..b-1 of each (row, column).
-    rows, columns = parameter.shape[:2]
-    group = torch.arange(rows, dtype=torch.int32) // (rows // groups)
-    return group[:, None] * columns + torch.arange(columns, dtype=torch.int32)

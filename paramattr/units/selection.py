@@ -102,7 +102,10 @@ class Selection:
         return both / len(self)
 
     def by_layer(self) -> dict[str, int]:
-        """Count the selected units of each layer, in the model's order."""
+        """Count the selected units of each layer, in the model's order.
+
+        A unit that spans layers, such as an attention head, counts once, under its group.
+        """
         return {path: int(self.chosen[own].sum()) for path, own in self.index.layers().items()}
 
     def depth(self) -> float:

@@ -1,0 +1,320 @@
+"""Attention heads, neurons and experts of many architectures, checked against their forward pass.
+
+A unit is switched off by its outgoing columns alone; then nothing else of it may matter. That
+holds only if rows and columns are told apart as the model's own forward does.
+"""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paramattr import FAIG, UnitIndex, absolute_change, squared_error
+from paramattr.errors import UnitError
+from tests.tiny import Attention, seeded
+from tests.transformer_models import BUILDS, Logits, inputs_of, shaken
+
+HEADS = {  # architecture to the path of each block and its heads, or key-value groups
+    "bert": {"bert.encoder.layer.0.attention": 2},
+    "distilbert": {"distilbert.transformer.layer.0.attention": 2},
+    "albert": {"albert.encoder.albert_layer_groups.0.albert_layers.0.attention": 2},
+    "gpt2": {"transformer.h.0.attn": 2},
+    "gpt_neox": {"gpt_neox.layers.0.attention": 2},
+    "bloom": {"transformer.h.0.self_attention": 2},
+    "falcon": {"transformer.h.0.self_attention": 2},
+    "gpt_bigcode": {"transformer.h.0.attn": 2},
+    "llama": {"model.layers.0.self_attn": 2},
+    "phi3": {"model.layers.0.self_attn": 2},
+    "mixtral": {"model.layers.0.self_attn": 2},
+    "qwen2_moe": {"model.layers.0.self_attn": 2},
+    "gpt_oss": {"model.layers.0.self_attn": 2},
+    "vit": {"vit.layers.0.attention": 2},
+    "t5": {
+        "encoder.block.0.layer.0.SelfAttention": 2,
+        "decoder.block.0.layer.0.SelfAttention": 2,
+        "decoder.block.0.layer.1.EncDecAttention": 2,
+    },
+    "bart": {
+        "model.encoder.layers.0.self_attn": 2,
+        "model.decoder.layers.0.self_attn": 4,
+        "model.decoder.layers.0.encoder_attn": 4,
+    },
+}
+NEURONS = {
+    "bert": {"bert.encoder.layer.0": (24,)},
+    "distilbert": {"distilbert.transformer.layer.0.ffn": (24,)},
+    "albert": {"albert.encoder.albert_layer_groups.0.albert_layers.0": (24,)},
+    "gpt2": {"transformer.h.0.mlp": (24,)},
+    "gpt_neox": {"gpt_neox.layers.0.mlp": (24,)},
+    "bloom": {"transformer.h.0.mlp": (64,)},
+    "llama": {"model.layers.0.mlp": (24,)},
+    "phi3": {"model.layers.0.mlp": (24,)},
+    "mixtral": {"model.layers.0.mlp.experts": (3, 24)},
+    "qwen2_moe": {
+        "model.layers.0.mlp.experts": (3, 6),
+        "model.layers.0.mlp.shared_expert": (6,),
+    },
+    "gpt_oss": {"model.layers.0.mlp.experts": (3, 24)},
+    "vit": {"vit.layers.0.mlp": (24,)},
+    "t5": {
+        "encoder.block.0.layer.1.DenseReluDense": (24,),
+        "decoder.block.0.layer.2.DenseReluDense": (24,),
+    },
+    "t5_gated": {
+        "encoder.block.0.layer.1.DenseReluDense": (24,),
+        "decoder.block.0.layer.2.DenseReluDense": (24,),
+    },
+    "bart": {"model.encoder.layers.0": (24,), "model.decoder.layers.0": (24,)},
+}
+OUT = ("o_proj", "out_proj", "out_lin", "dense", "c_proj", ".o", "down_proj", "fc2", "lin2", "wo")
+OUT += ("dense_4h_to_h", "ffn_output")
+
+
+def is_outgoing(name: str) -> bool:
+    base = name.removesuffix(".weight")
+    return base.endswith(OUT) and not base.endswith("intermediate.dense")
+
+
+def one(index: UnitIndex, unit: int) -> Tensor:
+    return torch.arange(len(index)) == unit
+
+
+@torch.no_grad()
+def matters(model: nn.Module, x: Tensor, index: UnitIndex, off: int, moved: int) -> float:
+    """Say how far the output moves with the inward part of one unit, when another is off."""
+    state = {name: p.clone() for name, p in model.named_parameters()}
+    own = dict(model.named_parameters())
+    for name in index.labels:
+        if is_outgoing(name):
+            own[name].mul_(~index.mask(name, one(index, off)))
+    before = model(x)
+    for name in index.labels:
+        if not is_outgoing(name):
+            noise = seeded(lambda n=name: torch.randn_like(own[n]), 3)
+            own[name].add_(noise * index.mask(name, one(index, moved)))
+    change = float((model(x) - before).abs().max())
+    for name, value in state.items():
+        own[name].copy_(value)
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "reducer"),
+    [(n, "attention_head") for n in HEADS] + [(n, "neuron") for n in NEURONS],
+)
+def test_a_unit_whose_outgoing_columns_are_zero_does_not_matter(name, reducer):
+    model, x = shaken(name), inputs_of(name)
+    index = UnitIndex.of(model, reducer)
+    start = 0
+    for path, (start, shape) in index.groups.items():
+        last = start + torch.Size(shape).numel() - 1
+        assert is_outgoing(next(n for n in index.labels if path in n and is_outgoing(n)))
+        for off, other in ((start, last), (last, start), (start + 1, last)):
+            if off == other:
+                continue
+            assert matters(model, x, index, off, off) < 1e-9
+            assert matters(model, x, index, off, other) > 1e-9
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_are_named_by_their_block(name):
+    found = UnitIndex.of(BUILDS[name](), "attention_head")
+    assert {n: shape for n, (_, shape) in found.groups.items()} == {
+        path: (count,) for path, count in HEADS[name].items()
+    }
+    assert not any(n.endswith(("o_proj.bias", "dense.bias", "c_proj.bias")) for n in found.labels)
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_neurons_are_named_by_their_block(name):
+    found = UnitIndex.of(BUILDS[name](), "neuron")
+    assert {n: shape for n, (_, shape) in found.groups.items()} == NEURONS[name]
+    assert not any("pooler" in n or "classifier" in n for n in found.labels)
+
+
+HEAD_EDITS = {  # the second head, or group, by hand: parameter to an index of its entries
+    "bert": {
+        "bert.encoder.layer.0.attention.self.key.weight": (slice(8, 16),),
+        "bert.encoder.layer.0.attention.self.query.bias": (slice(8, 16),),
+        "bert.encoder.layer.0.attention.output.dense.weight": (slice(None), slice(8, 16)),
+    },
+    "gpt2": {
+        "transformer.h.0.attn.c_attn.weight": (slice(None), slice(40, 48)),  # values
+        "transformer.h.0.attn.c_attn.bias": (slice(24, 32),),  # keys
+        "transformer.h.0.attn.c_proj.weight": (slice(8, 16),),
+    },
+    "gpt_neox": {"gpt_neox.layers.0.attention.query_key_value.weight": (slice(24, 48),)},
+    "bloom": {"transformer.h.0.self_attention.query_key_value.bias": (slice(24, 48),)},
+    "falcon": {"transformer.h.0.self_attention.query_key_value.weight": (slice(16, 32),)},
+    "llama": {
+        "model.layers.0.self_attn.q_proj.weight": (slice(8, 16),),
+        "model.layers.0.self_attn.k_proj.weight": (slice(4, 8),),
+        "model.layers.0.self_attn.o_proj.weight": (slice(None), slice(8, 16)),
+    },
+    "phi3": {
+        "model.layers.0.self_attn.qkv_proj.weight": ([*range(8, 16), *range(20, 24), 28, 31],)
+    },
+    "t5": {
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (slice(None), 1)
+    },
+}
+
+
+@pytest.mark.parametrize("name", HEAD_EDITS)
+def test_changing_one_head_by_hand_scores_that_head_alone(name):
+    target, baseline = BUILDS[name](), BUILDS[name]()
+    with torch.no_grad():
+        for parameter, place in HEAD_EDITS[name].items():
+            baseline.get_parameter(parameter)[place] += 0.5
+    scores = absolute_change(target, baseline, reducer="attention_head")
+    path = next(iter(HEADS[name]))
+    assert [scores.index[n] for n in scores.values.nonzero()] == [(path, (1,))]
+
+
+def score_of(name: str, target: nn.Module, baseline: nn.Module, reducer: str):
+    wrapped = [Logits(name), Logits(name)]
+    wrapped[0].model, wrapped[1].model = target, baseline
+    x = inputs_of(name)
+    with torch.no_grad():
+        targets = torch.zeros_like(wrapped[0](x))
+    faig = FAIG(*wrapped, objective=squared_error)
+    return faig.score([(x, targets)], reducer=reducer, n_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "reducer", "parameter", "place", "unit"),
+    [
+        ("gpt2", "output_channel", "transformer.h.0.mlp.c_fc.weight", (slice(None), 5), (5,)),
+        ("gpt2", "input_channel", "transformer.h.0.mlp.c_fc.weight", (3,), (3,)),
+        ("gpt2", "neuron", "transformer.h.0.mlp.c_fc.weight", (slice(None), 5), (5,)),
+        ("gpt2", "neuron", "transformer.h.0.mlp.c_proj.weight", (7,), (7,)),
+        ("gpt2", "attention_head", "transformer.h.0.attn.c_proj.weight", (slice(8, 16),), (1,)),
+        ("llama", "neuron", "model.layers.0.mlp.up_proj.weight", (4,), (4,)),
+        ("phi3", "neuron", "model.layers.0.mlp.gate_up_proj.weight", (24 + 4,), (4,)),
+        ("mixtral", "expert", "model.layers.0.mlp.experts.down_proj", (2,), (2,)),
+        ("mixtral", "neuron", "model.layers.0.mlp.experts.gate_up_proj", (2, 24 + 4), (2, 4)),
+        ("mixtral", "output_channel", "model.layers.0.mlp.experts.down_proj", (2, 4), (2, 4)),
+        ("bert", "embedding_row", "bert.embeddings.word_embeddings.weight", ("x",), ("x",)),
+    ],
+)
+def test_scoring_finds_the_only_unit_that_changed(name, reducer, parameter, place, unit):
+    target, baseline = BUILDS[name](), BUILDS[name]()
+    if place == ("x",):  # a word of the text
+        place = unit = (int(inputs_of(name)[0, 0]),)
+    with torch.no_grad():
+        target.get_parameter(parameter)[place] += 0.5
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*layout is not known")  # the router
+        scores = score_of(name, target, baseline, reducer)
+    found = [scores.index[n] for n in scores.values.nonzero()]
+    assert len(found) == 1
+    assert found[0].position == unit
+
+
+@pytest.mark.parametrize("dims", [{}, {"kdim": 6, "vdim": 3}, {"add_bias_kv": True}])
+def test_torchs_own_attention(dims):
+    layer = seeded(lambda: nn.MultiheadAttention(8, 2, batch_first=True, **dims)).double()
+    index = UnitIndex.of(layer, "attention_head")
+    assert list(index.groups) == ["MultiheadAttention"]
+    assert "out_proj.bias" not in index.labels
+    assert {n for n, p in layer.named_parameters() if n != "out_proj.bias"} == set(index.labels)
+    q, k, v = (
+        seeded(lambda s=size: torch.randn(2, 3, s, dtype=torch.float64), size)
+        for size in (8, dims.get("kdim", 8), dims.get("vdim", 8))
+    )
+
+    @torch.no_grad()
+    def heads() -> Tensor:  # what each head gives to the output, by the columns of out_proj
+        whole, parts = layer.out_proj.weight.clone(), []
+        for head in range(2):
+            layer.out_proj.weight.zero_()
+            layer.out_proj.weight[:, 4 * head : 4 * head + 4] = whole[:, 4 * head : 4 * head + 4]
+            parts.append(layer(q, k, v, need_weights=False)[0])
+        layer.out_proj.weight.copy_(whole)
+        return torch.stack(parts)
+
+    before = heads()
+    for name in index.labels:
+        for head in range(2):
+            own = layer.get_parameter(name)
+            kept = own.detach().clone()
+            with torch.no_grad():
+                own.add_(index.mask(name, one(index, head)) * torch.rand_like(own))
+            moved = (heads() - before).abs().amax((1, 2, 3)) > 1e-12
+            with torch.no_grad():
+                own.copy_(kept)
+            if "bias" in name and not moved.any():  # a key's bias cancels in the softmax
+                continue
+            assert moved.tolist() == [n == head for n in range(2)]
+
+
+def test_heads_inside_a_model_of_ones_own():
+    found = UnitIndex.of(seeded(Attention), "attention_head")
+    assert found.groups == {"attention": (0, (2,))}
+    layer = nn.TransformerEncoderLayer(8, 2, 12)
+    assert UnitIndex.of(layer, "attention_head").groups == {"self_attn": (0, (2,))}
+    assert UnitIndex.of(layer, "neuron").groups == {"TransformerEncoderLayer": (0, (12,))}
+
+
+class OddAttention(nn.Module):
+    def __init__(self, **numbers: int) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(6, 6) for _ in range(3))
+        self.o_proj = nn.Linear(6, 6)
+        self.__dict__.update(numbers)
+
+
+@pytest.mark.parametrize("numbers", [{}, {"num_heads": 4}])
+def test_heads_that_cannot_be_counted_are_named(numbers):
+    both = nn.ModuleDict({"odd": OddAttention(**numbers), "known": OddAttention(num_heads=3)})
+    with pytest.warns(UserWarning, match=r"4 weights are left out.*'odd.q_proj.weight'"):
+        index = UnitIndex.of(both, "attention_head")
+    assert index.groups == {"known": (0, (3,))}
+    with pytest.raises(UnitError, match=r"no unit to score.*'odd.o_proj.weight'"):
+        UnitIndex.of(nn.ModuleDict({"odd": OddAttention(**numbers)}), "attention_head")
+
+
+def test_fused_rows_that_do_not_fit_the_columns_are_named():
+    class OtherAttention(nn.Module):  # two key-value heads that nothing tells of
+        def __init__(self, rows: int) -> None:
+            super().__init__()
+            self.num_heads = 4
+            self.query_key_value, self.dense = nn.Linear(8, rows), nn.Linear(8, 8)
+
+    assert len(UnitIndex.of(OtherAttention(24), "attention_head")) == 4
+    with pytest.raises(UnitError, match=r"layout of 2 weights.*'query_key_value.weight'"):
+        UnitIndex.of(OtherAttention(16), "attention_head")
+
+
+def test_a_classifier_or_an_hourglass_that_widens_is_no_feed_forward_block():
+    class Head(nn.Module):
+        def __init__(self, out: int) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, out)
+
+    assert UnitIndex.of(nn.ModuleDict({"a": Head(4)}), "neuron").groups == {"a": (0, (8,))}
+    for refused in ({"a": Head(3)}, {"classifier": Head(4)}):
+        with pytest.raises(UnitError, match="no unit"):
+            UnitIndex.of(nn.ModuleDict(refused), "neuron")
+    block = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(0.1), nn.Linear(8, 4))
+    assert len(UnitIndex.of(block, "neuron")) == 8
+
+
+def test_lists_of_experts_and_stacks_give_one_unit_each():
+    block = nn.Module()
+    block.gate = nn.Linear(4, 3)
+    block.experts = nn.ModuleList(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)) for _ in "abc")
+    index = UnitIndex.of(block, "expert")
+    assert index.groups == {"experts": (0, (3,))}
+    assert index.reduce({n: torch.ones(s) for n, s in index.shapes.items()}).tolist() == [76.0] * 3
+    block.experts = nn.ModuleDict({f"expert_{n}": nn.Linear(4, n + 1) for n in range(3)})
+    index = UnitIndex.of(block, "expert")
+    assert index.reduce({n: torch.ones(s) for n, s in index.shapes.items()}).tolist() == [5, 10, 15]
+    mixtral = UnitIndex.of(BUILDS["qwen2_moe"](), "expert")
+    assert list(mixtral.labels) == [
+        "model.layers.0.mlp.experts.gate_up_proj",
+        "model.layers.0.mlp.experts.down_proj",
+    ]
+    with pytest.raises(UnitError, match="no unit"):
+        UnitIndex.of(nn.Linear(2, 2), "expert")
