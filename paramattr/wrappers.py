@@ -47,7 +47,7 @@ def unwrapped_pair(model: Any, baseline: Any) -> tuple[Any, Any]:
 def without_prefixes(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take the prefixes off a state dict's names that the wrappers put on every one."""
     state = dict(names)
-    for prefix in ("module.", "_orig_mod.", "module."):
+    for prefix in ("module.", "_orig_mod.", "module.", "base_model.model."):
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state

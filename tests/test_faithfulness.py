@@ -408,9 +408,9 @@ def test_a_checkpoint_of_other_curves_is_refused(tmp_path):
 
     drawn()
     for change, what in (
-        ({"model": moved(target)}, "models or edit"),
-        ({"other": moved(baseline)}, "models or edit"),
-        ({"edit": "insertion"}, "models or edit"),
+        ({"model": moved(target)}, r"settings \(models differs"),
+        ({"other": moved(baseline)}, r"settings \(models differs"),
+        ({"edit": "insertion"}, r"settings \(edit differs"),
         ({"measures": [lambda m: 2 * measure(m)]}, "measures or data"),
         ({"measures": [measure, measure]}, "measures or data"),
     ):

@@ -193,12 +193,12 @@ def test_each_rank_of_lora_is_a_unit():
     base = BUILDS["gpt2"]()
     target = seeded(lambda: peft.get_peft_model(base, peft.LoraConfig(r=3, **options)))
     index = UnitIndex.of(target, "rank_component")
-    block = "base_model.model.transformer.h.0"
+    block = "transformer.h.0"  # the plain model's names
     paths = [f"{block}.attn.c_attn", f"{block}.mlp.c_fc"]
     assert index.groups == {path: (3 * n, (3,)) for n, path in enumerate(paths)}
     state = {n: p.detach().clone() for n, p in target.named_parameters()}
-    state[f"{block}.mlp.c_fc.lora_A.default.weight"][2] += 1
-    state[f"{block}.mlp.c_fc.lora_B.default.weight"][:, 2] += 1
+    state[f"base_model.model.{block}.mlp.c_fc.lora_A.default.weight"][2] += 1
+    state[f"base_model.model.{block}.mlp.c_fc.lora_B.default.weight"][:, 2] += 1
     scores = absolute_change(target, state, reducer="rank_component")
     assert [scores.index[n] for n in scores.values.nonzero()] == [(paths[1], (2,))]
     target.add_adapter("other", peft.LoraConfig(r=2, **options))
@@ -215,7 +215,7 @@ def test_heads_and_neurons_under_lora_hold_their_rows_of_b_and_columns_of_a():
     options = {"r": 3, "target_modules": ["q_proj", "o_proj", "up_proj", "down_proj"]}
     model = peft.get_peft_model(BUILDS["llama"](), peft.LoraConfig(**options))
     heads = UnitIndex.of(model, "attention_head")
-    block = "base_model.model.model.layers.0"
+    block = "model.layers.0"
     assert heads.groups == {f"{block}.self_attn": (0, (2,))}
     first = torch.tensor([True, False])
     assert heads.mask(f"{block}.self_attn.q_proj.lora_B.default.weight", first)[:8].all()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from torch import nn
 
+from paramattr.buffers import float_buffers, moving_buffers
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
+from paramattr.wrappers import unwrapped_pair
 
 
 def absolute_change(
-    model: nn.Module, baseline: Baseline, *, reducer: str | Reducer = "kernel"
+    model: nn.Module,
+    baseline: Baseline,
+    *,
+    reducer: str | Reducer = "kernel",
+    strict: bool = True,
 ) -> Scores:
     """Score each unit by how far its parameters moved.
 
@@ -23,6 +29,7 @@ def absolute_change(
         model: the target.
         baseline: the model it is compared with, or a mapping of names to tensors.
         reducer: the units, as in `FAIG.score`.
+        strict: as in `FAIG`.
 
     Returns:
         Scores of all units, not negative.
@@ -33,6 +40,11 @@ def absolute_change(
 
     Source: Xie et al. 2021, Sec. 4.1 (Discussions) and Tab. 2.
     """
-    own, other = named_parameters(model), align(model, baseline)
+    model, baseline = unwrapped_pair(model, baseline)
+    other = align(model, baseline, strict=strict, quiet=True) | moving_buffers(model, baseline)
+    own = named_parameters(model) | float_buffers(model)
     index = UnitIndex.of(model, reducer)
-    return Scores(index, index.reduce({name: (own[name] - other[name]).abs() for name in own}))
+    change = {name: (own[name] - value).abs() for name, value in other.items()}
+    units, rest = index.reduce_with_rest(change)
+    total = float(units.sum() + rest)
+    return Scores(index, units, unassigned=float(rest) / total if total else 0.0)

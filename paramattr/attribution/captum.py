@@ -155,7 +155,7 @@ def captum_scores(
                     found = _attribution(attr, chosen, function, sample, path)
                     for place, given in zip(sums, (found.abs(), found), strict=True):
                         place[layer.units] += layer.reduced(given, chosen)
-                yield Sample({method: Reduced(*sums)})
+                yield Sample({method: Reduced(sums[0], sums[1])})
 
         device = next(iter(parameters.values())).device
         return stream(

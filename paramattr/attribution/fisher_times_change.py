@@ -23,6 +23,7 @@ def fisher_times_change(
     objective: Objective = squared_error,
     show_progress: bool = False,
     checkpoint: str | Path | None = None,
+    strict: bool = True,
 ) -> Any:
     """Score each unit by its squared change, weighted by the squared gradient at the target.
 
@@ -40,6 +41,7 @@ def fisher_times_change(
             log-likelihood such as `cross_entropy`.
         show_progress: draw a bar on stderr.
         checkpoint: as in `FAIG.score`.
+        strict: as in `FAIG`.
 
     Returns:
         Scores of all units, not negative.
@@ -49,7 +51,7 @@ def fisher_times_change(
 
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", Eq. 3.
     """
-    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective)
+    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective, strict=strict)
     return faig.score(
         loader,
         reducer=reducer,

@@ -29,6 +29,7 @@ def gradient_times_change(
     at: str | float = "target",
     show_progress: bool = False,
     checkpoint: str | Path | None = None,
+    strict: bool = True,
 ) -> Any:
     """Score each unit by the first-order (Taylor) effect of its change.
 
@@ -47,6 +48,7 @@ def gradient_times_change(
             (target) to 1 (baseline).
         show_progress: draw a bar on stderr.
         checkpoint: as in `FAIG.score`.
+        strict: as in `FAIG`.
 
     Returns:
         Scores of all units, not negative.
@@ -54,7 +56,7 @@ def gradient_times_change(
     Raises:
         ParamattrError: for an unknown place, and what `FAIG.score` raises.
     """
-    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective)
+    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective, strict=strict)
     return faig.score(
         loader,
         reducer=reducer,

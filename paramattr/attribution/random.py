@@ -48,7 +48,7 @@ def random_within_layers(like: Scores | Selection, *, seed: int = 0) -> Scores:
         seed: of the draw; the global random state is neither used nor changed.
 
     Returns:
-        Scores of the same units. A unit that spans layers counts to the first of them.
+        Scores of the same units. A unit that spans layers counts under its group.
 
     Raises:
         UnitError: if `like` is neither scores nor a selection.

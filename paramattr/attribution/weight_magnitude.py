@@ -8,6 +8,7 @@ from paramattr.parameters import named_parameters
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
+from paramattr.wrappers import unwrapped
 
 
 def weight_magnitude(model: nn.Module, *, reducer: str | Reducer = "kernel") -> Scores:
@@ -25,5 +26,6 @@ def weight_magnitude(model: nn.Module, *, reducer: str | Reducer = "kernel") -> 
     Raises:
         UnitError: for an unknown reducer.
     """
+    model = unwrapped(model)
     index = UnitIndex.of(model, reducer)
     return Scores(index, index.reduce({n: p.abs() for n, p in named_parameters(model).items()}))

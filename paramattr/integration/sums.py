@@ -20,10 +20,12 @@ class Reduced(NamedTuple):
     Attributes:
         magnitudes: Σ_{i in u} |A_i| of each unit.
         signed: Σ_{i in u} A_i of each unit.
+        rest: Σ |A_i| over entries of no unit.
     """
 
     magnitudes: Float[Tensor, "units"]
     signed: Float[Tensor, "units"]
+    rest: float = 0.0
 
 
 class Sample(NamedTuple):
@@ -42,8 +44,8 @@ class Sample(NamedTuple):
 
 def reduced(attributions: Mapping[str, Tensor], index: UnitIndex) -> Reduced:
     """Reduce one sample's attributions to units."""
-    magnitudes = index.reduce({name: value.abs() for name, value in attributions.items()})
-    return Reduced(magnitudes.cpu(), index.reduce(attributions).cpu())
+    magnitudes, rest = index.reduce_with_rest({n: value.abs() for n, value in attributions.items()})
+    return Reduced(magnitudes.cpu(), index.reduce(attributions).cpu(), float(rest))
 
 
 class RunningSums:
@@ -54,7 +56,7 @@ class RunningSums:
     """
 
     def __init__(self, index: UnitIndex) -> None:
-        self.index, self.samples = index, 0
+        self.index, self.samples, self.rest = index, 0, 0.0
         self.magnitudes, self.squares, self.signed = (
             torch.zeros(len(index), dtype=torch.float64) for _ in range(3)
         )
@@ -64,6 +66,7 @@ class RunningSums:
         self.magnitudes += sample.magnitudes
         self.squares += sample.magnitudes.square()
         self.signed += sample.signed
+        self.rest += sample.rest
         self.samples += 1
 
     def scores(self) -> Scores:
@@ -74,7 +77,19 @@ class RunningSums:
         with m_u(x) the summed magnitude in the unit. The absolute value and the sum over the unit
         come before the mean: the two do not commute.
         """
-        return Scores(self.index, self.magnitudes / self.samples)
+        n, mean = self.samples, self.magnitudes / self.samples
+        error = None
+        if n > 1:
+            spread = (self.squares - n * mean.square()).clamp(min=0)
+            error = (spread / (n * (n - 1))).sqrt()
+        total = float(self.magnitudes.sum()) + self.rest
+        return Scores(
+            self.index,
+            mean,
+            signed=self.signed / n,
+            standard_error=error,
+            unassigned=self.rest / total if total else 0.0,
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Give what `resume` takes."""
@@ -82,6 +97,7 @@ class RunningSums:
             "magnitudes": self.magnitudes,
             "squares": self.squares,
             "signed": self.signed,
+            "rest": torch.tensor(self.rest, dtype=torch.float64),
             "samples": torch.tensor(self.samples),
         }
 
@@ -89,3 +105,4 @@ class RunningSums:
         """Go back to a state that `state` gave."""
         self.magnitudes, self.squares = state["magnitudes"], state["squares"]
         self.signed, self.samples = state["signed"], int(state["samples"])
+        self.rest = float(state["rest"])

@@ -17,9 +17,12 @@ from paramattr.errors import ModelError, UnitError
 from paramattr.parameters import Baseline, align, named_parameters, owners, state_of
 from paramattr.units.index import UnitIndex
 from paramattr.units.selection import Selection
+from paramattr.wrappers import unwrapped, unwrapped_pair
 
 
-def substitute(model: nn.Module, baseline: Baseline, selection: Selection) -> nn.Module:
+def substitute(
+    model: nn.Module, baseline: Baseline, selection: Selection, *, strict: bool = True
+) -> nn.Module:
     """Put the baseline's values in the place of the selected entries ("masking" in the paper).
 
     Buffers with units, such as a batch norm's statistics, take part. A buffer of whole numbers,
@@ -31,9 +34,10 @@ def substitute(model: nn.Module, baseline: Baseline, selection: Selection) -> nn
             mapping lacks stay the target's.
         selection: what is substituted. Nothing gives the target, and everything, where every entry
             has a unit (`"layer"`, `"scalar"`), the baseline, both bit for bit.
+        strict: as in `FAIG`: if False, what only one model has stays the target's.
 
     Returns:
-        A new module.
+        A new module, without wrappers such as `torch.compile` and `DataParallel`.
 
     Raises:
         ModelError: if the two are not of one architecture.
@@ -41,11 +45,16 @@ def substitute(model: nn.Module, baseline: Baseline, selection: Selection) -> nn
 
     Source: Xie et al. 2021, Sec. 5.2.1.
     """
-    return modulate(model, baseline, selection, 0.0)
+    return modulate(model, baseline, selection, 0.0, strict=strict)
 
 
 def modulate(
-    model: nn.Module, baseline: Baseline, selection: Selection, strength: float
+    model: nn.Module,
+    baseline: Baseline,
+    selection: Selection,
+    strength: float,
+    *,
+    strict: bool = True,
 ) -> nn.Module:
     """Blend the selected entries: strength * target + (1 - strength) * baseline.
 
@@ -55,9 +64,10 @@ def modulate(
         selection: what is blended, buffers with units included.
         strength: 0 gives `substitute`, 1 the target, both bit for bit; above 1 the function
             found is exaggerated.
+        strict: as in `substitute`.
 
     Returns:
-        A new module.
+        A new module, without wrappers such as `torch.compile` and `DataParallel`.
 
     Raises:
         ModelError: if the two are not of one architecture, `strength` is not finite, or a running
@@ -69,7 +79,7 @@ def modulate(
             f"strength is {strength!r}: expected a finite number, 0 for the baseline's values and "
             "1 for the target's"
         )
-    pair = _Pair(model, baseline)
+    pair = _Pair(*unwrapped_pair(model, baseline), strict=strict)
     values = {}
     for name, mask in pair.masks(selection):
         own = pair.own[name]
@@ -78,7 +88,7 @@ def modulate(
         pair.check_variance(name, values[name], float(strength))
     if strength == 0:
         values |= pair.counters(selection, selected=True)
-    edited = copy.deepcopy(model)
+    edited = copy.deepcopy(pair.model)
     tensors = _tensors(edited)
     with torch.no_grad():
         for name, value in values.items():
@@ -87,7 +97,9 @@ def modulate(
 
 
 @contextmanager
-def substituted(model: nn.Module, baseline: Baseline, selection: Selection) -> Iterator[nn.Module]:
+def substituted(
+    model: nn.Module, baseline: Baseline, selection: Selection, *, strict: bool = True
+) -> Iterator[nn.Module]:
     """Substitute in place for the length of a `with` block, and restore bit for bit after it.
 
     The same edit as `substitute`, without a copy of the model::
@@ -99,6 +111,7 @@ def substituted(model: nn.Module, baseline: Baseline, selection: Selection) -> I
         model: the target; edited inside the block, as it was after it, also after an error.
         baseline: as in `substitute`.
         selection: as in `substitute`.
+        strict: as in `substitute`.
 
     Yields:
         The model itself.
@@ -107,17 +120,19 @@ def substituted(model: nn.Module, baseline: Baseline, selection: Selection) -> I
         ModelError: if the two are not of one architecture.
         UnitError: if the selection is of another model's units.
     """
-    pair = _Pair(model, baseline)
+    pair = _Pair(unwrapped(model), unwrapped(baseline), strict=strict)
     values = {
         name: torch.where(mask, pair.other[name], pair.own[name])
         for name, mask in pair.masks(selection)
     }
-    with holding(model, values | pair.counters(selection, selected=True)):
+    with holding(pair.model, values | pair.counters(selection, selected=True)):
         yield model
 
 
 @contextmanager
-def inserted(model: nn.Module, baseline: Baseline, selection: Selection) -> Iterator[nn.Module]:
+def inserted(
+    model: nn.Module, baseline: Baseline, selection: Selection, *, strict: bool = True
+) -> Iterator[nn.Module]:
     """Make the model the baseline in place, but for the selected entries, and restore it after.
 
     The counterpart of `substituted`: only what is selected stays the target's, so every parameter
@@ -127,6 +142,7 @@ def inserted(model: nn.Module, baseline: Baseline, selection: Selection) -> Iter
         model: the target; edited inside the block, as it was after it, also after an error.
         baseline: as in `substitute`.
         selection: what stays the target's.
+        strict: as in `substitute`.
 
     Yields:
         The model itself.
@@ -135,11 +151,11 @@ def inserted(model: nn.Module, baseline: Baseline, selection: Selection) -> Iter
         ModelError: if the two are not of one architecture.
         UnitError: if the selection is of another model's units.
     """
-    pair = _Pair(model, baseline)
+    pair = _Pair(unwrapped(model), unwrapped(baseline), strict=strict)
     values = dict(pair.other)
     for name, mask in pair.masks(selection):
         values[name] = torch.where(mask, pair.own[name], pair.other[name])
-    with holding(model, values | pair.counters(selection, selected=False)):
+    with holding(pair.model, values | pair.counters(selection, selected=False)):
         yield model
 
 
@@ -206,9 +222,10 @@ def check_selection(model: nn.Module, selection: Selection) -> None:
 class _Pair:
     """The values of two models by name: all parameters, and the buffers that differ."""
 
-    def __init__(self, model: nn.Module, baseline: Baseline) -> None:
+    def __init__(self, model: nn.Module, baseline: Baseline, *, strict: bool = True) -> None:
         self.model, self.baseline = model, baseline
-        self.other = align(model, baseline) | moving_buffers(model, baseline)
+        self.other = align(model, baseline, strict=strict, quiet=True)
+        self.other |= moving_buffers(model, baseline)
         every = named_parameters(model) | float_buffers(model)
         self.own = {name: every[name] for name in self.other}
 

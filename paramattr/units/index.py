@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,11 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from paramattr.checkpoints import fingerprint
-from paramattr.errors import UnitError
+from paramattr.errors import UnitError, warn
 from paramattr.parameters import named_parameters, owners
 from paramattr.units.grid import UNKNOWN, Grids, Reducer, asked_of, layer_of
 from paramattr.units.reducers import get_reducer
 from paramattr.units.statistics import labels_or_answers
+from paramattr.wrappers import unwrapped
 
 
 class Unit(NamedTuple):
@@ -71,6 +71,7 @@ class UnitIndex:
             UnitError: for an unknown reducer, one that leaves every parameter out, or one whose
                 answer does not fit the parameter; the message names it.
         """
+        model = unwrapped(model)
         given, parameters = get_reducer(reducer), named_parameters(model)
         asked, places, grids = asked_of(given, model), owners(model), Grids()
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
@@ -93,11 +94,10 @@ class UnitIndex:
         if not labels and not buffers:
             raise UnitError(_nothing_left(reducer, model, unknown))
         if unknown:
-            warnings.warn(
+            warn(
                 f"{len(unknown)} weights are left out, since their layout is not known to the "
                 f"reducer: {_listed(unknown)}; `Scores.unassigned` counts them; a reducer of your "
-                "own can name their units",
-                stacklevel=2,
+                "own can name their units"
             )
         return cls(shapes, labels, grids.groups, buffers)
 

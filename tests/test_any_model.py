@@ -1,0 +1,20 @@
+"""Any pair of models, as it is handed in: complete, exchanged bit for bit, all in units."""
+
+import pytest
+
+from benchmarks.bench_models import Config, measure
+from benchmarks.model_pairs import PAIRS
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*of no unit.*", "ignore:.*missing or of another shape.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:(transformers|peft|torch)"),
+]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair_as_it_is_handed_in(name):
+    row = measure(name, Config())
+    assert row["residual"] < 0.01 or row["jump"]
+    assert row["substituted"] == 0.0
+    assert row["units"] == pytest.approx(1, abs=1e-6)
