@@ -4,7 +4,7 @@
 
 For each pair: how far the attributions are from `L(baseline) - L(target)` of the two models as they
 were handed in, over that change; how far the target's output is from the baseline's when everything
-is substituted; and the sum over units and over what is in no unit, over the sum over single entries.
+is substituted; and the sum over units and over what is in none, over the sum over single entries.
 Where the objective is not smooth along the path (ReLU, or a router that chooses other experts) the
 adaptive rule is taken, and a place where it could not settle is reported as a jump.
 """
@@ -113,7 +113,7 @@ def _output(model: nn.Module, pair: ModelPair) -> Tensor:
 
 
 def _objective(model: nn.Module, pair: ModelPair) -> Tensor:
-    """Evaluate the objective of a model itself; half precisions in float32, where sums are exact."""
+    """Evaluate the objective of a model itself; half precisions in float32."""
     if next(model.parameters()).dtype.itemsize < torch.float32.itemsize:
         model = copy.deepcopy(model).float()
     batch = Batch.from_loader(pair.batch, model=unwrapped(model))
