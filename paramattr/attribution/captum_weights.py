@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from paramattr.attribution.captum import captum_attr, check_rule, cloned
+from paramattr.attribution.captum import captum_attr, check_rule
+from paramattr.attribution.captum_samples import cloned
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters

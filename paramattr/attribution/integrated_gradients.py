@@ -38,9 +38,8 @@ class ParameterPathIntegratedGradients:
 
         A_i(x) = ∫_0^1 ∂L(γ(α), x)/∂γ(α)_i · ∂γ(α)_i/∂α dα
 
-    with γ(0) the target and γ(1) the baseline. Over all parameters that
-    move, the attributions of one sample sum to `L(baseline) - L(target)`: a positive one says that
-    this parameter's change lowered the objective.
+    with γ(0) the target and γ(1) the baseline. Over all that moves, the attributions of one sample
+    sum to `L(baseline) - L(target)`: a positive one says that this change lowered the objective.
 
     Floating-point buffers that differ, such as the statistics of a batch norm, move along the path
     as parameters do, and have attributions under their own names. The model's parameters,
@@ -57,17 +56,16 @@ class ParameterPathIntegratedGradients:
         device: where to compute; where the model is by default. The model itself is not moved.
         dtype: precision that the model computes in; by default the model's own, float32 at least.
             A half precision, such as `torch.bfloat16` where the hardware computes in it, is mixed:
-            parameters and inputs are float32 and `torch.autocast` says what computes in half. Path,
-            sums and results are in float32 at least. If the objective's change then differs from
-            the one in float32 by more than 5%, a warning says so.
+            parameters, inputs, path, sums and results are float32, and `torch.autocast` says what
+            computes in half. If the objective's change then differs from the one in float32 by more
+            than 5%, a warning says so.
         compile: whether `torch.compile` translates the model, on a GPU into CUDA graphs; False by
             default, since translating takes a minute. Without effect where several samples are
             differentiated at once.
-        workers: threads on the CPU that take samples side by side and share torch's threads; one
-            by default. More pay where one sample is too small to keep all cores busy. Each takes
-            the memory of one, and a copy of the model's modules, not of its tensors; model and
-            objective must not keep anything from call to call. The results differ in their last
-            bits alone.
+        workers: threads on the CPU that take samples side by side; one by default. More pay where
+            one sample is too small to keep all cores busy. Each takes the memory of one sample and
+            a copy of the model's modules, not of its tensors; model and objective must not keep
+            anything from call to call. The results differ in their last bits alone.
         strict: whether both models must have the same parameters. If not, those that one model
             alone has, or that have another shape (a new head), stay the target's along the whole
             path, and a warning lists them.
@@ -151,8 +149,7 @@ class ParameterPathIntegratedGradients:
                 as each sample needs; `spent` says how many, and `n_steps` is without effect.
             internal_batch_size: most samples that go through the model at once; all by default.
                 With `per_sample` one by default: more are differentiated in one pass by
-                `torch.func.vmap`, where it can follow the model, which takes so many times the
-                memory of the parameters. It pays for small models (see docs/performance.md).
+                `torch.func.vmap`, which takes as many times the memory of the parameters.
             return_convergence_delta: give the delta too.
             per_sample: keep the samples apart.
             show_progress: draw a bar on stderr.
@@ -321,8 +318,9 @@ class ParameterPathIntegratedGradients:
             check_count("internal_batch_size", internal_batch_size, ", or None")
             integrand = self._integrand()
             read = partial(Batch.from_loader, device=integrand.device, model=self.model)
-            options = {"at_once": internal_batch_size, "show_progress": show_progress}
-            return profile_of(integrand, loader, read, n_points, **options)  # type: ignore
+            return profile_of(
+                integrand, loader, read, n_points, internal_batch_size, show_progress=show_progress
+            )
 
     def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         if isinstance(method, str) and method == "adaptive":
