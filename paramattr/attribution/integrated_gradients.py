@@ -308,9 +308,6 @@ class ParameterPathIntegratedGradients:
             internal_batch_size: most samples that run together; a whole batch by default.
             show_progress: draw a bar on stderr.
 
-        Returns:
-            The mean objective at each place, and the barrier.
-
         Raises:
             ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
         """
