@@ -36,11 +36,13 @@ class Config:
     Attributes:
         steps: nodes of the Gauss-Legendre rule.
         enough: relative residual from which on the adaptive rule is taken.
+        most: gradients per sample that the adaptive rule may take.
         seed: of the models and the data.
     """
 
     steps: int = 16
     enough: float = 0.01
+    most: int = 2000
     seed: int = 0
 
 
@@ -75,7 +77,7 @@ def _residual(faig: FAIG, pair: ModelPair, config: Config) -> dict[str, Any]:
     found = {"rule": f"{config.steps} nodes", "jump": False, "change": change}
     total = _total(faig.attribute(*given, n_steps=config.steps))
     if abs(total - change) > config.enough * abs(change):
-        rule = Adaptive(rtol=1e-3, max_evaluations=2000)
+        rule = Adaptive(rtol=1e-3, max_evaluations=config.most)
         total = _total(faig.attribute(*given, method=rule, per_sample=True))
         found["rule"] = "adaptive"
         found["jump"] = any(spent.reason != "converged" for spent in faig.spent)
