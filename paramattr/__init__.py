@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from paramattr.attribution.random import random_scores as random_scores
     from paramattr.attribution.random import random_within_layers as random_within_layers
     from paramattr.attribution.weight_magnitude import weight_magnitude as weight_magnitude
+    from paramattr.bezier import BezierPath as BezierPath
     from paramattr.checkpoints import load_state_dict as load_state_dict
     from paramattr.checkpoints import save_state_dict as save_state_dict
     from paramattr.errors import ParamattrError as ParamattrError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from paramattr.faithfulness.masking import insertion_curve as insertion_curve
     from paramattr.faithfulness.masking import masking_curve as masking_curve
     from paramattr.integration.adaptive import Adaptive as Adaptive
+    from paramattr.integration.connecting import connect as connect
     from paramattr.objectives import absolute_error as absolute_error
     from paramattr.objectives import cross_entropy as cross_entropy
     from paramattr.objectives import logit_difference as logit_difference
@@ -72,12 +74,14 @@ _ROOMS = {
     "attribution.integrated_gradients": ("FAIG", "ParameterPathIntegratedGradients"),
     "attribution.random": ("random_scores", "random_within_layers"),
     "attribution.weight_magnitude": ("weight_magnitude",),
+    "bezier": ("BezierPath",),
     "checkpoints": ("load_state_dict", "save_state_dict"),
     "errors": ("ParamattrError",),
     "faithfulness.comparison": ("Comparison", "compare"),
     "faithfulness.curves": ("Bootstrap", "Curve"),
     "faithfulness.masking": ("insertion_curve", "masking_curve"),
     "integration.adaptive": ("Adaptive",),
+    "integration.connecting": ("connect",),
     "objectives": (
         "absolute_error",
         "cross_entropy",
