@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from paramattr.paths import PiecewiseLinear as PiecewiseLinear
     from paramattr.paths import StraightLine as StraightLine
     from paramattr.prediction import OverlapClassifier as OverlapClassifier
+    from paramattr.surgery.alignment import align as align
     from paramattr.surgery.edits import inserted as inserted
     from paramattr.surgery.edits import modulate as modulate
     from paramattr.surgery.edits import substitute as substitute
@@ -94,6 +95,7 @@ _ROOMS = {
     ),
     "paths": ("PiecewiseLinear", "StraightLine"),
     "prediction": ("OverlapClassifier",),
+    "surgery.alignment": ("align",),
     "surgery.edits": ("inserted", "modulate", "substitute", "substituted"),
     "surgery.retraining": ("retrain_only",),
     "units.agreement": ("agreement", "stability", "subset_means"),
