@@ -193,7 +193,7 @@ def draw(comparisons: list[Comparison]) -> Figure:
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside upper center",
-        ncols=4,
+        ncols=3,
         fontsize=11,
         frameon=False,
     )
