@@ -54,7 +54,7 @@ def run(config: Config) -> dict[str, Any]:
     pair, photographs = setting.load_pair(), setting.load_photographs()
     FAIG(pair.target, pair.baseline).score(photographs.pairs("blur")[:1], reducer="kernel")  # warm
     converged, _ = _ranked(pair, photographs, n_steps=CONVERGED)
-    rows = [say(_row(way, converged)) for way in _ways(pair, photographs, config.workers)]
+    rows = [say(_row(converged, *way)) for way in _ways(pair, photographs, config.workers)]
     return {
         "network": config.network,
         "images": photographs.names,
@@ -65,44 +65,40 @@ def run(config: Config) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way to both rankings, and what it took."""
-
-    who: str
-    setting: str
-    ranked: dict[str, Scores]
-    seconds: float
-    residual: float | None = None
-    evaluations: float | None = None
-
-
-def _ways(pair: Pair, photographs: Photographs, workers: int) -> Iterator[Way]:
+def _ways(pair: Pair, photographs: Photographs, workers: int) -> Iterator[tuple[Any, ...]]:
+    """Take every way: what `_row` takes."""
     index = UnitIndex.of(pair.target, "kernel")
     for rule, label in ((None, "100 left points"), (gauss_legendre(SAME), f"{SAME} Gauss nodes")):
-        yield Way("published", label, *_published(pair, photographs, index, rule))
+        yield ("published", label, *_published(pair, photographs, index, rule))
     half = fast_precision("cpu") == "bfloat16"
     for dtype, several in NODES.items():
         for n in several if dtype is None or half else ():
             label = f"{n} Gauss nodes" + (", bfloat16" if dtype else "")
-            yield Way("paramattr", label, *_ours(pair, photographs, workers, dtype, n_steps=n), n)
+            yield ("paramattr", label, *_ours(pair, photographs, workers, dtype, n_steps=n), n)
     alone = _ours(pair, photographs, 1, n_steps=SAME)
-    yield Way("paramattr", f"{SAME} nodes, one worker", *alone, SAME)
+    yield ("paramattr", f"{SAME} nodes, one worker", *alone, SAME)
     for rtol in RTOLS:
-        yield Way("paramattr", f"adaptive, rtol {rtol:g}", *_adaptive(pair, photographs, rtol))
-    yield Way("Captum", f"{CAPTUM} Gauss nodes", *_captum(pair, photographs, index))
+        yield ("paramattr", f"adaptive, rtol {rtol:g}", *_adaptive(pair, photographs, rtol))
+    yield ("Captum", f"{CAPTUM} Gauss nodes", *_captum(pair, photographs, index))
 
 
-def _row(way: Way, converged: dict[str, Scores]) -> Row:
-    each = overlaps(way.ranked, converged)
+def _row(
+    converged: dict[str, Scores],
+    who: str,
+    setting: str,
+    ranked: dict[str, Scores],
+    seconds: float,
+    residual: float | None = None,
+    evaluations: float | None = None,
+) -> Row:
     return {
-        "who": way.who,
-        "setting": way.setting,
-        "seconds": way.seconds,
-        "top1_overlap": mean_overlap(way.ranked, converged),
-        **{f"top1_overlap_{f}": overlap for f, overlap in each.items()},
-        "residual": way.residual,
-        "evaluations_a_sample": way.evaluations,
+        "who": who,
+        "setting": setting,
+        "seconds": seconds,
+        "top1_overlap": mean_overlap(ranked, converged),
+        **{f"top1_overlap_{f}": one for f, one in overlaps(ranked, converged).items()},
+        "residual": residual,
+        "evaluations_a_sample": evaluations,
     }
 
 

@@ -9,7 +9,6 @@ With `--name NAME` the result is `benchmarks/results/NAME.json`. Without it, it 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -28,8 +27,6 @@ KINDS: dict[Any, dict[str, Any]] = {
     tuple[float, ...]: {"type": float, "nargs": "+"},
 }
 """Type of a field to what makes an option of it; any other type reads its option itself."""
-
-
 HELP = {
     "images": "folder of photographs; those of scikit-image by default",
     "weights": "folder of a pair; may be repeated",
@@ -51,18 +48,14 @@ def start(
             ones, each of which is written, so that a run that is cut keeps its rows.
         arguments: of the command line; this process's by default.
     """
-    module = (
-        run.__module__ if run.__module__ != "__main__" else sys.modules["__main__"].__spec__.name
-    )
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=sys.modules[run.__module__].__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    own = run.__globals__
+    module = own["__spec__"].name
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=own["__doc__"])
     hints = get_type_hints(config)
     for one in fields(config):
         kind = KINDS.get(hints[one.name], {"type": hints[one.name]})
-        needed = {"required": True} if one.default is MISSING else {"default": one.default}
+        default = list(one.default) if isinstance(one.default, tuple) else one.default
+        needed = {"required": True} if default is MISSING else {"default": default}
         parser.add_argument(f"--{one.name}", help=HELP.get(one.name), **kind, **needed)
     parser.add_argument("--name", help="of the result; in results/local without it")
     given = vars(parser.parse_args(arguments))
@@ -72,11 +65,10 @@ def start(
         found = run(made)
         for result in found if isinstance(found, Iterator) else [found]:
             path = write_result(name, f"python -m {module}{_words(made)}", result)
+    except ModuleNotFoundError as error:
+        parser.exit(2, f"{parser.prog}: {error.name} is missing: pip install -e '.[dev]'\n")
     except (ParamattrError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
-    except ModuleNotFoundError as error:
-        missing = f"{error.name} is not installed: pip install -e '.[dev]'"
-        parser.exit(2, f"{parser.prog}: {missing}\n")
     print(path.relative_to(RESULTS.parent.parent))
     return result
 
@@ -100,9 +92,7 @@ def _words(config: Any) -> str:
         value = getattr(config, one.name)
         if value != one.default:
             several = value if isinstance(value, tuple) else (value,)
-            shown = [v.name if isinstance(v, Path) else str(v) for v in several]
-            if several and isinstance(several[0], Path):
-                words += "".join(f" --{one.name} {word}" for word in shown)
-            else:
-                words += f" --{one.name} {' '.join(shown)}"
+            shown = [v.name if isinstance(v, Path) else f"{v}" for v in several]
+            between = f" --{one.name} " if isinstance(several[0], Path) else " "
+            words += f" --{one.name} {between.join(shown)}"
     return words

@@ -70,14 +70,17 @@ def fitted(table: Table, width: int) -> RenderableType:
       1%: 7.86
       5%: 8.40
     """
-    if Console(width=10_000).measure(table).minimum <= width:
+    console = Console(width=width)
+    with console.capture() as drawn:
+        console.print(table)
+    if "…" not in drawn.get():
         return table
     lines = [Text.from_markup(f"[italic]{table.title}[/]")] if table.title else []
     heads = [_flat(column.header) for column in table.columns[1:]]
     for first, *cells in zip(*(column.cells for column in table.columns), strict=True):
         lines.append(Text(_flat(first), style="bold"))
-        for head, cell in zip(heads, cells, strict=True):
-            lines.append(Text(f"  {head}: {_flat(cell)}"))
+        shown = zip(heads, map(_flat, cells), strict=True)
+        lines += [Text(f"  {head}: {cell}") for head, cell in shown if cell]
     if table.caption:
         lines.append(Text(str(table.caption), style="dim"))
     return Group(*lines)

@@ -32,7 +32,7 @@ def classify(
     The image's own top filters are compared with those that deblur and those that denoise. The
     overlap from which it counts as blurry or noisy is the classifier's.
 
-    Example, DURATION: paramattr blindsr classify photo.png
+    Example, about 10 seconds: paramattr blindsr classify photo.png
     """
     options = given(locals(), "json")
     from blind_sr.classify.experiment import ClassifyConfig, run

@@ -42,7 +42,8 @@ def compare(
     that. Intervals are 95% bootstrap intervals over the photographs. A run that is repeated with
     the same options after an error or a kill resumes.
 
-    Example, DURATION: paramattr blindsr compare --methods faig,fisher,random --out compare-output
+    Example, about 2 minutes; with all methods about 8:
+    paramattr blindsr compare --methods faig,fisher,random
     """
     options = given(locals(), "json")
     from blind_sr.compare.experiment import CompareConfig, run

@@ -41,7 +41,7 @@ def modulate(
     than the two networks have. PSNR is measured on blurry and noisy inputs at strengths from 0 to
     1.5.
 
-    Example, DURATION: paramattr blindsr modulate --filters noise --out modulate-output
+    Example, about 2 minutes: paramattr blindsr modulate --filters noise --out modulate-output
     """
     options = given(locals(), "json", "image", "strength", "output")
     from blind_sr.console import note, show

@@ -60,7 +60,7 @@ def predict(
     counts as blurry or noisy is fitted on a second, and the accuracy is measured on a third. A run
     that is repeated with the same options after an error or a kill resumes.
 
-    Example, DURATION: paramattr blindsr predict --test URBAN100 --limit 10
+    Example, about 2 minutes: paramattr blindsr predict --out predict-output
     """
     options = given(locals(), "json", "image", "classifier", "steps", "crop")
     from blind_sr.console import note, show

@@ -95,7 +95,7 @@ def reproduce(
     A run that is repeated resumes. The page is written after every step; its lines from
     <!-- by hand --> on are kept.
 
-    Example, DURATION: paramattr blindsr reproduce --quick
+    Example, about 10 minutes: paramattr blindsr reproduce --quick
     """
     options = given(locals(), "quick", "full")
     from rich.console import Console

@@ -40,7 +40,8 @@ def restore(
     The filters become strength x target + (1 - strength) x baseline. They are read from a file, or
     found on photographs first.
 
-    Example, DURATION: paramattr blindsr restore photo.png --filters noise --strength 0.5
+    Example, about 2 minutes; with --selection some seconds:
+    paramattr blindsr restore photo.png --filters noise --strength 0.5
     """
     options = given(locals(), "json")
     from blind_sr.console import show

@@ -76,7 +76,7 @@ def retrain(
     on blurry input alone and on noisy input alone, then measured by PSNR on such input. A run that
     is repeated resumes; more methods or seeds are added to what is there.
 
-    Example, DURATION: paramattr blindsr retrain --images DIV2K --methods faig,random
+    Example, about 2 hours on a CPU: paramattr blindsr retrain --images DIV2K --methods faig,random
     """
     options = given(locals(), "json")
     from blind_sr.console import note, show
