@@ -35,7 +35,7 @@ class Patches:
     Args:
         photographs: 8-bit, no side shorter than `side`.
         side: of a high-resolution patch in pixels, even.
-        batch_size: patches a batch.
+        batch_size: patches per batch.
         seed: of every draw.
         degradation: of `DEGRADATIONS`.
 

@@ -32,7 +32,7 @@ class Recipe:
             probability 0.5), or retraining on `"blur"` or `"noise"` alone.
         iterations: optimiser steps.
         learning_rate: the peak of the one-cycle schedule.
-        batch_size: patches a step.
+        batch_size: patches per step.
         patch: side of a high-resolution patch in pixels, even.
         ema: decay of the averaged weights, which are what is kept; less in the first iterations,
             (1 + n) / (10 + n), so that a short run is not an average of its beginning.
