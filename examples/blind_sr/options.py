@@ -162,22 +162,21 @@ _SETTING: dict[str, tuple[Any, Any]] = {
 
 
 def with_setting(
-    *leave_out: str, **instead: tuple[Any, Any] | Any
+    *leave_out: str, **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a `Setting`, in the place of its parameter `setting`.
+    """Give a command the options of a `Setting`, which make its parameter `setting`.
 
     Args:
         leave_out: names of options that the command does not have.
-        instead: name to another default, or to the option's type and default.
+        defaults: name to another default.
     """
-    shared = []
-    for name, (kind, default) in _SETTING.items():
-        if name not in leave_out:
-            other = instead.get(name, default)
-            own = other if isinstance(other, tuple) else (kind, other)
-            shared.append(
-                Parameter(name, Parameter.KEYWORD_ONLY, annotation=own[0], default=own[1])
-            )
+    shared = [
+        Parameter(
+            name, Parameter.KEYWORD_ONLY, annotation=kind, default=defaults.get(name, default)
+        )
+        for name, (kind, default) in _SETTING.items()
+        if name not in leave_out
+    ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
