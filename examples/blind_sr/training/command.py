@@ -51,7 +51,7 @@ def train(
     The two-branch network has no baseline. It is trained from scratch on blurry and noisy input,
     and so is an SRResNet of its size. Both are then measured side by side (Tab. 1 of the paper).
 
-    Example, about 4 to 12 hours on a CPU: paramattr blindsr train --images DIV2K --out run
+    Example, about 6 to 12 hours on a CPU: paramattr blindsr train --images DIV2K --out run
     """
     options = given(locals())
     from rich.console import Console
