@@ -31,7 +31,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tools/lengths.py paramattr
+	$(BIN)/python tools/lengths.py paramattr examples/blind_sr benchmarks
 
 check: lint test ## Check style, types and import directions, then run the tests
 

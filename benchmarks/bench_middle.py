@@ -1,7 +1,5 @@
 """What integrating along the path buys over one gradient in its middle, as rankings and sums go.
 
-    python -m benchmarks.bench_middle [--network N] [--images DIR] [--crop N] [--name NAME]
-
 Gauss-Legendre rules of 1 node (the middle), 2, 4 and 8, against 48. Overlap is the chance-corrected
 one of the top 1% and 5% of the filters with those of 48 nodes, of the mean over the photographs,
 with and without the contrast; its interval is a 95% bootstrap interval over the photographs, drawn
@@ -10,15 +8,17 @@ alike for both rules. The residual is |sum of attributions - change| / |change|,
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.environment import write_result
-from blind_sr.study import MASKS, load_pair, load_photographs
+from benchmarks.benchmark import Row, say, start
+from blind_sr.labels import MASKS
+from blind_sr.setting import Setting
 from paramattr import FAIG, UnitIndex
 
 NODES = (1, 2, 4, 8)
@@ -26,68 +26,54 @@ CONVERGED = 48
 SHARES = (0.01, 0.05)
 RESAMPLES = 200
 
+Scored = dict[tuple[int, str], Tensor]
 
-def main(arguments: list[str] | None = None) -> None:
-    """Attribute every photograph by every rule, compare with the finest, print a line each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, help="folder; the bundled photographs by default")
-    parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--crop", type=int, default=32)
-    parser.add_argument("--name", default="middle")
-    options = parser.parse_args(arguments)
-    pair = load_pair(options.network, crop=options.crop)
-    photographs = load_photographs(options.images, crop=options.crop)
+
+@dataclass(frozen=True)
+class Config:
+    network: str = "srresnet"
+    images: Path | None = None
+    crop: int = 32
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Attribute every photograph by every rule, and compare with the finest."""
+    setting = Setting(network=config.network, images=config.images, crop=config.crop)
+    pair, photographs = setting.load_pair(), setting.load_photographs()
     faig, index = FAIG(pair.target, pair.baseline), UnitIndex.of(pair.target, "kernel")
-    scores: dict[tuple[int, str], Tensor] = {}
-    residuals: dict[tuple[int, str], Tensor] = {}
+    scores: Scored = {}
+    residuals: Scored = {}
     for n in (*NODES, CONVERGED):
         for condition in MASKS:
-            scores[n, condition], residuals[n, condition] = attributed(
-                faig, index, photographs.pairs(condition), n
-            )
-        print(f"attributed by {n} nodes", flush=True)
-
-    generator = torch.Generator().manual_seed(0)
-    count = len(photographs.names)
+            samples = photographs.pairs(condition)
+            scores[n, condition], residuals[n, condition] = attributed(faig, index, samples, n)
+    generator, count = torch.Generator().manual_seed(0), len(photographs.names)
     draws = torch.randint(count, (RESAMPLES, count), generator=generator)
     weights = torch.nn.functional.one_hot(draws, count).double().mean(1)  # of each photograph
-    rows: list[dict[str, Any]] = []
+    rows = []
     for n in NODES:
         for condition in MASKS:
             own = residuals[n, condition]
-            rows.append(
-                {
-                    "condition": condition,
-                    "nodes": n,
-                    "residual": float(own.mean()),
-                    **interval(weights @ own),
-                }
-            )
-            for contrasted in (True, False):
-                for share in SHARES:
-                    rule, finest = (
-                        ranked(scores, nodes, condition, contrasted) for nodes in (n, CONVERGED)
-                    )
-                    drawn = [overlap(w @ rule, w @ finest, share) for w in weights]
-                    rows.append(
-                        {
-                            "condition": condition,
-                            "nodes": n,
-                            "contrast": contrasted,
-                            "fraction": share,
-                            "overlap": overlap(rule.mean(0), finest.mean(0), share),
-                            **interval(torch.tensor(drawn)),
-                        }
-                    )
-            for row in rows[-5:]:
-                print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-    images = "" if options.images is None else f" --images {options.images.name}"
-    command = (
-        f"python -m benchmarks.bench_middle --network {options.network}{images} "
-        f"--crop {options.crop} --name {options.name}"
-    )
+            row: Row = {"condition": condition, "nodes": n, "residual": float(own.mean())}
+            rows.append(say({**row, **interval(weights @ own)}))
+            rows += map(say, _overlaps(scores, n, condition, weights))
     result = {"images": photographs.names, "converged": CONVERGED, "rows": rows}
-    print(write_result(options.name, command, {"network": options.network, **result}))
+    return {"network": config.network, **result}
+
+
+def _overlaps(scores: Scored, nodes: int, condition: str, weights: Tensor) -> Iterator[Row]:
+    for contrasted in (True, False):
+        for share in SHARES:
+            rule, finest = (ranked(scores, n, condition, contrasted) for n in (nodes, CONVERGED))
+            drawn = [overlap(w @ rule, w @ finest, share) for w in weights]
+            yield {
+                "condition": condition,
+                "nodes": nodes,
+                "contrast": contrasted,
+                "fraction": share,
+                "overlap": overlap(rule.mean(0), finest.mean(0), share),
+                **interval(torch.tensor(drawn)),
+            }
 
 
 def attributed(
@@ -103,9 +89,7 @@ def attributed(
     return torch.stack(scores), torch.tensor(residuals, dtype=torch.float64)
 
 
-def ranked(
-    scores: dict[tuple[int, str], Tensor], nodes: int, condition: str, contrasted: bool
-) -> Tensor:
+def ranked(scores: Scored, nodes: int, condition: str, contrasted: bool) -> Tensor:
     """Give each photograph's scores for a function, the other condition's taken away or not."""
     own = scores[nodes, condition]
     return own - sum(scores[nodes, c] for c in MASKS if c != condition) if contrasted else own
@@ -128,4 +112,4 @@ def interval(drawn: Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

@@ -12,13 +12,19 @@ from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError
 
 
-def check_stamp(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> None:
+def check_stamp(
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    place: str,
+    way_out: str = "give another file, or remove this one",
+) -> None:
     """Refuse to resume a run that was made with other settings.
 
     Args:
         found: the settings it was made with.
         wanted: the settings of this run, of the kinds JSON knows.
         place: what holds it, such as `"checkpoint run.safetensors"`.
+        way_out: what to do about it.
 
     Raises:
         CheckpointError: naming every setting that differs.
@@ -37,8 +43,7 @@ def check_stamp(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str)
     ]
     if differing:
         raise CheckpointError(
-            f"{place} was made with other settings ({'; '.join(differing)}): give another file, or "
-            "remove this one"
+            f"{place} was made with other settings ({'; '.join(differing)}): {way_out}"
         )
 
 
