@@ -289,7 +289,7 @@ MISTAKES = {
     "detached objective": (
         lambda _: attribute(objective=detached),
         ObjectiveError,
-        r"does not depend on the parameters: expected.*autograd.*leave detach",
+        r"does not depend on the parameters: expected.*autograd.*remove detach",
     ),
     "loss that is not finite": (
         lambda _: attribute(inputs=nan_in_one_sample()),
