@@ -243,7 +243,7 @@ MISTAKES = {
     "batch norm without running statistics": (
         lambda _: batch_statistics(),
         ModelError,
-        r"'1' \(BatchNorm1d\) keeps no running statistics.*expected samples that do not",
+        r"'1' \(BatchNorm1d\) keeps no running statistics.*expected samples that are independent",
     ),
     "objective that is no function": (
         lambda _: FAIG(convnet(), moved(convnet()), objective="mse"),
@@ -362,7 +362,7 @@ MISTAKES = {
     "empty selection": (
         lambda _: retrain_only(convnet(), chosen(convnet(), nothing=True)),
         UnitError,
-        r"selection is empty.*select a unit at least",
+        r"selection is empty.*select at least one unit",
     ),
     "strength": (
         lambda _: modulate(convnet(), moved(convnet()), chosen(convnet()), float("nan")),
