@@ -45,7 +45,9 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
     Source: Xie et al. 2021, Sec. 5.2.2.
     """
     if not len(selection):
-        raise UnitError("the selection is empty: there is nothing to train; select at least a unit")
+        raise UnitError(
+            "the selection is empty: there is nothing to train; select at least one unit"
+        )
     check_selection(model, selection)
     masks = {name: selection.mask(name) for name in selection.index.labels}
     if not any(bool(mask.any()) for mask in masks.values()):
