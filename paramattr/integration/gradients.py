@@ -257,10 +257,10 @@ def _check_shape(values: object, samples: int) -> None:
     if values.ndim == 0:
         raise ObjectiveError(
             f"the objective gave a scalar: expected one number per sample, shape ({samples},); sum "
-            "over all dimensions but the batch (reduction='none', then .flatten(1).sum(1))"
+            "over all but the batch (reduction='none', then .flatten(1).sum(1))"
         )
     if values.shape != (samples,):
         raise ObjectiveError(
             f"the objective gave shape {tuple(values.shape)}: expected ({samples},), one number "
-            "per sample; sum over all dimensions but the batch"
+            "per sample; sum over all but the batch"
         )
