@@ -55,8 +55,8 @@ def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
             if refused:
                 raise CheckpointError(
                     f"checkpoint {path} holds pickled code or objects ({refused[0]}), which could "
-                    "run anything when read: expected only tensors and plain containers; on a "
-                    "machine where you trust the file, save its state dict again with "
+                    "run anything when read: expected only tensors and plain containers; if "
+                    "you trust the file, load it yourself and save its state dict with "
                     "torch.save(model.state_dict(), ...)"
                 ) from None
             reason = "no such pickle" if pickled else _first_line(error)
@@ -194,9 +194,7 @@ def _unwrapped(contents: Any, path: Path, key: str | None) -> dict[str, Tensor]:
 
 
 def _without_prefix(state: dict[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    names = [
-        name for name in state if name != "n_averaged"
-    ]  # a counter that torch keeps beside averaged models
+    names = [name for name in state if name != "n_averaged"]  # a counter of averaged models
     if names and all(name.startswith(prefix) for name in names):
         return {name.removeprefix(prefix): state[name] for name in names}
     return state

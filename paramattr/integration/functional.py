@@ -78,9 +78,8 @@ class FunctionalModel:
         }
         device = next(iter(state.values())).device
         state = {**_copied_buffers(self.model, device), **state}
-        arguments, keywords = mapped(
-            (batch.arguments, batch.keywords), torch.clone
-        )  # the model may modify them
+        # Cloned, since the model may modify them.
+        arguments, keywords = mapped((batch.arguments, batch.keywords), torch.clone)
         if self.given_dtype is not None:
             state, arguments, keywords = (
                 mapped(part, self.cast) for part in (state, arguments, keywords)

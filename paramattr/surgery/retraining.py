@@ -45,9 +45,7 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
     Source: Xie et al. 2021, Sec. 5.2.2.
     """
     if not len(selection):
-        raise UnitError(
-            "the selection is empty: there is nothing to train; select at least one unit"
-        )
+        raise UnitError("the selection is empty: nothing to train; select at least one unit")
     check_selection(model, selection)
     masks = {name: selection.mask(name) for name in selection.index.labels}
     if not any(bool(mask.any()) for mask in masks.values()):
@@ -131,9 +129,8 @@ def _reduced(module: nn.Module, protocol: int) -> tuple[Any, ...]:
     plain = type(module).__mro__[1]
     state = dict(module.__dict__)
     getstate = getattr(plain, "__getstate__", None)
-    if getstate is not getattr(
-        object, "__getstate__", None
-    ):  # recurrent layers leave references out
+    # Recurrent layers leave references out of their state.
+    if getstate is not getattr(object, "__getstate__", None):
         state = plain.__getstate__(module)  # type: ignore[attr-defined]
     return _blank, (plain,), state, None, None, _filled
 
@@ -196,9 +193,8 @@ def _before_loading(
             value = state.pop(prefix + plain)
             places = module.get_buffer(f"{inner}.0.places").to(value.device)
             state[f"{prefix}{inner}.original"] = value
-            if (
-                value.shape == module.get_parameter(f"{inner}.original").shape
-            ):  # if not, torch raises
+            # Another shape is left for torch to report.
+            if value.shape == module.get_parameter(f"{inner}.original").shape:
                 state[f"{prefix}{inner}.0.values"] = value.flatten()[places]
 
 
