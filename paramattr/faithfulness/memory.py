@@ -51,43 +51,43 @@ class Memory:
     ) -> None:
         self.model, self.baseline, self.measures, self.edit = model, baseline, measures, edit
         other = align(model, baseline) | moving_buffers(model, baseline)
-        self.results = self._named("unedited", self._measured(nullcontext()))
+        self.kept = self._named("unedited", self._measured(nullcontext()))
         stamp: dict[str, Any] = {}
         if checkpoint is not None:
             models = [named_parameters(model), dict(model.named_buffers()), other]
             stamp = {"kind": "curves", "edit": edit, "models": fingerprint(models)}
             # Measures cannot be compared as code, so their values on the two models identify them.
-            self.results |= self._named("baseline", self._measured(holding(model, other)))
+            self.kept |= self._named("baseline", self._measured(holding(model, other)))
         self.file = Unfinished(checkpoint, stamp)
         if self.file.tensors:
             tensors = self.file.tensors
-            alike = all(torch.equal(tensors.get(k, v[:0]), v) for k, v in self.results.items())
+            alike = all(torch.equal(tensors.get(k, v[:0]), v) for k, v in self.kept.items())
             if not alike:
                 raise CheckpointError(
                     f"checkpoint {checkpoint} was made with other measures or data: give another "
                     "file, or remove this one"
                 )
-            self.results = dict(tensors)
-        self.file.save(self.results)
+            self.kept = dict(tensors)
+        self.file.save(self.kept)
 
     def of(self, selection: Selection, units: str) -> list[Tensor]:
         """Return every measure's values on one edit; `units` is the digest of its unit index."""
         name = f"{units} {fingerprint([{'': selection.chosen}])}"
         if self.edit == "masking" and not len(selection):
             name = "unedited"
-        if f"{name} 0" not in self.results:
+        if f"{name} 0" not in self.kept:
             edited = EDITS[self.edit](self.model, self.baseline, selection)
             measured = self._named(name, self._measured(edited))
             for key, value in measured.items():
-                samples = len(self.results[f"unedited {key.split()[-1]}"])
+                samples = len(self.kept[f"unedited {key.split()[-1]}"])
                 if len(value) != samples:
                     raise ObjectiveError(
                         f"a measure gave {len(value)} numbers on this edit and {samples} on the "
                         "unedited model: expected one number per sample, always of the same samples"
                     )
-            self.results.update(measured)
-            self.file.save(self.results)
-        return [self.results[f"{name} {number}"] for number in range(len(self.measures))]
+            self.kept.update(measured)
+            self.file.save(self.kept)
+        return [self.kept[f"{name} {number}"] for number in range(len(self.measures))]
 
     def _measured(self, edited: AbstractContextManager[Any]) -> list[Tensor]:
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
