@@ -135,7 +135,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(
-            f"file {path} is not a complete safetensors file ({_first_line(error)}): write it again"
+            f"file {path} is not a whole safetensors file ({_first_line(error)}): write it again"
         ) from None
     return tensors, metadata
 
