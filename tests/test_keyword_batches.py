@@ -215,7 +215,7 @@ def test_a_batch_in_the_place_of_conditions_is_refused():
 
 def test_classes_under_the_squared_error_name_the_way_out():
     model, baseline, item = pair()
-    with pytest.raises(ObjectiveError, match=r"take objective=paramattr\.cross_entropy"):
+    with pytest.raises(ObjectiveError, match=r"use objective=paramattr\.cross_entropy"):
         FAIG(model, baseline).score([vars(item)], reducer="layer")
 
 

@@ -1,4 +1,4 @@
-"""Captum's layer methods brought to parameter units: the output channels of layers."""
+"""Scores of layers' output channels by Captum's layer methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paramattr.attribution.captum_layers import (
     attribution,
     watched_layers,
 )
-from paramattr.attribution.captum_samples import given_samples
+from paramattr.attribution.captum_samples import captum_samples
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
@@ -69,42 +69,42 @@ def captum_scores(
         S_c = 1/|X| Σ_{x in X} Σ_p |A_{c,p}(x)|
 
     with A the method's attribution of the objective to channel c of the layer's output at
-    position p. An ablation has one number per channel, which is not summed over positions. The
+    position p. An ablation gives one number per channel, so nothing is summed over positions. The
     units are those of `FAIG.score(loader, reducer=only("output_channel", layers))`, so the two
-    compare. Captum looks at activations of one model: it knows no kernels, and no change of
-    parameters.
+    are comparable. Captum looks at the activations of one model: it sees neither kernels nor a
+    change of parameters.
 
-    Captum's own habits stay. Its conductance takes each node's gradient times the step to the next
-    node, and so is complete only as `n_steps` grows, with `"gausslegendre"` too. The integrated
-    gradients of a layer move its activation alone, while the input stays at its end: what runs
-    past the layer does not move. An ablation puts zeros in a channel's place.
+    Captum's conventions are kept. Its conductance multiplies each node's gradient by the step to
+    the next node, so it is complete only as `n_steps` grows, even with `"gausslegendre"`. A layer's
+    integrated gradients vary only the layer's activation. The input stays at the end of its path,
+    so whatever bypasses the layer does not vary. An ablation sets a channel to zero.
 
     Args:
         method: a name from `CAPTUM_METHODS`.
-        model: in evaluation mode, a module of one floating-point input, or of tokens; it is copied.
+        model: in evaluation mode, with one floating-point input, or tokens; it is copied.
         layers: names of convolutions (plain, grouped or transposed) and linear layers.
-        loader: `((inputs, baselines), targets)` batches, where Captum's paths start at the
-            baselines, of the inputs' shape (in the study, the clean images); or `(inputs,
-            targets)`, or inputs alone, for baselines of zeros. A pair is of inputs and baselines
-            only inside another. Gradient times activation, and ablation, look at no baseline.
+        loader: batches `((inputs, baselines), targets)`. Captum's paths start at the baselines,
+            which have the inputs' shape (in the study, the clean images). With `(inputs, targets)`
+            or inputs alone, the baselines are zeros. A pair means inputs and baselines only if it
+            is inside another pair. Gradient times activation and ablation use no baseline.
         objective: `(output, targets)` to a tensor `(B,)`.
-        embedding: of a model of tokens, or of keyword arguments: the name of the module that embeds
-            them, whose output Captum moves, from zeros on. Found where the model names it
-            (`get_input_embeddings`) or has one alone.
-        n_steps: nodes of the path; conductance takes one more. A sample's nodes run at once.
+        embedding: for a model of tokens or keyword arguments: the name of the module that embeds
+            the tokens. Captum varies its output, starting from zeros. By default, the module that
+            the model names (`get_input_embeddings`), or its only embedding.
+        n_steps: nodes of the path; conductance takes one more. A sample's nodes run in one batch.
         quadrature: Captum's `method`: `"gausslegendre"`, `"riemann_left"`, `"riemann_middle"`,
             `"riemann_right"` or `"riemann_trapezoid"` (whose weights sum to `1 - 1 / n_steps`).
-        show_progress: draw a bar on stderr.
+        show_progress: show a progress bar on stderr.
 
     Returns:
         Scores of the layers' output channels, not negative.
 
     Raises:
         ParamattrError: if Captum is not installed, or for an unknown method or rule.
-        UnitError: if a layer is unknown, of another kind, or has no units of its own.
-        ModelError: if a layer does not run exactly once, its output is not `(B, C, ...)`, or
-            `(B, ..., C)` of a linear layer, or the model is in training mode.
-        DataError: if the loader gives no batch, or inputs and baselines that do not match.
+        UnitError: if a layer is unknown, of another kind, or has no weight of its own.
+        ModelError: if a layer does not run exactly once, its output is not `(B, C, ...)` (for a
+            linear layer, `(B, ..., C)`), or the model is in training mode.
+        DataError: if the loader gives no batch, or inputs and baselines do not match.
         ObjectiveError: if the objective does not give one finite number per sample.
 
     Source: Captum 0.9 (Kokhlikyan et al. 2020); "internal-influence" is IntInf of Leino et al.
@@ -134,19 +134,19 @@ def captum_scores(
 
         def check(condition: str, batch: Batch) -> Batch:
             nonlocal is_first
-            for given in given_samples(copied, batch, embedding):
-                values.values(parameters, given.sample)  # what is wrong shows before the work
+            for sample in captum_samples(copied, batch, embedding):
+                values.values(parameters, sample.batch)  # errors surface before the work
                 for layer in watched if is_first else ():
-                    ObjectiveOfInputs(layer, given).check(chosen)
+                    ObjectiveOfInputs(layer, sample).check(chosen)
                 is_first = False
             return batch
 
         def work(batch: Batch) -> Iterator[Sample]:
-            for given in given_samples(copied, batch, embedding):
+            for sample in captum_samples(copied, batch, embedding):
                 sums = [torch.zeros(len(index), dtype=torch.float64) for _ in range(2)]
                 for layer in watched:
-                    found = attribution(attr, chosen, ObjectiveOfInputs(layer, given), path)
-                    for place, value in zip(sums, (found.abs(), found), strict=True):
+                    attributions = attribution(attr, chosen, ObjectiveOfInputs(layer, sample), path)
+                    for place, value in zip(sums, (attributions.abs(), attributions), strict=True):
                         place[layer.units] += layer.reduced(value, chosen)
                 yield Sample({method: Reduced(sums[0], sums[1])})
 
@@ -162,9 +162,11 @@ def captum_scores(
 
 
 def check_rule(name: str, n_steps: int) -> None:
-    """Refuse a rule that Captum does not have, or that cannot take as many nodes."""
+    """Reject a rule that Captum lacks, or a number of nodes that the rule does not support."""
     if name not in _RULES:
-        raise ParamattrError(f"rule {name!r} is not Captum's: expected one of {', '.join(_RULES)}")
+        raise ParamattrError(
+            f"rule {name!r} is not one of Captum's: expected one of {', '.join(_RULES)}"
+        )
     least = 1 if name == "gausslegendre" else 2
     if isinstance(n_steps, bool) or not isinstance(n_steps, Integral) or n_steps < least:
         raise ParamattrError(

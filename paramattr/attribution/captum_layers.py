@@ -1,4 +1,4 @@
-"""Layers as Captum watches them: one run per forward pass, their output channels as units."""
+"""Layers for Captum: each runs once per forward pass, and its output channels are units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from paramattr.attribution.captum_samples import Given, repeated
+from paramattr.attribution.captum_samples import CaptumSample, repeated
 from paramattr.errors import ModelError, ObjectiveError, UnitError
 from paramattr.objectives import Objective
 from paramattr.parameters import owners
@@ -19,14 +19,14 @@ from paramattr.units.reducers import only
 
 
 class CaptumMethod(NamedTuple):
-    """A class of `captum.attr`, and the arguments that its `attribute` takes beside the inputs."""
+    """A class of `captum.attr`, and the arguments of its `attribute` besides the inputs."""
 
     layer_class: str
     arguments: tuple[str, ...] = ()
 
     @property
     def ablates(self) -> bool:
-        """Say whether it takes channels away, and needs no gradient."""
+        """Return whether the method removes channels and needs no gradient."""
         return "layer_mask" in self.arguments
 
 
@@ -50,53 +50,53 @@ class Layer:
 
     @property
     def channel(self) -> int:
-        """The dimension of the output that counts channels."""
+        """The output's channel dimension."""
         return 1 if isinstance(self.module, nn.modules.conv._ConvNd) else -1
 
     def check_output(self, output: Any, samples: int) -> None:
-        """Refuse an output that does not tell samples or channels apart."""
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        """Reject an output without a dimension for samples or for channels."""
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         weight = self.module.get_parameter("weight")
         plain = isinstance(output, Tensor) and (self.channel < 0 or output.ndim == weight.ndim)
         if not plain or output.ndim < 2 or output.shape[0] != samples:
             raise ModelError(
-                f"layer {self.name!r} gives {found} for {samples} samples: expected a tensor with "
+                f"layer {self.name!r} gives {shape} for {samples} samples: expected a tensor with "
                 "the batch first, by which Captum tells samples apart; leave this layer out"
             )
         units = self.units.stop - self.units.start
         if output.shape[self.channel] != units:
             raise UnitError(
                 f"layer {self.name!r} gives {output.shape[self.channel]} channels, in the shape "
-                f"{found}, and its weight makes {units}: expected one channel a unit; leave this "
-                "layer out"
+                f"{shape}, and its weight makes {units}: expected one channel per unit; leave "
+                "this layer out"
             )
 
     def mask(self, output: Tensor) -> Tensor:
-        """Number the output's channels, in a shape that spreads over it."""
+        """Number the output's channels, in a shape that broadcasts over it."""
         shape = [1] * output.ndim
         shape[self.channel] = output.shape[self.channel]
         return torch.arange(output.shape[self.channel], device=output.device).reshape(shape)
 
     def reduced(self, attribution: Tensor, method: CaptumMethod) -> Tensor:
-        """Sum an attribution over all but the channels; of an ablation, take each one's number."""
+        """Sum an attribution over all but the channels; for an ablation, take one per channel."""
         flat = attribution.detach().double().movedim(self.channel, 0).flatten(1).cpu()
         return flat[:, 0] if method.ablates else flat.sum(1)
 
 
 class ObjectiveOfInputs:
-    """The objective of one sample's targets, as Captum calls it; it watches one layer run."""
+    """The objective of one sample as a function of its inputs; it watches one layer."""
 
-    def __init__(self, layer: Layer, given: Given) -> None:
-        self.layer, self.given = layer, given
+    def __init__(self, layer: Layer, sample: CaptumSample) -> None:
+        self.layer, self.sample = layer, sample
         self.outputs: list[Tensor] = []
         self.samples = 0
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Evaluate the objective of some inputs, and keep the layer's outputs."""
+        """Evaluate the objective on some inputs, and keep the layer's outputs."""
         self.outputs, self.samples = [], len(inputs)
         handle = self.layer.module.register_forward_hook(self._watch)
         try:
-            output = self.given.run(inputs.clone())
+            output = self.sample.run(inputs.clone())
         finally:
             handle.remove()
         if not self.outputs:
@@ -104,7 +104,7 @@ class ObjectiveOfInputs:
                 f"layer {self.layer.name!r} does not run in the forward pass, or not as a module: "
                 "expected one run, which Captum's hooks see; leave this layer out"
             )
-        return self.layer.objective(output, repeated(self.given.sample.targets, len(inputs)))
+        return self.layer.objective(output, repeated(self.sample.batch.targets, len(inputs)))
 
     def _watch(self, module: nn.Module, arguments: Any, output: Any) -> Tensor:
         if self.outputs:
@@ -116,17 +116,17 @@ class ObjectiveOfInputs:
         if torch.is_grad_enabled() and not output.requires_grad:
             output.requires_grad_()
         self.outputs.append(output)
-        return output.clone()  # Captum still needs what the model may overwrite in place
+        return output.clone()  # the model may overwrite it in place, and Captum needs it later
 
     def check(self, method: CaptumMethod) -> None:
-        """Run the layer on two copies of a sample, and refuse what Captum would fail on."""
-        values = self(torch.cat([self.given.inputs] * 2).requires_grad_())
+        """Run the layer on two copies of a sample, and reject what Captum cannot handle."""
+        values = self(torch.cat([self.sample.inputs] * 2).requires_grad_())
         if method.ablates:
             return
         if not values.requires_grad:
             raise ObjectiveError(
                 "the objective does not depend on the layers: expected a value that autograd can "
-                "follow; leave detach(), .item() and no_grad() out of model and objective"
+                "follow; remove detach(), .item() and no_grad() from model and objective"
             )
         if torch.autograd.grad(values.sum(), self.outputs, allow_unused=True)[0] is None:
             raise ModelError(
@@ -141,26 +141,26 @@ def attribution(
     function: ObjectiveOfInputs,
     path: Mapping[str, Any],
 ) -> Tensor:
-    """Call a method of Captum's on one sample and one layer.
+    """Call one of Captum's methods on one sample and one layer.
 
     Args:
         attr: `captum.attr`.
         method: the class, and its arguments.
         function: the objective of the inputs, watching the layer.
-        path: what the methods may take: `n_steps` and `method`.
+        path: the options of methods along a path: `n_steps` and `method`.
 
     Returns:
-        The attribution, of the layer's output's shape.
+        The attribution, in the shape of the layer's output.
     """
-    inputs = function.given.inputs.clone().requires_grad_()
-    given = {"baselines": function.given.baselines, **path}
+    inputs = function.sample.inputs.clone().requires_grad_()
+    arguments = {"baselines": function.sample.baselines, **path}
     if method.ablates:
         with torch.no_grad():
             function(inputs)
-        given["layer_mask"] = function.layer.mask(function.outputs[0])
-        given["perturbations_per_eval"] = _ABLATIONS_AT_ONCE
+        arguments["layer_mask"] = function.layer.mask(function.outputs[0])
+        arguments["perturbations_per_eval"] = _ABLATIONS_AT_ONCE
     of_layer = getattr(attr, method.layer_class)(function, function.layer.module)
-    return of_layer.attribute(inputs, **{name: given[name] for name in method.arguments})
+    return of_layer.attribute(inputs, **{name: arguments[name] for name in method.arguments})
 
 
 def watched_layers(
@@ -169,7 +169,7 @@ def watched_layers(
     """Find the layers, and their output channels as units.
 
     Raises:
-        UnitError: if a layer is unknown, of another kind, or has no units of its own.
+        UnitError: if a layer is unknown, of another kind, or has no weight of its own.
     """
     names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
     if not names:
@@ -180,8 +180,8 @@ def watched_layers(
             known = [n for n, m in modules.items() if n and _has_channels(m)]
             raise UnitError(
                 f"layer {name!r} is not one of the model's: expected names such as "
-                f"{', '.join(map(repr, known[:3]))}; a module with two names goes by its first, "
-                "and a model that is a single layer is put into a Sequential"
+                f"{', '.join(map(repr, known[:3]))}; a module with two names goes by its first; "
+                "put a model that is a single layer into a Sequential"
             )
         if not _has_channels(modules[name]):
             raise UnitError(
@@ -195,11 +195,11 @@ def watched_layers(
                 "out"
             )
     index = UnitIndex.of(model, only("output_channel", names))
-    more = index.groups.keys() - {f"{name}.weight" for name in names}
-    if more:
+    others = index.groups.keys() - {f"{name}.weight" for name in names}
+    if others:
         raise UnitError(
-            f"parameter {min(more)!r} has units beside its layer's weight: expected layers whose "
-            "weight alone makes the output channels; leave this layer out"
+            f"parameter {min(others)!r} has units besides its layer's weight: expected layers "
+            "whose weight alone makes the output channels; leave this layer out"
         )
     watched = []
     for name in names:
@@ -209,6 +209,6 @@ def watched_layers(
 
 
 def _has_channels(module: nn.Module) -> bool:
-    # The linear layers of GPT-2 are a class of their own in transformers.
+    # GPT-2's linear layers have their own class in transformers.
     is_linear = type(module).__name__ == "Conv1D" and hasattr(module, "nf")
     return isinstance(module, _KINDS) or is_linear

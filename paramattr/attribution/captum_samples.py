@@ -1,4 +1,4 @@
-"""Samples as Captum takes them: an input that it moves, where its path starts, and how to run."""
+"""Samples for Captum: the input that it varies, its baseline, and how to run the model."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from paramattr.errors import DataError, ModelError
 from paramattr.integration.batches import Batch
 
 Run = Callable[[Tensor], Any]
-"""Inputs `(n, ...)` to the model's output for them."""
+"""A function from inputs `(n, ...)` to the model's output."""
 
 
 @dataclass(frozen=True)
-class Given:
+class CaptumSample:
     """One sample.
 
     Attributes:
-        sample: what the model is given.
-        inputs: what Captum moves, `(1, ...)`, floating-point: the input, or the embeddings of its
+        batch: the model's arguments and the targets, for this sample alone.
+        inputs: what Captum varies, `(1, ...)`, floating-point: the input, or the embeddings of its
             tokens.
-        baselines: where its path starts, of the same shape.
-        run: the model, from the inputs on.
+        baselines: the start of Captum's path, of the same shape.
+        run: the model as a function of `inputs`.
     """
 
-    sample: Batch
+    batch: Batch
     inputs: Tensor
     baselines: Tensor
     run: Run
 
 
-def given_samples(model: nn.Module, batch: Batch, embedding: str | None = None) -> Iterator[Given]:
-    """Give a batch's samples one by one.
+def captum_samples(
+    model: nn.Module, batch: Batch, embedding: str | None = None
+) -> Iterator[CaptumSample]:
+    """Yield a batch's samples one by one.
 
     Args:
-        model: what runs.
-        batch: of one floating-point input, of a pair of it and its baseline, or of tokens.
-        embedding: name of the module that embeds the tokens; found where the model names it.
+        model: the model to run.
+        batch: one floating-point input, a pair of an input and its baseline, or tokens.
+        embedding: name of the module that embeds the tokens; by default the one that the model
+            names, or its only one.
 
     Raises:
         DataError: if inputs and baselines do not match, or tokens have no known embedding.
@@ -52,15 +55,15 @@ def given_samples(model: nn.Module, batch: Batch, embedding: str | None = None) 
         for sample in batch.chunks(1):
             embedded = _embedded(model, module, sample)
             run = _Embedded(model, module, sample)
-            yield Given(sample, embedded, torch.zeros_like(embedded), run)
+            yield CaptumSample(sample, embedded, torch.zeros_like(embedded), run)
         return
     for sample, baselines in _with_baselines(batch):
-        yield Given(sample, sample.inputs[0], baselines, model)
+        yield CaptumSample(sample, sample.inputs[0], baselines, model)
 
 
 def cloned(batch: Batch) -> Batch:
-    """Copy a batch's inputs, which the model may write into."""
-    return replace(batch, inputs=tuple(one.clone() for one in batch.inputs))
+    """Copy a batch's inputs, since the model may modify them."""
+    return replace(batch, inputs=tuple(tensor.clone() for tensor in batch.inputs))
 
 
 def repeated(tree: Any, times: int) -> Any:
@@ -102,7 +105,7 @@ def _embedded(model: nn.Module, embedding: nn.Module, sample: Batch) -> Tensor:
     if len(outputs) != 1:
         raise ModelError(
             f"the embedding of the tokens runs {len(outputs)} times in a forward pass: expected "
-            "one run, in whose place Captum's inputs stand; name another (embedding=...)"
+            "one run, whose output Captum replaces; name another module (embedding=...)"
         )
     return outputs[0].detach()
 
@@ -112,34 +115,34 @@ def _embedding(model: nn.Module, name: str | None, kind: str) -> nn.Module:
         if name not in dict(model.named_modules()):
             raise ModelError(f"the embedding {name!r} is not one of the model's modules")
         return model.get_submodule(name)
-    named = getattr(model, "get_input_embeddings", None)
-    if named is not None and isinstance(named(), nn.Module):
-        found: nn.Module = named()
-        return found
+    get_embedding: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
+    if get_embedding is not None and isinstance(get_embedding(), nn.Module):
+        module: nn.Module = get_embedding()
+        return module
     known = [n for n, module in model.named_modules() if isinstance(module, nn.Embedding)]
     if len(known) != 1:
         raise DataError(
             f"the inputs or baselines are {kind}: expected floating-point numbers, which Captum "
-            "differentiates by, or the name of the module that embeds tokens; give embedding=... "
+            "can differentiate, or the name of the module that embeds tokens; pass embedding=... "
             f"({', '.join(map(repr, known)) or 'none was found'})"
         )
     return model.get_submodule(known[0])
 
 
 def _with_baselines(batch: Batch) -> Iterator[tuple[Batch, Tensor]]:
-    inputs, *more = batch.inputs
-    baselines = more[0] if more else torch.zeros_like(inputs)
-    if len(more) > 1 or inputs.shape != baselines.shape:
+    inputs, *rest = batch.inputs
+    baselines = rest[0] if rest else torch.zeros_like(inputs)
+    if len(rest) > 1 or inputs.shape != baselines.shape:
         raise DataError(
-            f"the inputs have shapes {[tuple(one.shape) for one in batch.inputs]}: expected one "
-            "input, or a pair of inputs and baselines of one shape; a model of several inputs is "
-            "wrapped in a module of one"
+            f"the inputs have shapes {[tuple(tensor.shape) for tensor in batch.inputs]}: expected "
+            "one input, or a pair of inputs and baselines of one shape; wrap a model with several "
+            "inputs in a module with one"
         )
-    for one in (inputs, baselines):
-        if not one.is_floating_point():
+    for tensor in (inputs, baselines):
+        if not tensor.is_floating_point():
             raise DataError(
-                f"the inputs or baselines are {one.dtype}: expected floating-point numbers, which "
-                "Captum differentiates by; give a model of their embeddings"
+                f"the inputs or baselines are {tensor.dtype}: expected floating-point numbers, "
+                "which Captum can differentiate; pass a model of their embeddings"
             )
     samples = Batch((inputs,), batch.targets, ()).chunks(1)
     yield from zip(samples, baselines.split(1), strict=True)
