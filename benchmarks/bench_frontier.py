@@ -1,7 +1,7 @@
 """Own loss against the other function's loss, over weights of the contrast and shares of the units.
 
     python -m benchmarks.bench_frontier [--find DIR --judge DIR] [--crop N] [--nodes N]
-        [--figure FILE] [--name NAME]
+        [--judge-crop N] [--figure FILE] [--name NAME]
 
 Every method that looks at data ranks the units on one set of photographs; units are masked on
 another. A method's frontier is the largest own loss that any weight and share reaches for at most
@@ -47,8 +47,9 @@ class Config:
     Attributes:
         find: folder of photographs that find the units; those that are bundled by default.
         judge: folder of photographs that judge them.
-        crop: side of the low-resolution inputs.
-        nodes: of the methods that integrate; FAIG is there with four times as many too.
+        crop: side of the low-resolution inputs that find the units.
+        judge_crop: side of those that judge them.
+        nodes: of the methods that integrate.
         networks: of the study.
         units: kinds of units.
         weights: of the contrast.
@@ -60,11 +61,12 @@ class Config:
     find: Path | None = None
     judge: Path | None = None
     crop: int = 32
+    judge_crop: int = 24
     nodes: int = 2
     networks: tuple[str, ...] = ("srresnet", "srcnn")
     units: tuple[str, ...] = ("kernel", "output_channel")
     weights: tuple[float | str, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, "share")
-    shares: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2)
+    shares: tuple[float, ...] = (0.001, 0.005, 0.02, 0.05, 0.2)
     floor: float = 0.001
     resamples: int = 1000
 
@@ -74,43 +76,45 @@ def run(config: Config) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {"points": [], "areas": [], "leads": []}
     for network in config.networks:
         pair = load_pair(network, crop=config.crop)
-        finding, judging = (load_photographs(f, crop=config.crop) for f in _folders(config))
+        finding = load_photographs(config.find, crop=config.crop)
+        judging = load_photographs(config.judge, crop=config.judge_crop)
+        scores = _scores(pair, finding, config)
         for units in config.units:
             names = {"network": network, "units": units}
-            scores = _scores(pair, finding, units, config.nodes)
-            measured = _measured(pair, judging, scores, config)
+            of_units = {
+                method: {function: own[units] for function, own in plain.items()}
+                for method, plain in scores.items()
+            }
+            measured = _measured(pair, judging, of_units, config)
             for key, rows in _rows(measured, config).items():
                 found[key] += [{**names, **row} for row in rows]
             print(names, "done", flush=True)
     return found
 
 
-def _folders(config: Config) -> tuple[Path | None, Path | None]:
-    return config.find, config.judge
-
-
 def _scores(
-    pair: Pair, photographs: Photographs, units: str, nodes: int
-) -> dict[str, dict[str, Scores]]:
-    """Score both conditions by every method that looks at data; none of them is contrasted."""
+    pair: Pair, photographs: Photographs, config: Config
+) -> dict[str, dict[str, dict[str, Scores]]]:
+    """Score both conditions by every method that looks at data; none of them is contrasted.
+
+    Returns:
+        Method, condition and units to scores.
+    """
     data: Any = {function: photographs.pairs(function) for function in FUNCTIONS}
     clean: Any = {
         f: list(zip(photographs.low[f], photographs.low["clean"], strict=True)) for f in FUNCTIONS
     }
-    models = pair.target, pair.baseline
-    faig, options = FAIG(*models), dict[str, Any](reducer=units)
-    found = {
-        "faig": faig.score(data, n_steps=nodes, **options),
-        f"faig, {4 * nodes} nodes": faig.score(data, n_steps=4 * nodes, **options),
+    models, options = (pair.target, pair.baseline), dict[str, Any](reducer=list(config.units))
+    places = ("target", "middle", "baseline")
+    path = InputPathIntegratedGradients(pair.target)
+    return {
+        "faig": FAIG(*models).score(data, n_steps=config.nodes, **options),
         **{
-            f"taylor, {at}": gradient_times_change(*models, data, at=at, **options)
-            for at in ("target", "middle", "baseline")
+            f"taylor, {at}": gradient_times_change(*models, data, at=at, **options) for at in places
         },
         "fisher": fisher_times_change(*models, data, **options),
+        "modified ig": path.score(clean, n_steps=config.nodes, **options),
     }
-    path = InputPathIntegratedGradients(pair.target)
-    found["modified ig"] = path.score(clean, n_steps=nodes, **options)
-    return found
 
 
 def _measured(
@@ -258,11 +262,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--find", type=Path, help="folder; the bundled photographs by default")
     parser.add_argument("--judge", type=Path, help="folder of other photographs")
     parser.add_argument("--crop", type=int, default=Config.crop)
+    parser.add_argument("--judge-crop", type=int, default=Config.judge_crop)
     parser.add_argument("--nodes", type=int, default=Config.nodes)
     parser.add_argument("--figure", type=Path, help="draw the frontiers into this file")
     parser.add_argument("--name", help="keep the result as results/NAME.json")
     options = parser.parse_args(arguments)
-    config = Config(options.find, options.judge, options.crop, options.nodes)
+    config = Config(options.find, options.judge, options.crop, options.judge_crop, options.nodes)
     result = run(config)
     for row in result["areas"]:
         if row["weight"] == "any":
@@ -276,7 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
             for name, folder in (("find", config.find), ("judge", config.judge))
             if folder
         ]
-        words = [*folders, f"--crop {config.crop}", f"--nodes {config.nodes}"]
+        words = [*folders, f"--crop {config.crop} --judge-crop {config.judge_crop}"]
+        words.append(f"--nodes {config.nodes}")
         command = f"python -m benchmarks.bench_frontier {' '.join(words)}"
         setting = {"floor": config.floor, "weights": config.weights, "shares": config.shares}
         print(write_result(options.name, command, {**setting, **result}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from numbers import Real
 
 import torch
@@ -58,6 +59,7 @@ def two_sided(t: Float[Tensor, "units"], degrees: int) -> Float[Tensor, "units"]
     return torch.where(is_tail, tail, 1 - middle).clamp(0, 1)
 
 
+@lru_cache
 def quantile(level: float, degrees: int) -> float:
     """Give the t that Student's t exceeds on either side with a chance of `level`.
 
