@@ -61,12 +61,12 @@ class Config:
     find: Path | None = None
     judge: Path | None = None
     crop: int = 32
-    judge_crop: int = 24
+    judge_crop: int = 16
     nodes: int = 2
     networks: tuple[str, ...] = ("srresnet", "srcnn")
     units: tuple[str, ...] = ("kernel", "output_channel")
     weights: tuple[float | str, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, "share")
-    shares: tuple[float, ...] = (0.001, 0.005, 0.02, 0.05, 0.2)
+    shares: tuple[float, ...] = (0.001, 0.01, 0.05, 0.2)
     floor: float = 0.001
     resamples: int = 1000
 

@@ -115,7 +115,9 @@ def test_an_edit_that_costs_another_condition_more_is_damage():
     assert not judged(2.0, 1.0).damage
     assert not judged(1.0, 1.0).damage
     noise = 10 * torch.randn(10, generator=draw).double()
-    assert not judged(1.0, 1.0 + noise - noise.mean()).damage  # over samples it could be chance
+    chance = noise - noise.mean() + 0.1
+    assert not judged(1.0, 1.0 + chance).damage  # over samples it could be chance
+    assert not judged(5.1 + 10 * chance, 0.0).damage  # a little beyond the baseline, by chance
     assert judged(9.0, 20.0).reason == "worse than the baseline; costs 'other' more than 'own'"
     # An insertion gives the own function back first, which is what it is for.
     assert not judged(1.0, 2.0, edit="insertion").damage
