@@ -1,6 +1,6 @@
 """Which method finds the units that are known to carry a task, and at what cost.
 
-    python -m benchmarks.bench_truth [--seeds N] [--name NAME]
+    python -m benchmarks.bench_truth [--seeds N] [--signs] [--name NAME]
 
 On the pairs of `benchmarks.ground_truths`, for every method, with the other task's scores left
 alone, subtracted (Eq. 7), or subtracted as shares, and by the sign (the mean over samples of the
@@ -26,7 +26,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from benchmarks.environment import write_result
-from benchmarks.ground_truths import GroundTruth, ground_truths
+from benchmarks.ground_truths import (
+    GroundTruth,
+    ground_truths,
+    merged_adapters,
+    sparse_trainings,
+)
 from paramattr import (
     FAIG,
     Scores,
@@ -78,6 +83,36 @@ def run(config: Config) -> list[Row]:
             row |= _interval(key, [one[key] for one in several])
         rows.append(row)
     return rows
+
+
+def signs(config: Config) -> list[Row]:
+    """Give the share of units whose attribution is positive: of the own task's, and of the other's.
+
+    A positive one says that the unit's change lowered the task's loss.
+    """
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for seed in config.seeds:
+        for name, pair in (
+            ("sparse trainings", sparse_trainings(seed)),
+            ("merged adapters", merged_adapters(seed)),
+        ):
+            for method, (score, gradients) in _methods(pair, seed).items():
+                plain = score() if gradients and method != "fisher" else None
+                for task, scores in (plain or {}).items():
+                    moved, own = scores.signed != 0, pair.truth[task].chosen
+                    positive = (scores.signed > 0).double()
+                    several = (own, pair.among & ~own)
+                    shares = [float(positive[part & moved].mean()) for part in several]
+                    found[name, method].append((shares[0], shares[1]))
+    return [
+        {
+            "pair": name,
+            "method": method,
+            "own": fmean(o for o, _ in s),
+            "other": fmean(x for _, x in s),
+        }
+        for (name, method), s in found.items()
+    ]
 
 
 def _measured(pair: GroundTruth, seed: int) -> Iterator[tuple[str, str, dict[str, float]]]:
@@ -197,10 +232,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and keep the rows if they have a name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=len(Config.seeds))
+    parser.add_argument("--signs", action="store_true", help="the share of positive units alone")
     parser.add_argument("--name", help="keep the result as results/NAME.json")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", "barrier")
-    rows = run(Config(tuple(range(options.seeds))))
+    config = Config(tuple(range(options.seeds)))
+    if options.signs:
+        rows = signs(config)
+        for row in rows:
+            print(row)
+        if options.name:
+            command = f"python -m benchmarks.bench_truth --seeds {options.seeds} --signs"
+            print(write_result(options.name, command, {"rows": rows}))
+        return
+    rows = run(config)
     for row in rows:
         numbers = "  ".join(
             f"{row[k]:.3f} ({row[f'{k}_low']:.3f}-{row[f'{k}_high']:.3f})" for k in MEASURES
