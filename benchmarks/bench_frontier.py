@@ -1,7 +1,7 @@
 """Own loss against the other function's loss, over weights of the contrast and shares of the units.
 
     python -m benchmarks.bench_frontier [--find DIR --judge DIR] [--crop N] [--nodes N]
-        [--judge-crop N] [--figure FILE] [--name NAME]
+        [--judge-crop N] [--networks NAME ...] [--figure FILE] [--name NAME]
 
 Every method that looks at data ranks the units on one set of photographs; units are masked on
 another. A method's frontier is the largest own loss that any weight and share reaches for at most
@@ -264,10 +264,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--crop", type=int, default=Config.crop)
     parser.add_argument("--judge-crop", type=int, default=Config.judge_crop)
     parser.add_argument("--nodes", type=int, default=Config.nodes)
+    parser.add_argument("--networks", nargs="+", default=list(Config.networks))
     parser.add_argument("--figure", type=Path, help="draw the frontiers into this file")
     parser.add_argument("--name", help="keep the result as results/NAME.json")
     options = parser.parse_args(arguments)
-    config = Config(options.find, options.judge, options.crop, options.judge_crop, options.nodes)
+    config = Config(
+        options.find,
+        options.judge,
+        options.crop,
+        options.judge_crop,
+        options.nodes,
+        tuple(options.networks),
+    )
     result = run(config)
     for row in result["areas"]:
         if row["weight"] == "any":
@@ -282,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
             if folder
         ]
         words = [*folders, f"--crop {config.crop} --judge-crop {config.judge_crop}"]
-        words.append(f"--nodes {config.nodes}")
+        words.append(f"--nodes {config.nodes} --networks {' '.join(config.networks)}")
         command = f"python -m benchmarks.bench_frontier {' '.join(words)}"
         setting = {"floor": config.floor, "weights": config.weights, "shares": config.shares}
         print(write_result(options.name, command, {**setting, **result}))
