@@ -140,6 +140,9 @@ def test_a_budget_exchanges_the_best_candidates_and_says_so():
     with pytest.warns(UserWarning, match="3 of 12"):
         found = substitution_effect(target, baseline, {"a": data, "b": data}, "kernel", budget=3)
     assert found["a"].values.count_nonzero() == 3
+    difference = contrast(found["a"], found["b"])
+    assert int(difference.standard_error.isnan().sum()) == 9  # what was not tried is not known
+    assert len(difference.significant()) == 0
     with pytest.warns(UserWarning, match="3 of 12"):
         substitution_effect(target, baseline, data, ["kernel"], budget=3)
 

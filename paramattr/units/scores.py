@@ -297,7 +297,8 @@ class Scores:
             error = torch.hypot(self.standard_error, other.standard_error)
             if self._paired is not None:
                 paired = self._paired.plus(other._paired, sign)
-                error = error if paired is None else paired.error()
+                if paired is not None:
+                    error = torch.where(error.isnan(), error, paired.error())
             return Scores(
                 self.index,
                 values,
