@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from paramattr.attribution.random import random_scores as random_scores
     from paramattr.attribution.random import random_within_layers as random_within_layers
+    from paramattr.attribution.substitution import substitution_effect as substitution_effect
     from paramattr.attribution.weight_magnitude import weight_magnitude as weight_magnitude
     from paramattr.bezier import BezierPath as BezierPath
     from paramattr.checkpoints import load_state_dict as load_state_dict
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from paramattr.faithfulness.masking import masking_curve as masking_curve
     from paramattr.integration.adaptive import Adaptive as Adaptive
     from paramattr.integration.connecting import connect as connect
+    from paramattr.integration.profile import PathProfile as PathProfile
     from paramattr.objectives import absolute_error as absolute_error
     from paramattr.objectives import cross_entropy as cross_entropy
     from paramattr.objectives import logit_difference as logit_difference
@@ -74,6 +76,7 @@ _ROOMS = {
     "attribution.input_path": ("InputPathIntegratedGradients",),
     "attribution.integrated_gradients": ("FAIG", "ParameterPathIntegratedGradients"),
     "attribution.random": ("random_scores", "random_within_layers"),
+    "attribution.substitution": ("substitution_effect",),
     "attribution.weight_magnitude": ("weight_magnitude",),
     "bezier": ("BezierPath",),
     "checkpoints": ("load_state_dict", "save_state_dict"),
@@ -83,6 +86,7 @@ _ROOMS = {
     "faithfulness.masking": ("insertion_curve", "masking_curve"),
     "integration.adaptive": ("Adaptive",),
     "integration.connecting": ("connect",),
+    "integration.profile": ("PathProfile",),
     "objectives": (
         "absolute_error",
         "cross_entropy",

@@ -51,13 +51,13 @@ class Memory:
     ) -> None:
         self.model, self.baseline, self.measures, self.edit = model, baseline, measures, edit
         other = align(model, baseline) | moving_buffers(model, baseline)
-        self.kept = self._named("unedited", self._measured(nullcontext()))
+        self.kept = self._named("unedited", self.measured(nullcontext()))
         stamp: dict[str, Any] = {}
         if checkpoint is not None:
             models = [named_parameters(model), dict(model.named_buffers()), other]
             stamp = {"kind": "curves", "edit": edit, "models": fingerprint(models)}
             # Measures cannot be compared as code, so their values on the two models identify them.
-            self.kept |= self._named("baseline", self._measured(holding(model, other)))
+            self.kept |= self._named("baseline", self.measured(holding(model, other)))
         self.file = Unfinished(checkpoint, stamp)
         if self.file.tensors:
             tensors = self.file.tensors
@@ -77,7 +77,7 @@ class Memory:
             name = "unedited"
         if f"{name} 0" not in self.kept:
             edited = EDITS[self.edit](self.model, self.baseline, selection)
-            measured = self._named(name, self._measured(edited))
+            measured = self._named(name, self.measured(edited))
             for key, value in measured.items():
                 samples = len(self.kept[f"unedited {key.split()[-1]}"])
                 if len(value) != samples:
@@ -89,7 +89,8 @@ class Memory:
             self.file.save(self.kept)
         return [self.kept[f"{name} {number}"] for number in range(len(self.measures))]
 
-    def _measured(self, edited: AbstractContextManager[Any]) -> list[Tensor]:
+    def measured(self, edited: AbstractContextManager[Any]) -> list[Tensor]:
+        """Give what every measure gives inside an edit; nothing is kept."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
             with undisturbed(self.model), edited, torch.no_grad():
