@@ -258,7 +258,7 @@ MISTAKES = {
     "contrast of a list": (
         lambda _: contrast(random_scores(convnet()), [random_scores(convnet())]),
         UnitError,
-        r"contrast takes Scores, one a condition: found a list",
+        r"contrast takes Scores, one per condition: found a list",
     ),
     "dropout in training mode": (
         lambda _: score([(X, Y)], model=training(convnet(), "dropout")),
