@@ -10,6 +10,8 @@ from paramattr.errors import ParamattrError
 
 try:
     import typer
+
+    from paramattr.commands.diff import diff
 except ModuleNotFoundError:  # pragma: no cover
     print("paramattr: the command line needs: pip install 'paramattr[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
@@ -25,6 +27,9 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     pass
+
+
+app.command()(diff)
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def plot_comparison(
     measured_labels = {**labels, **(measured_labels or {})}
     methods = list(comparison.rankings)
     functions = list(dict.fromkeys(function for _, function, _ in comparison.curves))
-    figure = _figure((4.2 * len(functions) + 2.6, 3.1 * len(functions) + 0.9))
+    figure = empty_figure((4.2 * len(functions) + 2.6, 3.1 * len(functions) + 0.9))
     grid = figure.subplots(len(functions), len(functions), sharex=True, squeeze=False)
     for column, function in enumerate(functions):
         others = [function, *(other for other in functions if other != function)]
@@ -102,7 +102,7 @@ def plot_distribution(
         raise ParamattrError("there is no selection to draw: give at least one")
     labels = dict(labels or {})
     layers = list(next(iter(selections.values())).by_layer())
-    figure = _figure((max(6.0, 0.28 * len(layers) + 2), 2.1 * len(selections) + 3.4))
+    figure = empty_figure((max(6.0, 0.28 * len(layers) + 2), 2.1 * len(selections) + 3.4))
     axes = figure.subplots(
         len(selections) + 1, 1, sharex=True, height_ratios=[2] * len(selections) + [2.2]
     )
@@ -158,7 +158,15 @@ def _draw(
         axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def empty_figure(size: tuple[float, float]) -> Figure:
+    """Make a figure without pyplot, so that no window and no state is behind it.
+
+    Args:
+        size: in inches.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
