@@ -1,10 +1,10 @@
-"""The command line: `paramattr STUDY COMMAND`; studies join it through an entry point."""
+"""The command line: `paramattr COMMAND`; studies join it through an entry point."""
 
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points
-from typing import NoReturn
+from importlib.metadata import entry_points, version
+from typing import Annotated, NoReturn
 
 from paramattr.errors import ParamattrError
 
@@ -12,6 +12,8 @@ try:
     import typer
 
     from paramattr.commands.diff import diff
+    from paramattr.commands.doctor import doctor
+    from paramattr.commands.info import info
 except ModuleNotFoundError:  # pragma: no cover
     print("paramattr: the command line needs: pip install 'paramattr[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
@@ -21,15 +23,30 @@ app = typer.Typer(
     help="Which parameters of a fine-tuned model carry a given function?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(version("paramattr"))
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    shown: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     pass
 
 
-app.command()(diff)
+for command in (diff, info, doctor):
+    app.command()(command)
 
 
 def main() -> None:

@@ -10,16 +10,16 @@ import numpy as np
 from paramattr.errors import ParamattrError
 from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.faithfulness.curves import Curve
+from paramattr.figures import COLOURS as COLOURS
+from paramattr.figures import GREY as GREY
+from paramattr.figures import empty_figure
 from paramattr.units.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#332288")
-"""Okabe and Ito's colours, which the colour-blind tell apart, and two more."""
 STYLES = ("-", "--", ":")
-GREY = "#777777"
 TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 
 
@@ -156,21 +156,3 @@ def _draw(
         found = [curve.at(fraction, comparison.bootstrap) for fraction in curve.fractions]
         low, high = [one.low for one in found], [one.high for one in found]
         axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def empty_figure(size: tuple[float, float]) -> Figure:
-    """Make a figure without pyplot, so that no window and no state is behind it.
-
-    Args:
-        size: in inches.
-
-    Raises:
-        ParamattrError: if matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ParamattrError(
-            'figures need matplotlib: install it with pip install "paramattr[plots]"'
-        ) from None
-    return Figure(figsize=size, layout="constrained")

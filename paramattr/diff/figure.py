@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from paramattr.plots import COLOURS, GREY, empty_figure
+from paramattr.figures import COLOURS, GREY, empty_figure
 
 LAYERS = 24
 

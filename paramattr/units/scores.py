@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,8 +16,12 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
-from paramattr.units.index import UnitIndex, check_same_units
+from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.selection import Selection
+from paramattr.units.showing import draw_scores, frame, scores_as_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PER_UNIT = ("values", "signed", "standard_error")
 
@@ -78,6 +83,47 @@ class Scores:
     def __len__(self) -> int:
         """Count the units."""
         return len(self.index)
+
+    def __iter__(self) -> Iterator[tuple[Unit, float]]:
+        """Give each unit with its score, in the units' order; `dict(scores)` looks scores up."""
+        return zip(self.index, self.values.tolist(), strict=True)
+
+    def __getitem__(self, number: int) -> tuple[Unit, float]:
+        """Give the unit of a number, and its score.
+
+        `scores[int(scores.rank()[0])]` is the unit that matters most.
+        """
+        return self.index[number], float(self.values[number])
+
+    def to_dataframe(self) -> Any:
+        """Give a pandas `DataFrame` of a row per unit, in the units' order.
+
+        Columns are `name`, `position`, `score`, `signed` and `standard_error`.
+
+        Raises:
+            ParamattrError: if pandas is not installed.
+        """
+        units = list(self.index)
+        return frame(
+            {
+                "name": [unit.name for unit in units],
+                "position": [unit.position for unit in units],
+                "score": self.values.numpy(),
+                "signed": self.signed.numpy(),
+                "standard_error": self.standard_error.numpy(),
+            }
+        )
+
+    def plot(self) -> Figure:
+        """Draw each layer's sum, and the units of the highest scores with their standard errors.
+
+        Raises:
+            ParamattrError: if matplotlib is not installed.
+        """
+        return draw_scores(self)
+
+    def _repr_html_(self) -> str:
+        return scores_as_html(self)
 
     def __repr__(self) -> str:
         """Say how many units, and their range."""
