@@ -27,6 +27,10 @@ app = typer.Typer(
 )
 
 
+STOPPED = 130
+"""The exit code of a command that Ctrl-C stopped."""
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(version("paramattr"))
@@ -64,12 +68,14 @@ def main() -> None:
         _stop(str(error))
     except (typer.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(STOPPED) from None
     except Exception as error:
         # Typer's usage errors have no public class of their own that all its versions share.
         if not hasattr(error, "format_message"):
             raise
         _stop(error.format_message() or "a command is missing: see --help")
+    if code == STOPPED:  # Typer's own answer to Ctrl-C, which says nothing
+        print("stopped", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

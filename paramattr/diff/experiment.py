@@ -113,7 +113,8 @@ def plan(config: Config, material: Material) -> Plan:
     dtype_of(config.dtype)
     with _noted(material.notes) as notes:
         indexes = _indexes(config, material)
-        _faig(config, material)
+        first = next(iter(material.conditions.values()))[:1]
+        _faig(config, material).path_profile(first, n_points=3)  # what is wrong shows now
         distance = _distance(material)
     samples, conditions = sum(material.counts.values()), len(material.counts)
     kinds = len(indexes) * (conditions + (conditions > 1))
