@@ -84,6 +84,8 @@ class Scores:
         """Count the units."""
         return len(self.index)
 
+    __array_ufunc__ = None  # NumPy's numbers leave the arithmetic to us
+
     def __iter__(self) -> Iterator[tuple[Unit, float]]:
         """Give each unit with its score, in the units' order; `dict(scores)` looks scores up."""
         return zip(self.index, self.values.tolist(), strict=True)
