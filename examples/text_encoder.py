@@ -19,9 +19,10 @@ import copy
 import inspect
 import json
 import re
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertForSequenceClassification
+from transformers.utils import logging
 
 from paramattr import (
     FAIG,
@@ -219,42 +221,46 @@ def conductance(target: nn.Module, given: Texts, index: UnitIndex, config: Confi
     return Scores(index, found.values)  # both count the neurons of one block after the other
 
 
+Rankings = dict[str, dict[str, Scores]]
+"""Kind of unit, then task, to scores."""
+
+
 def rankings(
-    target: nn.Module, base: nn.Module, given: dict[str, Texts], units: str, config: Config
-) -> Iterator[tuple[str, Callable[[], dict[str, Scores]]]]:
-    """Give each method's name, and what ranks the units for each task."""
+    target: nn.Module, base: nn.Module, given: dict[str, Texts], config: Config
+) -> Iterator[tuple[str, Rankings]]:
+    """Rank all units for each task by one method after the other."""
     loaders = {task: [({"input_ids": own.tokens}, own.classes)] for task, own in given.items()}
-    alone: dict[str, Scores] = {}
-
-    def integrated() -> dict[str, Scores]:
-        faig = FAIG(target, base, objective=cross_entropy)
-        alone.update(faig.score(loaders, reducer=units, n_steps=config.nodes))
-        return contrasted(alone)
-
-    def middle() -> dict[str, Scores]:
-        options: dict[str, Any] = {"reducer": units, "objective": cross_entropy, "at": "middle"}
-        return contrasted(gradient_times_change(target, base, loaders, **options))
-
-    yield "FAIG", integrated
-    yield "FAIG, no contrast", lambda: dict(alone)
-    yield "Taylor, middle", middle
-    yield "|change|", lambda: dict.fromkeys(given, absolute_change(target, base, reducer=units))
-    if units == "neuron":
-        index = UnitIndex.of(target, units)
-        yield (
-            "LayerConductance",
-            lambda: contrasted(
-                {task: conductance(target, own, index, config) for task, own in given.items()}
-            ),
-        )
+    kinds = list(UNITS)
+    alone = FAIG(target, base, objective=cross_entropy).score(
+        loaders, reducer=kinds, n_steps=config.nodes
+    )
+    yield "FAIG", contrasted(alone)
+    yield "FAIG, no contrast", by_units(alone)
+    taylor = gradient_times_change(
+        target, base, loaders, reducer=kinds, objective=cross_entropy, at="middle"
+    )
+    yield "Taylor, middle", contrasted(taylor)
+    change = {units: absolute_change(target, base, reducer=units) for units in kinds}
+    yield "|change|", {units: dict.fromkeys(given, own) for units, own in change.items()}
+    index = UnitIndex.of(target, "neuron")
+    captum = {
+        task: {"neuron": conductance(target, own, index, config)} for task, own in given.items()
+    }
+    yield "LayerConductance", contrasted(captum)
 
 
-def contrasted(scores: dict[str, Scores]) -> dict[str, Scores]:
+def by_units(scores: dict[str, dict[str, Scores]]) -> Rankings:
+    """Put the kind of unit before the task."""
+    kinds = next(iter(scores.values()))
+    return {units: {task: own[units] for task, own in scores.items()} for units in kinds}
+
+
+def contrasted(scores: dict[str, dict[str, Scores]]) -> Rankings:
     """Take the other task's scores from each one's."""
     one, other = scores
     return {
-        one: contrast(scores[one], scores[other]),
-        other: contrast(scores[other], scores[one]),
+        units: {one: contrast(own[one], own[other]), other: contrast(own[other], own[one])}
+        for units, own in by_units(scores).items()
     }
 
 
@@ -277,9 +283,12 @@ def run(config: Config) -> Result:
         now = time.perf_counter()
         result.seconds[name] = round(result.seconds.get(name, 0) + now - started, 1)
         started = now
+        print(f"seed {config.seed}: {name}, {result.seconds[name]} s", file=sys.stderr)
 
     known, unseen = texts(config, held_out=False), texts(config, held_out=True)
     torch.manual_seed(config.seed)
+    logging.set_verbosity_error()  # the new head is no news
+    logging.disable_progress_bar()
     base = BertForSequenceClassification.from_pretrained(
         str(model_folder()), num_labels=4, local_files_only=True
     ).eval()
@@ -287,25 +296,26 @@ def run(config: Config) -> Result:
     target = fine_tune(base, known, config)
     lap("fine-tuning")
     with torch.no_grad():  # the head is new: both have the one that was trained
-        base.classifier.load_state_dict(target.classifier.state_dict())
+        base.get_submodule("classifier").load_state_dict(
+            target.get_submodule("classifier").state_dict()
+        )
     result.tuned, result.base = accuracies(target, unseen), accuracies(base, unseen)
     lap("measuring")
     few = {task: own[: config.known] for task, own in known.items()}
-    for units, share in UNITS.items():
-        chosen: dict[str, Selection] = {}
-        for method, rank in rankings(target, base, few, units, config):
-            found = rank()
-            lap(method)
+    chosen: dict[tuple[str, str], Selection] = {}
+    for method, ranked in rankings(target, base, few, config):
+        lap(method)
+        for units, found in ranked.items():
             for task, scores in found.items():
-                selection = scores.top(fraction=share, warn=False)
-                chosen.setdefault(task, selection)
+                selection = scores.top(fraction=UNITS[units], warn=False)
+                chosen.setdefault((units, task), selection)
                 result.masked.append(_row(target, base, unseen, units, method, task, selection))
-            lap("measuring")
-        for task, selection in chosen.items():
-            for seed in range(config.draws):
-                drawn = random_within_layers(selection, seed=seed).top(count=len(selection))
-                result.masked.append(_row(target, base, unseen, units, "random", task, drawn))
         lap("measuring")
+    for (units, task), selection in chosen.items():
+        for seed in range(config.draws):
+            drawn = random_within_layers(selection, seed=seed).top(count=len(selection))
+            result.masked.append(_row(target, base, unseen, units, "random", task, drawn))
+    lap("measuring")
     return result
 
 
@@ -332,7 +342,7 @@ def _row(
 
 def table(results: list[Result]) -> str:
     """Lay out the mean accuracies over the seeds, with the least and the greatest."""
-    lines = ["| masked | method | order: order | source | source: source | order |"]
+    lines = ["| masked | found by | for order: order | source | for source: source | order |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
 
     def cell(values: list[float]) -> str:

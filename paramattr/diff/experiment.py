@@ -30,6 +30,8 @@ from paramattr.units.selection import Selection
 LAYER = "layer"
 KINDS = (LAYER, "attention_head", "neuron")
 """The kinds of unit where none is asked for."""
+POINTS = 5
+"""Places on the path where the objective is evaluated."""
 PROGRESS_FILE = "progress.safetensors"
 """Keeps the sums in the folder of results, so that a run that was killed resumes."""
 
@@ -124,7 +126,7 @@ def plan(config: Config, material: Material) -> Plan:
         {name: len(index) for name, index in indexes.items()},
         {name: max(1, round(config.share * len(index))) for name, index in indexes.items()},
         samples * config.steps,
-        13 + kinds * (1 + config.draws),
+        2 + POINTS + kinds * (1 + config.draws),
         tuple(notes),
     )
 
@@ -146,7 +148,7 @@ def run(config: Config, material: Material, *, show_progress: bool = False) -> R
         baseline = worths(material.baseline, material)
         faig = _faig(config, material)
         everything = [batch for batches in material.conditions.values() for batch in batches]
-        profile = faig.path_profile(everything, show_progress=show_progress)
+        profile = faig.path_profile(everything, POINTS, show_progress=show_progress)
         scores = _scores(config, material, faig, list(planned.units), show_progress)
     rankings = {name: _rankings(own, material.counts) for name, own in scores.items()}
     selections = {
