@@ -119,7 +119,7 @@ def test_a_killed_run_resumes(ran, folder, tmp_path, monkeypatch):
     assert len(saves) - before == 3  # of six batches three were done
     for key in ("top", "masked", "layers"):
         assert resumed[key] == fresh[key]
-    code, _, err = ran("diff", *words, "--steps", "4", "--out", str(out))
+    code, _, err = ran("diff", *words, "--steps", "5", "--out", str(out))
     assert (code, err.count("\n")) == (2, 1)
     assert "made with other settings" in err
 
@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(ran, tmp_path):
     assert code == 0
     assert "192 of 5,3" in said
     assert "attention_head: 8 units" in said
-    assert "96 gradients" in said
+    assert "48 gradients" in said
     assert found(ran, *words)["units"] == {"layer": 22, "attention_head": 8, "neuron": 48}
     assert not out.exists()
 

@@ -44,9 +44,9 @@ class Config:
     model: str | None = None
     batches: str | None = None
     adapter: str = "merged"
-    steps: int = 8
+    steps: int = 4
     share: float = 0.01
-    draws: int = 5
+    draws: int = 3
     batch_size: int = 16
     max_tokens: int = 128
     device: str | None = None
