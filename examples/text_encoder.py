@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -51,8 +52,8 @@ from paramattr.attribution.captum import captum_scores
 
 TASKS = {"order": (0, 1), "source": (2, 3)}
 """The two classes of each task; the network has one head of four."""
-UNITS = {"neuron": 0.01, "attention_head": 0.05}
-"""The share of each kind that is masked."""
+UNITS = {"neuron": (0.01, 0.05, 0.2), "attention_head": (0.05, 0.2)}
+"""The shares of each kind that are masked."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class Config:
     seed: int = 0
     tokens: int = 24
     train: int = 1500
-    test: int = 200
-    known: int = 32
+    test: int = 150
+    known: int = 24
     steps: int = 150
     batch: int = 32
     rate: float = 2e-4
     nodes: int = 8
-    draws: int = 3
+    draws: int = 2
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,7 @@ def conductance(target: nn.Module, given: Texts, index: UnitIndex, config: Confi
     return Scores(index, found.values)  # both count the neurons of one block after the other
 
 
+CHANGE = r"\|change\|"
 Rankings = dict[str, dict[str, Scores]]
 """Kind of unit, then task, to scores."""
 
@@ -241,7 +243,7 @@ def rankings(
     )
     yield "Taylor, middle", contrasted(taylor)
     change = {units: absolute_change(target, base, reducer=units) for units in kinds}
-    yield "|change|", {units: dict.fromkeys(given, own) for units, own in change.items()}
+    yield CHANGE, {units: dict.fromkeys(given, own) for units, own in change.items()}
     index = UnitIndex.of(target, "neuron")
     captum = {
         task: {"neuron": conductance(target, own, index, config)} for task, own in given.items()
@@ -302,19 +304,20 @@ def run(config: Config) -> Result:
     result.tuned, result.base = accuracies(target, unseen), accuracies(base, unseen)
     lap("measuring")
     few = {task: own[: config.known] for task, own in known.items()}
-    chosen: dict[tuple[str, str], Selection] = {}
+    chosen: dict[tuple[str, float, str], Selection] = {}
     for method, ranked in rankings(target, base, few, config):
         lap(method)
         for units, found in ranked.items():
-            for task, scores in found.items():
-                selection = scores.top(fraction=UNITS[units], warn=False)
-                chosen.setdefault((units, task), selection)
-                result.masked.append(_row(target, base, unseen, units, method, task, selection))
+            for share, (task, scores) in product(UNITS[units], found.items()):
+                what = (units, share, task)
+                selection = scores.top(fraction=share, warn=False)
+                chosen.setdefault(what, selection)
+                result.masked.append(_row(target, base, unseen, method, selection, what))
         lap("measuring")
-    for (units, task), selection in chosen.items():
+    for what, selection in chosen.items():
         for seed in range(config.draws):
             drawn = random_within_layers(selection, seed=seed).top(count=len(selection))
-            result.masked.append(_row(target, base, unseen, units, "random", task, drawn))
+            result.masked.append(_row(target, base, unseen, "random", drawn, what))
     lap("measuring")
     return result
 
@@ -323,20 +326,20 @@ def _row(
     target: nn.Module,
     base: nn.Module,
     unseen: dict[str, Texts],
-    units: str,
     method: str,
-    task: str,
     selection: Selection,
+    what: tuple[str, float, str],
 ) -> dict[str, Any]:
     with substituted(target, base, selection):
         after = accuracies(target, unseen)
+    units, share, task = what
     return {
         "units": units,
+        "share": share,
         "count": len(selection),
         "method": method,
         "task": task,
         "after": after,
-        "layers": [count for count in selection.by_layer().values() if count],
     }
 
 
@@ -354,19 +357,20 @@ def table(results: list[Result]) -> str:
             f"| {name} | - | {own['order']} | {own['source']} | {own['source']} | {own['order']} |"
         )
     rows = [row for result in results for row in result.masked]
-    for units in UNITS:
-        for method in dict.fromkeys(row["method"] for row in rows if row["units"] == units):
+    kinds = dict.fromkeys((row["units"], row["share"], row["method"]) for row in rows)
+    for units, share in ((units, share) for units, shares in UNITS.items() for share in shares):
+        for method in (own[2] for own in kinds if own[:2] == (units, share)):
             cells = []
             for task, other in (("order", "source"), ("source", "order")):
-                own_rows = [
-                    row
+                what = (units, share, method, task)
+                after = [
+                    row["after"]
                     for row in rows
-                    if (row["units"], row["method"], row["task"]) == (units, method, task)
+                    if (row["units"], row["share"], row["method"], row["task"]) == what
                 ]
-                cells += [cell([row["after"][key] for row in own_rows]) for key in (task, other)]
-            lines.append(
-                f"| {100 * UNITS[units]:g}% of {units}s | {method} | {' | '.join(cells)} |"
-            )
+                cells += [cell([own[key] for own in after]) for key in (task, other)]
+            name = f"{100 * share:g}% of {units.replace('_', ' ')}s"
+            lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
