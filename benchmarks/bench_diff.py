@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--name", default="diff_gpt2")
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--layers", type=int, default=12)
     options = parser.parse_args()
