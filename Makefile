@@ -30,6 +30,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports=silent tests/user_project
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lengths.py paramattr examples/blind_sr benchmarks
 

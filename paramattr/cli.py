@@ -1,15 +1,19 @@
-"""The command line: `paramattr STUDY COMMAND`; studies join it through an entry point."""
+"""The command line: `paramattr COMMAND`; studies join it through an entry point."""
 
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points
-from typing import NoReturn
+from importlib.metadata import entry_points, version
+from typing import Annotated, NoReturn
 
 from paramattr.errors import ParamattrError
 
 try:
     import typer
+
+    from paramattr.commands.diff import diff
+    from paramattr.commands.doctor import doctor
+    from paramattr.commands.info import info
 except ModuleNotFoundError:  # pragma: no cover
     print("paramattr: the command line needs: pip install 'paramattr[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
@@ -19,12 +23,34 @@ app = typer.Typer(
     help="Which parameters of a fine-tuned model carry a given function?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+STOPPED = 130
+"""The exit code of a command that Ctrl-C stopped."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(version("paramattr"))
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    shown: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     pass
+
+
+for command in (diff, info, doctor):
+    app.command()(command)
 
 
 def main() -> None:
@@ -42,12 +68,14 @@ def main() -> None:
         _stop(str(error))
     except (typer.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(STOPPED) from None
     except Exception as error:
         # Typer's usage errors have no public class of their own that all its versions share.
         if not hasattr(error, "format_message"):
             raise
         _stop(error.format_message() or "a command is missing: see --help")
+    if code == STOPPED:  # Typer's own answer to Ctrl-C, which says nothing
+        print("stopped", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -10,6 +10,9 @@ import numpy as np
 from paramattr.errors import ParamattrError
 from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.faithfulness.curves import Curve
+from paramattr.figures import COLOURS as COLOURS
+from paramattr.figures import GREY as GREY
+from paramattr.figures import empty_figure
 from paramattr.integration.profile import PathProfile
 from paramattr.units.selection import Selection
 
@@ -17,10 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#332288")
-"""Okabe and Ito's colours, which the colour-blind tell apart, and two more."""
 STYLES = ("-", "--", ":")
-GREY = "#777777"
 TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 
 
@@ -60,7 +60,7 @@ def plot_comparison(
         if row["damage"]
     }
     functions = list(dict.fromkeys(function for _, function, _ in comparison.curves))
-    figure = _figure((4.2 * len(functions) + 2.6, 3.1 * len(functions) + 0.9))
+    figure = empty_figure((4.2 * len(functions) + 2.6, 3.1 * len(functions) + 0.9))
     grid = figure.subplots(len(functions), len(functions), sharex=True, squeeze=False)
     for column, function in enumerate(functions):
         others = [function, *(other for other in functions if other != function)]
@@ -111,7 +111,7 @@ def plot_distribution(
         raise ParamattrError("there is no selection to draw: give at least one")
     labels = dict(labels or {})
     layers = list(next(iter(selections.values())).by_layer())
-    figure = _figure((max(6.0, 0.28 * len(layers) + 2), 2.1 * len(selections) + 3.4))
+    figure = empty_figure((max(6.0, 0.28 * len(layers) + 2), 2.1 * len(selections) + 3.4))
     axes = figure.subplots(
         len(selections) + 1, 1, sharex=True, height_ratios=[2] * len(selections) + [2.2]
     )
@@ -192,7 +192,7 @@ def plot_profile(
     named = {"": profiles} if isinstance(profiles, PathProfile) else dict(profiles)
     if not named:
         raise ParamattrError("there is no profile to draw: give at least one")
-    figure = _figure((6.4, 3.8))
+    figure = empty_figure((6.4, 3.8))
     axis = figure.subplots()
     for number, (name, profile) in enumerate(named.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -208,13 +208,3 @@ def plot_profile(
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ParamattrError(
-            'figures need matplotlib: install it with pip install "paramattr[plots]"'
-        ) from None
-    return Figure(figsize=size, layout="constrained")

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from paramattr.attribution.gradient_times_change import single_node
 from paramattr.attribution.integrated_gradients import ParameterPathIntegratedGradients
 from paramattr.integration.request import Loaders, Reducers
+from paramattr.integration.signatures import score_function
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 
 
+@score_function
 def fisher_times_change(
     model: nn.Module,
     baseline: Baseline,

@@ -11,6 +11,7 @@ from torch import nn
 from paramattr.attribution.integrated_gradients import ParameterPathIntegratedGradients
 from paramattr.errors import ParamattrError
 from paramattr.integration.request import Loaders, Reducers
+from paramattr.integration.signatures import score_function
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.quadrature import Rule
@@ -19,6 +20,7 @@ PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
 """Names of points on the straight line between the models."""
 
 
+@score_function
 def gradient_times_change(
     model: nn.Module,
     baseline: Baseline,

@@ -20,6 +20,7 @@ from paramattr.integration.gradients import (
     check_finite_values,
 )
 from paramattr.integration.request import Loaders, Reducers, Request
+from paramattr.integration.signatures import score_method
 from paramattr.integration.streaming import stream
 from paramattr.integration.sums import Sample
 from paramattr.objectives import (
@@ -112,6 +113,7 @@ class InputPathIntegratedGradients:
             parts = [self._over(function, parameters, rule, sample) for sample in batch.chunks(1)]
             return {name: torch.stack([part[name] for part in parts]) for name in self._reported}
 
+    @score_method
     def score(
         self,
         loader: Loaders,

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.errors import ModelError
 from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral
 from paramattr.integration.batches import Batch, Inputs
 from paramattr.integration.ends import path_between
@@ -23,7 +22,8 @@ from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
 from paramattr.integration.request import Loaders, Reducers, Request
 from paramattr.integration.scoring import Function, as_they_are, score_samples
-from paramattr.integration.summing import delta_of, sum_samples
+from paramattr.integration.signatures import attribute_method, score_method
+from paramattr.integration.summing import check_complete, delta_of, sum_samples
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, pick
 from paramattr.paths import Path
@@ -56,15 +56,13 @@ class ParameterPathIntegratedGradients:
         device: where to compute; where the model is by default. The model itself is not moved.
         dtype: precision that the model computes in; by default the model's own, float32 at least.
             A half precision, such as `torch.bfloat16` where the hardware computes in it, is mixed:
-            parameters, inputs, path, sums and results are float32, and `torch.autocast` says what
-            computes in half. If the objective's change then differs from the one in float32 by more
-            than 5%, a warning says so.
-        compile: whether `torch.compile` translates the model, on a GPU into CUDA graphs; False by
-            default, since translating takes a minute. Without effect where several samples are
-            differentiated at once.
-        workers: threads on the CPU that take samples side by side; one by default. More pay where
-            one sample is too small to keep all cores busy. Each takes the memory of one sample and
-            a copy of the model's modules, not of its tensors; model and objective must not keep
+            parameters and inputs are float32 and `torch.autocast` says what computes in half. Path,
+            sums and results are in float32 at least. If the objective's change then differs from
+            the one in float32 by more than 5%, a warning says so.
+        compile: whether `torch.compile` translates the model, which takes a minute. Without effect
+            where several samples are differentiated at once.
+        workers: threads on the CPU that take samples side by side, where one sample is too small
+            to keep all cores busy. Each takes the memory of one; model and objective must not keep
             anything from call to call. The results differ in their last bits alone.
         strict: whether both models must have the same parameters. If not, those that one model
             alone has, or that have another shape (a new head), stay the target's along the whole
@@ -116,10 +114,16 @@ class ParameterPathIntegratedGradients:
         """What the last adaptive call took, an entry per sample (or per summed batch)."""
         return self._spent
 
+    def __repr__(self) -> str:
+        """Say what is compared on what."""
+        what = getattr(self.objective, "__name__", type(self.objective).__name__)
+        return f"FAIG({type(self.model).__name__}, {type(self.baseline).__name__}, {what})"
+
     def has_convergence_delta(self) -> bool:
         """Say that this method is complete: it has a convergence delta (as in Captum)."""
         return True
 
+    @attribute_method
     def attribute(
         self,
         inputs: Inputs,
@@ -216,18 +220,12 @@ class ParameterPathIntegratedGradients:
         """
         with undisturbed(self.model, self.compute.device):
             integral = PathIntegral(self._integrand(), get_rule("riemann_middle", 1))
-            integrand = integral.integrand
-            batch = self._batch(inputs, targets, additional_forward_args, integrand)
-            batch = integrand.referenced(batch, len(batch))
-            missing = [name for name in integral.moving if name not in attributions]
-            if missing:
-                raise ModelError(
-                    f"parameter {missing[0]!r} moves along the path but has no attribution here: "
-                    "completeness holds over all that moves; take the delta of a partial report "
-                    "from attribute(..., return_convergence_delta=True)"
-                )
-            return delta_of(attributions, integrand, batch)
+            check_complete(attributions, integral.moving)
+            batch = self._batch(inputs, targets, additional_forward_args, integral.integrand)
+            batch = integral.integrand.referenced(batch, len(batch))
+            return delta_of(attributions, integral.integrand, batch)
 
+    @score_method
     def score(
         self,
         loader: Loaders,
@@ -257,8 +255,7 @@ class ParameterPathIntegratedGradients:
                 value.
             show_progress: draw a bar on stderr.
             checkpoint: a file that keeps the sums after each batch; a call that is repeated with
-                it after an error or a kill resumes. The loader must give the
-                same batches in the same order.
+                it resumes. The loader must give the same batches in the same order.
             function: of each sample's attributions, by name, such as their square; what it gives is
                 reduced in their place. Its name tells checkpoints apart.
 

@@ -184,9 +184,9 @@ def _samples(exchanges: Mapping[str, _Exchange], batch: Batch) -> Iterator[Sampl
 def _cheap(
     model: nn.Module,
     baseline: Baseline,
-    loader: Loaders,
+    loader: Any,
     request: Request,
-    reducer: Reducers,
+    reducer: Any,
     objective: Objective,
     strict: bool,
 ) -> Scores:

@@ -46,6 +46,14 @@ class Comparison:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     truth: Truth | None = None
 
+    def __repr__(self) -> str:
+        """Say how much was compared."""
+        functions = len({function for _, function, _ in self.curves})
+        return (
+            f"Comparison({', '.join(self.rankings)}; {functions} functions, "
+            f"{len(self.fractions)} fractions)"
+        )
+
     def on(self, samples: slice) -> Comparison:
         """Give the comparison on some of the samples, with intervals over these alone.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import NamedTuple
 
@@ -79,6 +79,21 @@ def sum_samples(
                 advance(values.of_samples.shape[1])
     stacked = torch.stack(totals)
     return Summed(sums, stacked if per_sample else stacked.sum(), tuple(spent))
+
+
+def check_complete(attributions: Mapping[str, Tensor], moving: Iterable[str]) -> None:
+    """Refuse attributions that lack a parameter that moves.
+
+    Raises:
+        ModelError: naming it.
+    """
+    missing = [name for name in moving if name not in attributions]
+    if missing:
+        raise ModelError(
+            f"parameter {missing[0]!r} moves along the path but has no attribution here: "
+            "completeness holds over all that moves; take the delta of a partial report "
+            "from attribute(..., return_convergence_delta=True)"
+        )
 
 
 def delta_of(

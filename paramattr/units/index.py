@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +107,12 @@ class UnitIndex:
     def __len__(self) -> int:
         """Count the units."""
         return self._length
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Name the units in their order."""
+        for name, (_, shape) in self.groups.items():
+            for position in product(*map(range, shape)):
+                yield Unit(name, position)
 
     def __getitem__(self, number: int) -> Unit:
         """Return the unit with a number."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
-from collections.abc import Callable
-from numbers import Integral, Real
+from collections.abc import Callable, Iterator
+from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +15,16 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
+from paramattr.errors import warn as warn_user
 from paramattr.units.covariances import Covariances, Paired
-from paramattr.units.index import UnitIndex, check_same_units
+from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.selection import Selection
+from paramattr.units.shares import how_many
+from paramattr.units.showing import draw_scores, frame, scores_as_html
 from paramattr.units.significance import check_level, discoveries, quantile, two_sided
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PER_UNIT = ("values", "signed", "standard_error")
 
@@ -89,6 +95,49 @@ class Scores:
         """Count the units."""
         return len(self.index)
 
+    __array_ufunc__ = None  # NumPy's numbers leave the arithmetic to us
+
+    def __iter__(self) -> Iterator[tuple[Unit, float]]:
+        """Give each unit with its score, in the units' order; `dict(scores)` looks scores up."""
+        return zip(self.index, self.values.tolist(), strict=True)
+
+    def __getitem__(self, number: int) -> tuple[Unit, float]:
+        """Give the unit of a number, and its score.
+
+        `scores[int(scores.rank()[0])]` is the unit that matters most.
+        """
+        return self.index[number], float(self.values[number])
+
+    def to_dataframe(self) -> Any:
+        """Give a pandas `DataFrame` of a row per unit, in the units' order.
+
+        Columns are `name`, `position`, `score`, `signed` and `standard_error`.
+
+        Raises:
+            ParamattrError: if pandas is not installed.
+        """
+        units = list(self.index)
+        return frame(
+            {
+                "name": [unit.name for unit in units],
+                "position": [unit.position for unit in units],
+                "score": self.values.numpy(),
+                "signed": self.signed.numpy(),
+                "standard_error": self.standard_error.numpy(),
+            }
+        )
+
+    def plot(self) -> Figure:
+        """Draw each layer's sum, and the units of the highest scores with their standard errors.
+
+        Raises:
+            ParamattrError: if matplotlib is not installed.
+        """
+        return draw_scores(self)
+
+    def _repr_html_(self) -> str:
+        return scores_as_html(self)
+
     def __repr__(self) -> str:
         """Say how many units, and their range."""
         low, high = float(self.values.min()), float(self.values.max())
@@ -154,34 +203,14 @@ class Scores:
         Raises:
             UnitError: unless exactly one of the two is given, within its range.
         """
-        if (fraction is None) == (count is None):
-            raise UnitError(
-                "top takes either a fraction or a count: write top(fraction=0.01) or top(count=50)"
-            )
-        if fraction is not None:
-            if not isinstance(fraction, Real) or not 0 < fraction <= 1:
-                raise UnitError(
-                    f"fraction is {fraction!r}: expected a share above 0 and up to 1, such as 0.01 "
-                    "for 1%"
-                )
-            count = max(1, round(fraction * len(self)))
-        if (
-            isinstance(count, bool)
-            or not isinstance(count, Integral)
-            or not 0 <= count <= len(self)
-        ):
-            raise UnitError(
-                f"count is {count!r}: expected a whole number from 0 to {len(self)}, the number of "
-                "units; a share of them is written fraction=0.01"
-            )
+        size = how_many(len(self), fraction=fraction, count=count)
         chosen = torch.zeros(len(self), dtype=torch.bool)
-        chosen[self.rank()[:count]] = True
+        chosen[self.rank()[:size]] = True
         idle = int((self.values[chosen] == 0).sum())
         if warn and idle and bool((self.values >= 0).all()):
-            warnings.warn(
-                f"{idle} of the {int(count)} units taken have a score of exactly zero, and are "
-                f"taken by their order alone: take at most top(count={int(count) - idle})",
-                stacklevel=2,
+            warn_user(
+                f"{idle} of the {size} units taken have a score of exactly zero, and are "
+                f"taken by their order alone: take at most top(count={size - idle})"
             )
         return Selection(self.index, chosen, intervals=self.intervals()[chosen])
 

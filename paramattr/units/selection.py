@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +14,11 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, UnitError
-from paramattr.units.index import UnitIndex, check_same_units
+from paramattr.units.index import Unit, UnitIndex, check_same_units
+from paramattr.units.showing import draw_selection, frame, selection_as_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Selection:
@@ -62,6 +69,45 @@ class Selection:
     def __len__(self) -> int:
         """Count the units in the set."""
         return int(self.chosen.sum())
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Give the units in the set, in the units' order."""
+        return compress(self.index, self.chosen.tolist())
+
+    def __getitem__(self, number: int) -> Unit:
+        """Give one of the units in the set, counted in the units' order."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"unit {number} of {len(self)}")
+        return self.index[int(self.chosen.nonzero().flatten()[number])]
+
+    def __contains__(self, unit: object) -> bool:
+        """Say whether a unit is in the set."""
+        return any(own == unit for own in self)
+
+    def to_dataframe(self) -> Any:
+        """Give a pandas `DataFrame` of a row per unit in the set: `name` and `position`.
+
+        Raises:
+            ParamattrError: if pandas is not installed.
+        """
+        units = list(self)
+        return frame(
+            {
+                "name": [unit.name for unit in units],
+                "position": [unit.position for unit in units],
+            }
+        )
+
+    def plot(self) -> Figure:
+        """Draw how many units of each layer are in the set.
+
+        Raises:
+            ParamattrError: if matplotlib is not installed.
+        """
+        return draw_selection(self)
+
+    def _repr_html_(self) -> str:
+        return selection_as_html(self)
 
     def __repr__(self) -> str:
         """Say how many units of how many."""

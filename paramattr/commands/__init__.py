@@ -1,0 +1,1 @@
+"""Commands of `paramattr` that are no study: each parses, calls and prints."""

@@ -1,0 +1,80 @@
+"""What a comparison is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from paramattr.errors import ParamattrError
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one comparison of two models.
+
+    Attributes:
+        base: folder or state dict of the model that was tuned.
+        tuned: folder (of a model or of an adapter) or state dict of what came of it.
+        data: a file of JSON lines `{"text", "label"?, "condition"?}`.
+        units: names of reducers; layers, heads and neurons, where the model has them, if empty.
+        objective: a name in `paramattr.diff.material.OBJECTIVES`, or `package.module:function`.
+        out: folder of what is written; None writes nothing.
+        model: `package.module:function` that builds the model of two state dicts.
+        batches: `package.module:function` that gives a loader, or loaders by condition.
+        adapter: how an adapter is attributed to, as in `paramattr.huggingface.load_pair`.
+        steps: nodes of the rule on the path.
+        share: of the units that is masked.
+        draws: of random units that the masked ones are compared with.
+        batch_size: texts that run together where no gradient is taken.
+        max_tokens: of a text; what is longer is cut.
+        device: where to compute.
+        dtype: precision of the gradients' matrix products, such as `"bfloat16"`.
+
+    Raises:
+        ParamattrError: for a combination that cannot be.
+    """
+
+    base: Path
+    tuned: Path
+    data: Path | None = None
+    units: tuple[str, ...] = ()
+    objective: str = "classification"
+    out: Path | None = None
+    model: str | None = None
+    batches: str | None = None
+    adapter: str = "merged"
+    steps: int = 4
+    share: float = 0.01
+    draws: int = 3
+    batch_size: int = 16
+    max_tokens: int = 128
+    device: str | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.batches is None):
+            raise ParamattrError(
+                "data comes from one of two: give --data FILE.jsonl for folders of Hugging Face, "
+                "or --batches package.module:function with --model"
+            )
+        if (self.model is None) != (self.batches is None):
+            raise ParamattrError("--model and --batches go together: give both, or neither")
+        for label in ("steps", "draws", "batch_size", "max_tokens"):
+            if getattr(self, label) < 1:
+                raise ParamattrError(f"--{label.replace('_', '-')} is below 1: expected 1 or more")
+        if not 0 < self.share <= 1:
+            raise ParamattrError(
+                f"the share is {self.share}: expected one above 0 and up to 1, such as 0.01"
+            )
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise ParamattrError(f"--out {self.out} is a file: expected a folder, or none yet")
+        if len(set(self.units)) != len(self.units):
+            raise ParamattrError(f"units {', '.join(self.units)}: expected each kind once")
+
+    def shown(self) -> dict[str, Any]:
+        """Give the settings in kinds that JSON knows."""
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(self).items()
+        }

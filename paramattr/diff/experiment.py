@@ -1,0 +1,274 @@
+"""Find the units that a change lies in, and mask them: settings in, a typed result out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+
+from paramattr.attribution.absolute_change import absolute_change
+from paramattr.attribution.integrated_gradients import FAIG
+from paramattr.diff.config import Config
+from paramattr.diff.material import Material, dtype_of
+from paramattr.diff.measuring import Loss, Worth, losses, worths
+from paramattr.diff.texts import ALL
+from paramattr.errors import UnitError, warn
+from paramattr.integration.profile import PathProfile
+from paramattr.parameters import align, named_parameters
+from paramattr.runtime.progress import progress_bar
+from paramattr.units.contrast import contrast
+from paramattr.units.index import UnitIndex
+from paramattr.units.scores import Scores
+from paramattr.units.selection import Selection
+
+LAYER = "layer"
+KINDS = (LAYER, "attention_head", "neuron")
+"""The kinds of unit where none is asked for."""
+POINTS = 5
+"""Places on the path where the objective is evaluated."""
+PROGRESS_FILE = "progress.safetensors"
+"""Keeps the sums in the folder of results, so that a run that was killed resumes."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two models are apart.
+
+    Attributes:
+        relative: the Euclidean length of the change over that of the baseline's parameters.
+        cosine: between the two models' parameters.
+        parameters: how many there are.
+        changed: how many differ.
+    """
+
+    relative: float
+    cosine: float
+    parameters: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        distance: between the models.
+        counts: samples by condition.
+        units: how many of each kind.
+        masked: how many of each kind are masked.
+        gradients: how many gradients are taken.
+        passes: over all samples, forward alone.
+        notes: what is not attributed.
+    """
+
+    distance: Distance
+    counts: dict[str, int]
+    units: dict[str, int]
+    masked: dict[str, int]
+    gradients: int
+    passes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found.
+
+    Attributes:
+        plan: what was done.
+        target: what the tuned model is worth on each condition.
+        baseline: what the base is worth.
+        profile: the objective along the path, over all samples.
+        scores: kind of unit, then condition, to scores; the layers' are always there.
+        rankings: likewise. Where there are several conditions, each is contrasted with the others,
+            and `"all"` is the mean over all samples.
+        selections: likewise: the units that were masked, of scores above zero alone.
+        change: each layer's share of the summed magnitude of the change.
+        losses: of each kind, condition sought and condition measured.
+        notes: what is not attributed, and what was warned of.
+    """
+
+    plan: Plan
+    target: dict[str, Worth]
+    baseline: dict[str, Worth]
+    profile: PathProfile
+    scores: dict[str, dict[str, Scores]]
+    rankings: dict[str, dict[str, Scores]]
+    selections: dict[str, dict[str, Selection]]
+    change: dict[str, float]
+    losses: tuple[Loss, ...]
+    notes: tuple[str, ...]
+
+
+def plan(config: Config, material: Material) -> Plan:
+    """Say what a run would do, without a gradient.
+
+    Raises:
+        ParamattrError: if the models do not fit together or have no such units.
+    """
+    dtype_of(config.dtype)
+    with _noted(material.notes) as notes:
+        indexes = _indexes(config, material)
+        first = next(iter(material.conditions.values()))[:1]
+        _faig(config, material).path_profile(first, n_points=3)  # what is wrong shows now
+        distance = _distance(material)
+    samples, conditions = sum(material.counts.values()), len(material.counts)
+    kinds = len(indexes) * (conditions + (conditions > 1))
+    return Plan(
+        distance,
+        dict(material.counts),
+        {name: len(index) for name, index in indexes.items()},
+        {name: max(1, round(config.share * len(index))) for name, index in indexes.items()},
+        samples * config.steps,
+        2 + POINTS + kinds * (1 + config.draws),
+        tuple(notes),
+    )
+
+
+def run(config: Config, material: Material, *, show_progress: bool = False) -> Result:
+    """Score the units on every condition, contrast, mask the top share, and measure.
+
+    Args:
+        config: the settings.
+        material: the models and the data.
+        show_progress: draw bars on stderr.
+
+    Raises:
+        ParamattrError: what `FAIG.score` raises.
+    """
+    planned = plan(config, material)
+    with _noted(planned.notes) as notes:
+        target = worths(material.target, material)
+        baseline = worths(material.baseline, material)
+        faig = _faig(config, material)
+        everything = [batch for batches in material.conditions.values() for batch in batches]
+        profile = faig.path_profile(everything, POINTS, show_progress=show_progress)
+        scores = _scores(config, material, faig, list(planned.units), show_progress)
+    rankings = {name: _rankings(own, material.counts) for name, own in scores.items()}
+    selections = {
+        name: {key: _top(own, planned.masked[name]) for key, own in rankings[name].items()}
+        for name in planned.units
+    }
+    masked = _mask(config, material, selections, target, show_progress)
+    change = absolute_change(material.target, material.baseline, reducer=LAYER).by_layer()
+    total = sum(change.values())
+    return Result(
+        planned,
+        target,
+        baseline,
+        profile,
+        scores,
+        rankings,
+        selections,
+        {layer: value / total for layer, value in change.items()},
+        tuple(masked),
+        tuple(notes),
+    )
+
+
+def _faig(config: Config, material: Material) -> FAIG:
+    return FAIG(
+        material.target,
+        material.baseline,
+        objective=material.objective,
+        dtype=dtype_of(config.dtype),
+    )
+
+
+def _indexes(config: Config, material: Material) -> dict[str, UnitIndex]:
+    if config.units:
+        return {name: UnitIndex.of(material.target, name) for name in config.units}
+    found = {}
+    for name in KINDS:
+        try:
+            found[name] = UnitIndex.of(material.target, name)
+        except UnitError:  # noqa: PERF203 (three kinds at most)
+            warn(f"The model has no unit of kind {name!r} that is known: it is left out.")
+    return found
+
+
+def _scores(
+    config: Config, material: Material, faig: FAIG, units: list[str], show_progress: bool
+) -> dict[str, dict[str, Scores]]:
+    kinds = list(dict.fromkeys([*units, LAYER]))
+    found: dict[str, dict[str, Scores]] = faig.score(
+        material.conditions,
+        reducer=kinds,
+        n_steps=config.steps,
+        show_progress=show_progress,
+        checkpoint=None if config.out is None else config.out / PROGRESS_FILE,
+    )
+    return {kind: {name: own[kind] for name, own in found.items()} for kind in kinds}
+
+
+def _rankings(scores: dict[str, Scores], counts: dict[str, int]) -> dict[str, Scores]:
+    if len(scores) == 1:
+        return dict(scores)
+    parts = [own * (counts[name] / sum(counts.values())) for name, own in scores.items()]
+    found = {ALL: reduce(add, parts)}
+    for name, own in scores.items():
+        found[name] = contrast(own, *(other for key, other in scores.items() if key != name))
+    return found
+
+
+def _top(scores: Scores, count: int) -> Selection:
+    return scores.top(count=min(count, int((scores.values > 0).sum())), warn=False)
+
+
+def _mask(
+    config: Config,
+    material: Material,
+    selections: dict[str, dict[str, Selection]],
+    own: dict[str, Worth],
+    show_progress: bool,
+) -> list[Loss]:
+    rows: list[Loss] = []
+    total = sum(len(found) for found in selections.values())
+    with progress_bar("masking", total, show=show_progress) as advance:
+        for units, found in selections.items():
+            for sought, selection in found.items():
+                named: dict[str, Any] = {"units": units, "sought": sought}
+                if len(selection):
+                    rows += losses(material, selection, own, draws=config.draws, **named)
+                advance(1)
+    return rows
+
+
+def _distance(material: Material) -> Distance:
+    own, other = named_parameters(material.target), align(material.target, material.baseline)
+    squares = torch.zeros(4, dtype=torch.float64)
+    changed = 0
+    for name, value in own.items():
+        here, there = value.double().cpu(), other[name].double().cpu()
+        squares += torch.stack(
+            [((here - there) ** 2).sum(), (there**2).sum(), (here**2).sum(), (here * there).sum()]
+        )
+        changed += int((here != there).sum())
+    apart, base, tuned, product = squares.tolist()
+    return Distance(
+        (apart / base) ** 0.5 if base else float("inf"),
+        product / (base * tuned) ** 0.5 if base and tuned else float("nan"),
+        sum(value.numel() for value in own.values()),
+        changed,
+    )
+
+
+@contextmanager
+def _noted(before: tuple[str, ...]) -> Iterator[list[str]]:
+    """Collect what is warned of as notes, after those that there are."""
+    notes = list(before)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield notes
+        finally:
+            for warning in caught:
+                if issubclass(warning.category, UserWarning):
+                    said = str(warning.message)
+                    notes += [] if said in notes else [said]

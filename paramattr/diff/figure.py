@@ -1,0 +1,58 @@
+"""The figure of a comparison: where the change lies, and what is lost without it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from paramattr.figures import COLOURS, GREY, empty_figure
+
+LAYERS = 24
+
+
+def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
+    """Draw each layer's share of the attributions and of the change, and the losses; as PNG.
+
+    Args:
+        layers: of `paramattr.diff.report.layer_rows`.
+        masked: of `paramattr.diff.report.masked_rows`.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed.
+    """
+    shown = layers[:LAYERS]
+    figure = empty_figure((11, max(4.0, 0.28 * len(shown) + 1.5)))
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    names = list(shown[0]["attributed"])
+    height = 0.8 / (len(names) + 1)
+    for number, name in enumerate(names):
+        places = [place + number * height for place in range(len(shown))]
+        shares = [100 * row["attributed"][name] for row in shown]
+        left.barh(places, shares, height, color=COLOURS[number % len(COLOURS)], label=name)
+    places = [place + len(names) * height for place in range(len(shown))]
+    left.barh(places, [100 * row["change"] for row in shown], height, color=GREY, label="|change|")
+    left.set_yticks(range(len(shown)), [row["layer"] for row in shown], fontsize=7)
+    left.invert_yaxis()
+    left.set_xlabel("share, %")
+    left.set_title("by layer", fontsize=9)
+    left.legend(frameon=False, fontsize=8)
+    bars = [("sought", "lost", COLOURS[0]), ("random", "random_lost", GREY)]
+    if any(row["others_lost"] is not None for row in masked):
+        bars.insert(1, ("others", "others_lost", COLOURS[1]))
+    height = 0.8 / len(bars)
+    for number, (label, key, colour) in enumerate(bars):
+        places = [place + number * height for place in range(len(masked))]
+        right.barh(places, [row[key] or 0.0 for row in masked], height, color=colour, label=label)
+    right.set_yticks(
+        range(len(masked)), [f"{row['units']}\n{row['sought']}" for row in masked], fontsize=7
+    )
+    right.invert_yaxis()
+    right.set_xlabel("objective lost")
+    right.set_title("with the top units masked", fontsize=9)
+    right.legend(frameon=False, fontsize=8)
+    for axis in (left, right):
+        axis.tick_params(axis="x", labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=120)
+    return written.getvalue()

@@ -1,0 +1,146 @@
+"""What a model is worth on each condition, and what it loses with units taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paramattr.attribution.random import random_scores_of, random_within_layers
+from paramattr.diff.material import Material
+from paramattr.integration.batches import Batch
+from paramattr.objectives import cross_entropy, prediction
+from paramattr.runtime.isolation import undisturbed
+from paramattr.surgery.edits import substituted
+from paramattr.units.selection import Selection
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a model is worth on the samples of one condition.
+
+    Attributes:
+        objective: its mean.
+        accuracy: the share of samples whose class is right; None without classes.
+    """
+
+    objective: float
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one condition loses with some units masked.
+
+    Attributes:
+        units: the kind of unit.
+        sought: the condition whose units they are.
+        measured: the condition that was measured.
+        masked: how many units.
+        change: of the mean objective, masked minus the tuned model.
+        random: the same for random units, the mean of the draws; None where none can be drawn.
+        accuracy: with the units masked; None without classes.
+        random_accuracy: with random units masked.
+    """
+
+    units: str
+    sought: str
+    measured: str
+    masked: int
+    change: float
+    random: float | None
+    accuracy: float | None = None
+    random_accuracy: float | None = None
+
+
+def worths(model: nn.Module, material: Material) -> dict[str, Worth]:
+    """Measure a model on every condition."""
+    with undisturbed(model), torch.no_grad():
+        return {
+            name: _worth(model, batches, material) for name, batches in material.conditions.items()
+        }
+
+
+def losses(
+    material: Material,
+    selection: Selection,
+    own: dict[str, Worth],
+    *,
+    units: str,
+    sought: str,
+    draws: int,
+) -> list[Loss]:
+    """Put the baseline's values in the place of some units, and of as many random ones.
+
+    Args:
+        material: the models and the data.
+        selection: the units.
+        own: what the target is worth.
+        units: the kind of unit, for the result.
+        sought: the condition whose units they are, for the result.
+        draws: how many random selections. They hold as many units of each layer as `selection`;
+            where a layer has one unit alone, they are drawn from the whole model.
+
+    Returns:
+        One entry per measured condition.
+    """
+    found = _masked(material, selection)
+    controls = [_masked(material, control(selection, seed)) for seed in range(draws)]
+    rows = []
+    for measured, worth in found.items():
+        others = [one[measured] for one in controls]
+        rows.append(
+            Loss(
+                units,
+                sought,
+                measured,
+                len(selection),
+                worth.objective - own[measured].objective,
+                fmean(one.objective for one in others) - own[measured].objective,
+                worth.accuracy,
+                _mean(one.accuracy for one in others),
+            )
+        )
+    return rows
+
+
+def control(selection: Selection, seed: int) -> Selection:
+    """Draw as many random units of each layer, or of the model where its layers have one each."""
+    layers = selection.index.layers().values()
+    if all(len(own) == 1 for own in layers):
+        scores = random_scores_of(selection.index, seed=seed)
+    else:
+        scores = random_within_layers(selection, seed=seed)
+    return scores.top(count=len(selection), warn=False)
+
+
+def _masked(material: Material, selection: Selection) -> dict[str, Worth]:
+    with substituted(material.target, material.baseline, selection) as edited:
+        return worths(edited, material)
+
+
+def _worth(model: nn.Module, batches: Iterable[Any], material: Material) -> Worth:
+    values, right, asked = [], 0, 0
+    for item in batches:
+        batch = Batch.from_loader(item, model=model)
+        output = model(*batch.arguments, **batch.keywords)
+        values.append(material.objective(output, batch.targets).double().cpu())
+        if material.objective is cross_entropy and _are_classes(output, batch.targets):
+            right += int((prediction(output).argmax(1) == batch.targets).sum())
+            asked += len(batch)
+    mean = float(torch.cat(values).mean())
+    return Worth(mean, right / asked if asked else None)
+
+
+def _are_classes(output: Any, targets: Any) -> bool:
+    logits = prediction(output)
+    return isinstance(targets, Tensor) and targets.ndim == 1 and logits.ndim == 2
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

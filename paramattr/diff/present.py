@@ -1,0 +1,44 @@
+"""Run a comparison and show it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from rich.console import Console
+
+from paramattr.diff.config import Config
+from paramattr.diff.experiment import plan, run
+from paramattr.diff.material import gather
+from paramattr.diff.report import as_json as rows_of
+from paramattr.diff.report import plan_as_json, print_plan, print_result, save
+
+
+def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
+    """Gather, run, save and print.
+
+    Args:
+        config: the settings.
+        as_json: print one JSON object in place of tables.
+        dry_run: say what would be done, write nothing.
+
+    Raises:
+        ParamattrError: naming what is wrong, before the work wherever it can be.
+    """
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    material = gather(config)
+    if dry_run:
+        planned = plan(config, material)
+        if as_json:
+            print(json.dumps({"settings": config.shown(), **plan_as_json(planned)}, indent=1))
+        else:
+            print_plan(console, config, planned)
+        return
+    result = run(config, material, show_progress=sys.stderr.isatty())
+    said = save(config, result)
+    if as_json:
+        print(json.dumps(rows_of(config, result), indent=1))
+    else:
+        print_result(console, config, result)
+    for line in said:
+        print(f"paramattr: {line}", file=sys.stderr)

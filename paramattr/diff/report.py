@@ -1,0 +1,346 @@
+"""A comparison's rows: as tables for a terminal, as JSON, as files in a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+
+from paramattr.checkpoints import write_whole
+from paramattr.diff.columns import columns
+from paramattr.diff.config import Config
+from paramattr.diff.experiment import LAYER, Plan, Result
+from paramattr.diff.figure import draw
+from paramattr.diff.measuring import Loss
+from paramattr.errors import ParamattrError
+
+TOP = 5
+"""Units that are listed of each kind and condition; JSON lists more."""
+LISTED = 100
+LAYERS = 12
+CONDITIONS = 3
+"""More than these get no columns of their own."""
+
+
+def as_json(config: Config, result: Result) -> dict[str, Any]:
+    """Give all that was found in kinds that JSON knows."""
+    profile = result.profile
+    return {
+        "settings": config.shown(),
+        **plan_as_json(result.plan),
+        "notes": list(result.notes),
+        "objective": {
+            name: {
+                "tuned": worth.objective,
+                "base": result.baseline[name].objective,
+                "tuned_accuracy": worth.accuracy,
+                "base_accuracy": result.baseline[name].accuracy,
+            }
+            for name, worth in result.target.items()
+        },
+        "profile": {
+            "alphas": profile.alphas.tolist(),
+            "values": profile.values.tolist(),
+            "barrier": profile.barrier if math.isfinite(profile.barrier) else None,
+        },
+        "unassigned": {
+            units: {name: scores.unassigned for name, scores in own.items()}
+            for units, own in result.scores.items()
+        },
+        "layers": layer_rows(result),
+        "top": top_rows(result, LISTED),
+        "masked": masked_rows(result),
+    }
+
+
+def plan_as_json(planned: Plan) -> dict[str, Any]:
+    """Give a plan in kinds that JSON knows."""
+    return {
+        "distance": dict(vars(planned.distance)),
+        "samples": planned.counts,
+        "units": planned.units,
+        "masked_units": planned.masked,
+        "gradients": planned.gradients,
+        "passes": planned.passes,
+        "notes": list(planned.notes),
+    }
+
+
+def layer_rows(result: Result) -> list[dict[str, Any]]:
+    """Give each layer's share of the change and of each condition's attributions, largest first."""
+    shares: dict[str, dict[str, float]] = {}
+    for name, scores in result.scores[LAYER].items():
+        own = scores.by_layer()
+        total = sum(own.values())
+        shares[name] = {layer: value / total if total else 0.0 for layer, value in own.items()}
+    rows = [
+        {
+            "layer": layer,
+            "change": result.change.get(layer, 0.0),
+            "attributed": {name: own[layer] for name, own in shares.items()},
+        }
+        for layer in next(iter(shares.values()))
+    ]
+    return sorted(rows, key=lambda row: -fmean(row["attributed"].values()))
+
+
+def top_rows(result: Result, count: int) -> list[dict[str, Any]]:
+    """Give the first units of each kind and condition."""
+    rows = []
+    for units in result.selections:
+        for condition, ranking in result.rankings[units].items():
+            alone = result.scores[units].get(condition, ranking)
+            for place, number in enumerate(ranking.rank()[:count].tolist(), 1):
+                unit = ranking.index[number]
+                rows.append(
+                    {
+                        "units": units,
+                        "condition": condition,
+                        "place": place,
+                        "name": unit.name,
+                        "position": list(unit.position),
+                        "score": float(ranking.values[number]),
+                        "alone": float(alone.values[number]),
+                        "signed": _finite(float(alone.signed[number])),
+                        "standard_error": _finite(float(alone.standard_error[number])),
+                    }
+                )
+    return rows
+
+
+def masked_rows(result: Result) -> list[dict[str, Any]]:
+    """Give what is lost: a row per kind of unit and condition sought, beside random units."""
+    rows = []
+    for units, own in result.selections.items():
+        for sought in own:
+            found = [x for x in result.losses if (x.units, x.sought) == (units, sought)]
+            if not found:
+                continue
+            at_home = [x for x in found if x.measured == sought] or found
+            away = [x for x in found if x not in at_home]
+            change, chance = _over(at_home, result, "change"), _over(at_home, result, "random")
+            rows.append(
+                {
+                    "units": units,
+                    "sought": sought,
+                    "masked": found[0].masked,
+                    "lost": change,
+                    "others_lost": _mean(x.change for x in away),
+                    "selectivity": _ratio(change, [x.change for x in away]),
+                    "random_lost": chance,
+                    "random_others_lost": _mean(x.random for x in away),
+                    "random_selectivity": _ratio(chance, [x.random for x in away]),
+                    "accuracy": _over(at_home, result, "accuracy"),
+                    "random_accuracy": _over(at_home, result, "random_accuracy"),
+                    "by_condition": {x.measured: dict(vars(x)) for x in found},
+                }
+            )
+    return rows
+
+
+def _over(rows: list[Loss], result: Result, key: str) -> float | None:
+    """Take the mean over all samples of some conditions."""
+    counts = result.plan.counts
+    found = [(counts[row.measured], getattr(row, key)) for row in rows]
+    if any(value is None for _, value in found):
+        return None
+    return float(sum(n * value for n, value in found) / sum(n for n, _ in found))
+
+
+def save(config: Config, result: Result) -> list[str]:
+    """Write scores, selections, a figure and the rows; the rows last."""
+    if config.out is None:
+        return []
+    for units, own in result.scores.items():
+        for number, (condition, scores) in enumerate(own.items()):
+            scores.save(config.out / f"scores-{units}-{_safe(condition, number)}.safetensors")
+    for units, chosen in result.selections.items():
+        for number, (condition, selection) in enumerate(chosen.items()):
+            name = f"selection-{units}-{_safe(condition, number)}.safetensors"
+            selection.save(config.out / name)
+    said = []
+    try:
+        write_whole(config.out / "diff.png", draw(layer_rows(result), masked_rows(result)))
+    except ParamattrError as error:
+        said.append(str(error))
+    write_whole(config.out / "diff.json", json.dumps(as_json(config, result), indent=1) + "\n")
+    return said
+
+
+def print_plan(console: Console, config: Config, planned: Plan) -> None:
+    """Print what a run would do."""
+    _print_distance(console, config, planned)
+    for name, count in planned.units.items():
+        console.print(f"{name}: {count} units, of which {planned.masked[name]} would be masked")
+    console.print(
+        f"{planned.gradients} gradients and {planned.passes} passes over all samples would be "
+        "taken. Nothing was written."
+    )
+    _print_notes(console, planned.notes)
+
+
+def print_result(console: Console, config: Config, result: Result) -> None:
+    """Print the tables."""
+    _print_distance(console, config, result.plan)
+    _print_objective(console, result)
+    _print_layers(console, result)
+    _print_top(console, result)
+    _print_masked(console, config, result)
+    _print_notes(console, [*result.notes, *_unassigned(result)])
+    if config.out is not None:
+        console.print(f"Scores, selections, figure and rows are in {config.out}.")
+
+
+def _print_distance(console: Console, config: Config, planned: Plan) -> None:
+    apart = planned.distance
+    samples = ", ".join(f"{count} {name}" for name, count in planned.counts.items())
+    console.print(
+        f"{config.tuned} and {config.base}: {apart.changed:,} of {apart.parameters:,} parameters "
+        f"differ; the change is {100 * apart.relative:.3g}% of the base's length, cosine "
+        f"{apart.cosine:.5f}. Samples: {samples}."
+    )
+
+
+def _print_objective(console: Console, result: Result) -> None:
+    head, rows = ["objective", "tuned", "base"], []
+    if any(worth.accuracy is not None for worth in result.target.values()):
+        head += ["tuned right", "base right"]
+    for name, worth in result.target.items():
+        other = result.baseline[name]
+        cells = [name, _number(worth.objective), _number(other.objective)]
+        if worth.accuracy is not None:
+            cells += [_percent(worth.accuracy), _percent(other.accuracy)]
+        rows.append(cells)
+    _print_columns(console, head, rows)
+    values = " ".join(f"{value:.4g}" for value in result.profile.values.tolist())
+    _print_text(console, f"Objective along the path, from tuned to base: {values}.")
+    _print_text(console, f"Its barrier is {result.profile.barrier:.2f}.")
+
+
+def _print_layers(console: Console, result: Result) -> None:
+    every = layer_rows(result)
+    rows = [row for row in every if any(row["attributed"].values())]
+    names = list(result.scores[LAYER])
+    shown = names if len(names) <= CONDITIONS else []
+    head = ["share by layer", "change", *(shown or ["attributed"])]
+    table = []
+    for label, own in (
+        *((row["layer"], [row]) for row in rows[:LAYERS]),
+        (f"{len(rows[LAYERS:])} others", rows[LAYERS:]),
+        (f"{len(every) - len(rows)} without", [row for row in every if row not in rows]),
+    ):
+        cells = [sum(row["attributed"][name] for row in own) for name in shown]
+        cells = cells or [sum(fmean(row["attributed"].values()) for row in own)]
+        if own:
+            table.append([label, *map(_percent, [sum(row["change"] for row in own), *cells])])
+    _print_columns(console, head, table)
+
+
+def _print_top(console: Console, result: Result) -> None:
+    rows = [row for row in top_rows(result, TOP) if row["score"] > 0]
+    for units in (name for name in result.selections if name != LAYER):
+        for condition in result.rankings[units]:
+            table = [
+                [_unit(row), _number(row["score"]), _number(row["standard_error"])]
+                for row in rows
+                if (row["units"], row["condition"]) == (units, condition)
+            ]
+            title = f"top {units}" + _of(condition, result)
+            if table:
+                _print_columns(console, [title, "score", "error"], table)
+            else:
+                _print_text(console, f"{title}: none has a score above zero.\n")
+    if len(result.plan.counts) > 1:
+        _print_text(console, "Scores of one condition are less the mean of the others'.\n")
+
+
+def _print_masked(console: Console, config: Config, result: Result) -> None:
+    rows, names = masked_rows(result), list(result.plan.counts)
+    several, few = len(names) > 1, len(names) <= CONDITIONS
+    right = any(row["accuracy"] is not None for row in rows)
+    head = [f"top {100 * config.share:g}% masked", "units"]
+    head += [f"{name} lost" for name in names] if few else ["lost", "others"]
+    head += (["ratio"] if several else []) + (["right"] if right else [])
+    table = []
+    for row in rows:
+        for label, prefix, key in (
+            (row["units"] + _of(row["sought"], result), "", "change"),
+            ("  random", "random_", "random"),
+        ):
+            own = [row["by_condition"][name][key] for name in names]
+            cells = own if few else [row[f"{prefix}lost"], row[f"{prefix}others_lost"]]
+            cells = [*cells, *([row[f"{prefix}selectivity"]] if several else [])]
+            accuracy = [_percent(row[f"{prefix}accuracy"])] if right else []
+            count = "" if prefix else str(row["masked"])
+            table.append([label, count, *map(_number, cells), *accuracy])
+    _print_columns(console, head, table)
+    _print_text(
+        console,
+        "Lost: the mean objective with the base's values in these units, minus the tuned model's. "
+        f"Random: as many units of the same layers (of the whole model for {LAYER}), mean of "
+        f"{config.draws} draws."
+        + (" Ratio: lost by the condition sought over the others' mean." if several else ""),
+    )
+
+
+def _of(condition: str, result: Result) -> str:
+    return f", {condition}" if len(result.plan.counts) > 1 else ""
+
+
+def _unit(row: dict[str, Any]) -> str:
+    return f"{row['name']}[{', '.join(map(str, row['position']))}]"
+
+
+def _print_columns(console: Console, head: list[str], rows: list[list[str]]) -> None:
+    print(columns(head, rows, console.width), end="\n\n", file=console.file)
+
+
+def _print_text(console: Console, text: str) -> None:
+    console.print(text)
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
+        console.print(f"Note: {note}")
+
+
+def _unassigned(result: Result) -> list[str]:
+    said = []
+    for units, own in result.scores.items():
+        share = max(scores.unassigned for scores in own.values())
+        if units in result.selections and share > 0.0005:
+            said.append(f"{100 * share:.1f}% of the attributed magnitude lies in no {units}.")
+    return said
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if 10 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _ratio(own: float | None, others: Sequence[float | None]) -> float | None:
+    mean = _mean(others)
+    return None if own is None or mean is None or mean <= 0 or own <= 0 else own / mean
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _safe(condition: str, number: int) -> str:
+    kept = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in condition)
+    return kept if kept == condition else f"{kept}-{number}"

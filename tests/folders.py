@@ -1,0 +1,83 @@
+"""Folders as `save_pretrained` writes them: tiny seeded models, and a tokenizer of a few words."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny import seeded
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+WORDS = [f"word{number}" for number in range(24)]
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "vocab_size": 32,
+    "max_position_embeddings": 32,
+}
+
+
+def bert(**options) -> nn.Module:
+    config = transformers.BertConfig(**{**SIZES, "num_labels": 2, **options})
+    return seeded(lambda: transformers.BertForSequenceClassification(config)).eval()
+
+
+def gpt2() -> nn.Module:
+    config = transformers.GPT2Config(
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        vocab_size=32,
+        n_positions=32,
+        bos_token_id=3,
+        eos_token_id=3,
+    )
+    return seeded(lambda: transformers.GPT2LMHeadModel(config)).eval()
+
+
+def save_tokenizer(folder: Path) -> None:
+    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]", model_max_length=32
+    ).save_pretrained(folder)
+
+
+def saved(model: nn.Module, folder: Path, **options) -> Path:
+    model.save_pretrained(folder, **options)
+    save_tokenizer(folder)
+    return folder
+
+
+def with_head(model: nn.Module, layer: int, head: int, size: float = 1.0) -> nn.Module:
+    """Alter the query of one head of one of BERT's blocks, its values and its output, by hand."""
+    altered = copy.deepcopy(model)
+    block = altered.bert.encoder.layer[layer].attention
+    rows = slice(4 * head, 4 * head + 4)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in (block.self.query.weight, block.self.value.weight):
+            weight[rows] += size * torch.randn(4, 16, generator=draw)
+        block.output.dense.weight[:, rows] += size * torch.randn(16, 4, generator=draw)
+    return altered
+
+
+def write_lines(path: Path, count: int = 8, conditions: tuple[str, ...] = ()) -> Path:
+    draw = torch.Generator().manual_seed(0)
+    lines = []
+    for number in range(count):
+        words = torch.randint(len(WORDS), (3 + number % 4,), generator=draw)
+        line = {"text": " ".join(WORDS[word] for word in words), "label": number % 2}
+        if conditions:
+            line["condition"] = conditions[number % len(conditions)]
+        lines.append(json.dumps(line))
+    path.write_text("\n".join(lines) + "\n")
+    return path
