@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict
-from paramattr.errors import CheckpointError, UnitError
+from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
-from paramattr.units.covariances import Covariances, Paired
+from paramattr.units.covariances import Paired
 from paramattr.units.index import Unit, UnitIndex, check_same_units
+from paramattr.units.score_files import read_scores, write_scores
 from paramattr.units.selection import Selection
 from paramattr.units.shares import how_many
 from paramattr.units.showing import draw_scores, frame, scores_as_html
@@ -25,8 +25,6 @@ from paramattr.units.significance import check_level, discoveries, quantile, two
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_PER_UNIT = ("values", "signed", "standard_error")
 
 
 class Scores:
@@ -278,13 +276,7 @@ class Scores:
 
     def save(self, path: str | Path) -> None:
         """Write the scores and their units to a safetensors file."""
-        tensors, metadata = self.index.to_tensors()
-        tensors |= {name: getattr(self, name) for name in _PER_UNIT}
-        metadata |= {"kind": "scores", "unassigned": self.unassigned, "samples": self.samples}
-        if self._paired is not None:
-            tensors["covariances"] = self._paired.covariances.of_pairs
-            metadata["weights"] = self._paired.weights
-        save_state_dict(path, tensors, metadata)
+        write_scores(self, self._paired, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -293,25 +285,7 @@ class Scores:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
-        tensors, metadata = load_tensors(path)
-        if metadata.get("kind") != "scores":
-            raise CheckpointError(
-                f"file {path} holds {metadata.get('kind') or 'something else'}: expected scores, "
-                "written by Scores.save"
-            )
-        paired = None
-        if "covariances" in tensors:
-            weights = metadata["weights"]
-            paired = Paired(Covariances(len(weights), tensors["covariances"]), weights)
-        return cls(
-            UnitIndex.from_tensors(tensors, metadata),
-            tensors["values"],
-            signed=tensors.get("signed"),
-            standard_error=tensors.get("standard_error"),
-            unassigned=metadata.get("unassigned", 0.0),
-            samples=metadata.get("samples", 0),
-            paired=paired,
-        )
+        return cls(**read_scores(path))
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]
