@@ -79,7 +79,8 @@ def _of_pair(pair: Pair, photographs: Photographs) -> tuple[Row, list[Row], dict
 def _cell(rows: list[Row], function: str, pct: float, method: str) -> Row:
     names = {"mask": function, "pct": pct, "method": method}
     own = [row for row in rows if names.items() <= row.items()]
-    return {**names, "difference_x1000": _moments(row["difference_x1000"] for row in own)}
+    measures = ("difference_x1000", "difference_blue_x1000")
+    return {**names, **{measure: _moments(row[measure] for row in own) for measure in measures}}
 
 
 def _moments(values: Iterable[float]) -> dict[str, float]:
