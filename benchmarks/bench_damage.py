@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         lost = f"{row['lost_share']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
         print(
-            f"{row['pair']:28} {row['method']:7} {row['function']:6} {100 * row['fraction']:5.2f}%  "
+            f"{row['pair']:27} {row['method']:6} {row['function']:5} {100 * row['fraction']:5.2f}%  "
             f"drop {row['drop']:6.2f}  lost {lost:22} x other {row['selectivity']:6.1f}  "
             f"barrier {row['barrier']:.2f} {'warned' if row['warned'] else ''}  "
             f"{row['reason'] or 'no damage'}"
