@@ -148,11 +148,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows = run(Config(options.crop, options.nodes))
     for row in rows:
         lost = f"{row['lost_share']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+        names = f"{row['pair']:27} {row['method']:6} {row['function']:5}"
         print(
-            f"{row['pair']:27} {row['method']:6} {row['function']:5} {100 * row['fraction']:5.2f}%  "
-            f"drop {row['drop']:6.2f}  lost {lost:22} x other {row['selectivity']:6.1f}  "
-            f"barrier {row['barrier']:.2f} {'warned' if row['warned'] else ''}  "
-            f"{row['reason'] or 'no damage'}"
+            f"{names} {100 * row['fraction']:5.2f}%  drop {row['drop']:6.2f}  lost {lost:22} "
+            f"x other {row['selectivity']:6.1f}  barrier {row['barrier']:.2f} "
+            f"{'warned' if row['warned'] else ''}  {row['reason'] or 'no damage'}"
         )
     if options.name:
         command = f"python -m benchmarks.bench_damage --crop {options.crop} --nodes {options.nodes}"
