@@ -4,8 +4,9 @@
 
 The bundled pairs, and a pair that is damaged on purpose: the bundled SRResNet's baseline with the
 channels inside each block rescaled, which leaves what it computes as it is and puts broken models
-between it and the target. FAIG's contrasted kernels are masked in each; for each drop on the
-bundled pair the share of kernels is sought that makes the nearest drop on the damaged one.
+between it and the target. FAIG's contrasted kernels are masked in each, and random ones; for each
+drop on the bundled pair the share of kernels is sought that makes the nearest drop on the damaged
+one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import copy
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.environment import write_result
 from blind_sr.measures import output_difference
 from blind_sr.study import Pair, Photographs, load_pair, load_photographs
-from paramattr import FAIG, compare, contrast, squared_error
+from paramattr import FAIG, compare, contrast, random_scores, squared_error
 from paramattr.faithfulness.masking import Measure
 
 FUNCTIONS = ("blur", "noise")
@@ -43,7 +45,7 @@ class Config:
 
     crop: int = 24
     nodes: int = 4
-    scales: tuple[float, ...] = (1.0, 1.5)
+    scales: tuple[float, ...] = (1.25, 1.5)
     shares: tuple[float, ...] = (0.01, 0.05)
     fine: tuple[float, ...] = tuple(k / 1000 for k in (0.1, 0.2, 0.5, 1, 2, *range(3, 13), 20, 50))
 
@@ -55,16 +57,22 @@ def run(config: Config) -> list[Row]:
     rows = []
     for name, pair in pairs.items():
         rows += [{"pair": name, **row} for row in _rows(pair, photographs, config, config.shares)]
-    bundled = [row for row in rows if row["pair"] == "srresnet"]
+    bundled = [row for row in rows if row["pair"] == "srresnet" and row["method"] == "faig"]
     for scale in config.scales:
         baseline = rescaled(pairs["srresnet"].baseline, scale)
         damaged = replace(pairs["srresnet"], baseline=baseline)
         every = _rows(damaged, photographs, config, config.fine)
         for row in bundled:
-            alike = [other for other in every if other["function"] == row["function"]]
-            nearest = min(alike, key=lambda other, row=row: abs(other["drop"] - row["drop"]))  # type: ignore[misc]
-            rows.append({"pair": f"srresnet, rescaled by {scale:g}", **nearest})
+            for method in ("faig", "random"):
+                of_method = (row["function"], method)
+                alike = [one for one in every if (one["function"], one["method"]) == of_method]
+                nearest = min(alike, key=partial(_distance, row))
+                rows.append({"pair": f"srresnet, rescaled by {scale:g}", **nearest})
     return rows
+
+
+def _distance(row: Row, other: Row) -> float:
+    return float(abs(other["drop"] - row["drop"]))
 
 
 def rescaled(model: nn.Module, scale: float) -> nn.Module:
@@ -98,26 +106,25 @@ def _rows(
     found = compare(
         pair.target,
         pair.baseline,
-        {"faig": ranking, "random": ranking},  # no random draws are needed here
+        {"faig": ranking, "random": random_scores(pair.target)},
         {function: _drop(pair.target, x) for function, x in inputs.items()},
         truth={function: _error(x, high) for function, x in inputs.items()},
         fractions=(0.0, *shares),
     )
     drops = {
-        (row["function"], row["fraction"]): row["value"]
+        (row["method"], row["function"], row["fraction"]): row["value"]
         for row in found.rows()
-        if row["method"] == "faig" and row["function"] == row["measured"]
+        if row["function"] == row["measured"]
     }
     warned = any(str(warning.message).startswith("barrier") for warning in caught)
     return [
         {
             "barrier": barriers[row["function"]],
             "warned": warned,
-            "drop": drops[row["function"], row["fraction"]],
-            **{key: value for key, value in row.items() if key != "method"},
+            "drop": drops[row["method"], row["function"], row["fraction"]],
+            **row,
         }
         for row in found.damage(shares)
-        if row["method"] == "faig"
     ]
 
 
@@ -141,11 +148,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows = run(Config(options.crop, options.nodes))
     for row in rows:
         lost = f"{row['lost_share']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+        names = f"{row['pair']:27} {row['method']:6} {row['function']:5}"
         print(
-            f"{row['pair']:28} {row['function']:6} {100 * row['fraction']:5.2f}%  drop "
-            f"{row['drop']:6.2f}  lost {lost:22} x other {row['selectivity']:6.1f}  "
-            f"barrier {row['barrier']:.2f} {'warned' if row['warned'] else ''}  "
-            f"{row['reason'] or 'no damage'}"
+            f"{names} {100 * row['fraction']:5.2f}%  drop {row['drop']:6.2f}  lost {lost:22} "
+            f"x other {row['selectivity']:6.1f}  barrier {row['barrier']:.2f} "
+            f"{'warned' if row['warned'] else ''}  {row['reason'] or 'no damage'}"
         )
     if options.name:
         command = f"python -m benchmarks.bench_damage --crop {options.crop} --nodes {options.nodes}"

@@ -12,7 +12,7 @@ units of that kind come to; the area is the frontier's mean over the logarithm o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Config:
     find: Path | None = None
     judge: Path | None = None
     crop: int = 32
-    judge_crop: int = 16
+    judge_crop: int = 20
     nodes: int = 2
     networks: tuple[str, ...] = ("srresnet", "srcnn")
     units: tuple[str, ...] = ("kernel", "output_channel")
@@ -126,19 +126,18 @@ def _measured(
     """Mask what each method, weight and share names for a function, and measure every function.
 
     Returns:
-        Method and function to losses, as shares of what all units come to; the own function first.
+        Method and function to losses, the own function first. After the shares that were asked for
+        stands the loss of all units.
     """
     measures = [_measure(pair, photographs, function) for function in FUNCTIONS]
-    fractions = (0.0, *config.shares)
-    every = next(iter(next(iter(scores.values())).values()))
-    whole = _values(curves(*_models(pair), [every], measures, fractions=(1.0,)))[0, :, 0].mean(-1)
+    fractions = (*config.shares, 1.0)
     found = {}
     for method, plain in scores.items():
         for place, function in enumerate(FUNCTIONS):
             other = FUNCTIONS[1 - place]
             rankings = [contrast(plain[function], plain[other], weight=w) for w in config.weights]
             drawn = _values(curves(*_models(pair), rankings, measures, fractions=fractions))
-            losses = drawn[:, :, 1:].transpose(0, 1) / whole[:, None, None, None]
+            losses = drawn.transpose(0, 1)
             found[method, function] = losses if place == 0 else losses.flip(0)
     return found
 
@@ -182,38 +181,43 @@ def _rows(
     measured: dict[tuple[str, str], Float[Tensor, "functions weights shares photographs"]],
     config: Config,
 ) -> dict[str, list[Row]]:
-    bootstrap = Bootstrap(resamples=config.resamples)
     rows: dict[str, list[Row]] = {"points": [], "areas": [], "leads": []}
-    flat = {key: losses.flatten(1, 2) for key, losses in measured.items()}
     for (method, function), losses in measured.items():
         names: Row = {"function": function, "method": method}
+        means = losses.mean(-1)
+        shares = means / means[..., -1:]
         for place, weight in enumerate(config.weights):
             for number, share in enumerate(config.shares):
-                own, other = losses[:, place, number].mean(-1).tolist()
+                own, other = shares[:, place, number].tolist()
                 point = {"weight": weight, "share": share, "own": own, "other": other}
                 rows["points"].append({**names, **point})
-        for weight, part in [("any", flat[method, function])] + [
-            (str(weight), losses[:, place]) for place, weight in enumerate(config.weights)
+        for weight, part in [("any", losses)] + [
+            (str(weight), losses[:, [place]]) for place, weight in enumerate(config.weights)
         ]:
-            interval = _interval(bootstrap, [part], config.floor)
-            rows["areas"].append({**names, "weight": weight, **interval})
+            rows["areas"].append({**names, "weight": weight, **_interval([part], config)})
         if method != "faig":
-            both = [flat["faig", function], flat[method, function]]
-            rows["leads"].append({**names, **_interval(bootstrap, both, config.floor)})
+            both = [measured["faig", function], losses]
+            rows["leads"].append({**names, **_interval(both, config)})
     return rows
 
 
-def _interval(bootstrap: Bootstrap, several: Iterable[Tensor], floor: float) -> Row:
-    """Give the area with its interval; of two methods, the first's lead."""
+def _interval(several: Sequence[Tensor], config: Config) -> Row:
+    """Give the area with its interval over photographs; of two methods, the first's lead."""
+    shapes = [losses.shape[:-1] for losses in several]
     drawn = [
-        Curve(tuple(range(losses[..., 0].numel())), losses.flatten(0, 1)) for losses in several
+        Curve(tuple(range(shape.numel())), s.flatten(0, 2))
+        for shape, s in zip(shapes, several, strict=True)
     ]
 
     def statistic(*means: Tensor) -> Tensor:
-        areas = [area(mean.unflatten(-1, (2, -1)), floor) for mean in means]
+        areas = []
+        for mean, shape in zip(means, shapes, strict=True):
+            losses = mean.unflatten(-1, shape)
+            shares = losses[..., :-1] / losses[..., -1:]
+            areas.append(area(shares.flatten(-2), config.floor))
         return areas[0] if len(areas) == 1 else areas[0] - areas[1]
 
-    return bootstrap.interval(drawn, statistic)._asdict()
+    return Bootstrap(resamples=config.resamples).interval(drawn, statistic)._asdict()
 
 
 def draw(rows: list[Row], file: Path) -> None:
