@@ -1,7 +1,5 @@
 """The same drop, once a lost function and once damage.
 
-    python -m benchmarks.bench_damage [--crop N] [--nodes N] [--name NAME]
-
 The bundled pairs, and a pair that is damaged on purpose: the bundled SRResNet's baseline with the
 channels inside each block rescaled, which leaves what it computes as it is and puts broken models
 between it and the target. FAIG's contrasted kernels are masked in each, and random ones; for each
@@ -11,7 +9,6 @@ one.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import warnings
 from dataclasses import dataclass, replace
@@ -21,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.environment import write_result
-from blind_sr.measures import output_difference
-from blind_sr.study import Pair, Photographs, load_pair, load_photographs
+from benchmarks.benchmark import say, start
+from blind_sr.data.measures import output_difference
+from blind_sr.data.photographs import Photographs, load_photographs
+from blind_sr.models.pairs import Pair, load_pair
 from paramattr import FAIG, compare, contrast, random_scores, squared_error
 from paramattr.faithfulness.masking import Measure
 
@@ -138,26 +136,10 @@ def _error(inputs: Tensor, high: Tensor) -> Measure:
     return lambda model: squared_error(model(inputs), high)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, print, and keep the rows if they have a name."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crop", type=int, default=Config.crop)
-    parser.add_argument("--nodes", type=int, default=Config.nodes)
-    parser.add_argument("--name", help="keep the result as results/NAME.json")
-    options = parser.parse_args(arguments)
-    rows = run(Config(options.crop, options.nodes))
-    for row in rows:
-        lost = f"{row['lost_share']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
-        names = f"{row['pair']:27} {row['method']:6} {row['function']:5}"
-        print(
-            f"{names} {100 * row['fraction']:5.2f}%  drop {row['drop']:6.2f}  lost {lost:22} "
-            f"x other {row['selectivity']:6.1f}  barrier {row['barrier']:.2f} "
-            f"{'warned' if row['warned'] else ''}  {row['reason'] or 'no damage'}"
-        )
-    if options.name:
-        command = f"python -m benchmarks.bench_damage --crop {options.crop} --nodes {options.nodes}"
-        print(write_result(options.name, command, {"rows": rows}))
+def result(config: Config) -> dict[str, list[Row]]:
+    """Measure, and print each row."""
+    return {"rows": [say(row) for row in run(config)]}
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, result)

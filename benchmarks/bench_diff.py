@@ -31,7 +31,7 @@ END = "<|end|>"
 def main() -> None:
     """Make a pair and texts, run the command, kill it once, and keep what was measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--name", default="diff_gpt2")
+    parser.add_argument("--name", default="local/diff")
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--steps", type=int, default=4)

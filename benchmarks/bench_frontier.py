@@ -11,7 +11,6 @@ units of that kind come to; the area is the frontier's mean over the logarithm o
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.environment import write_result
-from blind_sr.measures import output_difference
-from blind_sr.study import Pair, Photographs, load_pair, load_photographs
+from benchmarks.benchmark import say, start
+from blind_sr.data.measures import output_difference
+from blind_sr.data.photographs import Photographs, load_photographs
+from blind_sr.models.pairs import Pair, load_pair
 from paramattr import (
     FAIG,
     Bootstrap,
@@ -69,6 +69,7 @@ class Config:
     shares: tuple[float, ...] = (0.001, 0.01, 0.05, 0.2)
     floor: float = 0.001
     resamples: int = 1000
+    figure: Path | None = None
 
 
 def run(config: Config) -> dict[str, list[Row]]:
@@ -260,45 +261,17 @@ def draw(rows: list[Row], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the areas, and keep the rows if they have a name."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--find", type=Path, help="folder; the bundled photographs by default")
-    parser.add_argument("--judge", type=Path, help="folder of other photographs")
-    parser.add_argument("--crop", type=int, default=Config.crop)
-    parser.add_argument("--judge-crop", type=int, default=Config.judge_crop)
-    parser.add_argument("--nodes", type=int, default=Config.nodes)
-    parser.add_argument("--networks", nargs="+", default=list(Config.networks))
-    parser.add_argument("--figure", type=Path, help="draw the frontiers into this file")
-    parser.add_argument("--name", help="keep the result as results/NAME.json")
-    options = parser.parse_args(arguments)
-    config = Config(
-        options.find,
-        options.judge,
-        options.crop,
-        options.judge_crop,
-        options.nodes,
-        tuple(options.networks),
-    )
-    result = run(config)
-    for row in result["areas"]:
+def result(config: Config) -> dict[str, Any]:
+    """Measure, print the areas, and draw the frontiers if they have a file."""
+    found = run(config)
+    for row in found["areas"]:
         if row["weight"] == "any":
-            names = " ".join(f"{row[k]:>16}" for k in ("network", "units", "function", "method"))
-            print(f"{names} {row['value']:.3f} ({row['low']:.3f}-{row['high']:.3f})")
-    if options.figure:
-        draw(result["points"], options.figure)
-    if options.name:
-        folders = [
-            f"--{name} {folder.name}"
-            for name, folder in (("find", config.find), ("judge", config.judge))
-            if folder
-        ]
-        words = [*folders, f"--crop {config.crop} --judge-crop {config.judge_crop}"]
-        words.append(f"--nodes {config.nodes} --networks {' '.join(config.networks)}")
-        command = f"python -m benchmarks.bench_frontier {' '.join(words)}"
-        setting = {"floor": config.floor, "weights": config.weights, "shares": config.shares}
-        print(write_result(options.name, command, {**setting, **result}))
+            say(row)
+    if config.figure is not None:
+        draw(found["points"], config.figure)
+    setting = {"floor": config.floor, "weights": config.weights, "shares": config.shares}
+    return {**setting, **found}
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, result)

@@ -21,7 +21,7 @@ def main() -> None:
     """Run every seed; the result is written anew after each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--name", default="text_encoder")
+    parser.add_argument("--name", default="local/text_encoder")
     options = parser.parse_args()
     spec = spec_from_file_location("text_encoder", EXAMPLE)
     assert spec is not None

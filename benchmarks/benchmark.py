@@ -20,11 +20,18 @@ from paramattr.errors import ParamattrError
 Row = dict[str, Any]
 Found = TypeVar("Found", bound=Mapping[str, Any])
 
+
+def _weight(word: str) -> float | str:
+    return word if word.isalpha() else float(word)
+
+
 KINDS: dict[Any, dict[str, Any]] = {
     Path: {"type": Path},
     Path | None: {"type": Path},
     tuple[Path, ...]: {"type": Path, "action": "append"},
     tuple[float, ...]: {"type": float, "nargs": "+"},
+    tuple[str, ...]: {"type": str, "nargs": "+"},
+    tuple[float | str, ...]: {"type": _weight, "nargs": "+"},
 }
 """Type of a field to what makes an option of it; any other type reads its option itself."""
 HELP = {
@@ -56,7 +63,8 @@ def start(
         kind = KINDS.get(hints[one.name], {"type": hints[one.name]})
         default = list(one.default) if isinstance(one.default, tuple) else one.default
         needed = {"required": True} if default is MISSING else {"default": default}
-        parser.add_argument(f"--{one.name}", help=HELP.get(one.name), **kind, **needed)
+        option = one.name.replace("_", "-")
+        parser.add_argument(f"--{option}", help=HELP.get(one.name), **kind, **needed)
     parser.add_argument("--name", help="of the result; in results/local without it")
     given = vars(parser.parse_args(arguments))
     name = given.pop("name") or f"local/{module.rsplit('bench_', 1)[-1]}"
@@ -93,6 +101,7 @@ def _words(config: Any) -> str:
         if value != one.default:
             several = value if isinstance(value, tuple) else (value,)
             shown = [v.name if isinstance(v, Path) else f"{v}" for v in several]
-            between = f" --{one.name} " if isinstance(several[0], Path) else " "
-            words += f" --{one.name} {between.join(shown)}"
+            option = one.name.replace("_", "-")
+            between = f" --{option} " if isinstance(several[0], Path) else " "
+            words += f" --{option} {between.join(shown)}"
     return words
