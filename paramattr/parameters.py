@@ -28,6 +28,8 @@ class Owner:
 def named_parameters(model: nn.Module) -> dict[str, Tensor]:
     """List the floating-point parameters of a model, detached; tied parameters are one.
 
+    Quantised weights are frozen, and not listed: they have no gradient.
+
     Raises:
         ModelError: if `model` is no module, has no such parameter, or a lazy or complex one.
     """
@@ -48,7 +50,7 @@ def named_parameters(model: nn.Module) -> dict[str, Tensor]:
                 f"parameter {name!r} is complex ({parameter.dtype}): expected real numbers; hold "
                 "it as torch.view_as_real and build the complex one in forward"
             )
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not _is_quantised(parameter):
             found[name] = parameter.detach()
     if not found:
         raise ModelError(
@@ -56,6 +58,11 @@ def named_parameters(model: nn.Module) -> dict[str, Tensor]:
             "attributed to it"
         )
     return found
+
+
+def _is_quantised(parameter: Tensor) -> bool:
+    # torchao's tensors hold whole numbers and call themselves floats; those of bitsandbytes do not.
+    return type(parameter.detach()).__module__.partition(".")[0] == "torchao"
 
 
 def owners(model: nn.Module) -> dict[str, list[Owner]]:
