@@ -32,7 +32,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports=silent tests/user_project
 	$(BIN)/lint-imports
-	$(BIN)/python tools/lengths.py paramattr
+	$(BIN)/python tools/lengths.py paramattr examples/blind_sr benchmarks
 
 check: lint test ## Check style, types and import directions, then run the tests
 

@@ -1,8 +1,5 @@
 """Wall time to a ranking of given quality, against the procedure as it was published.
 
-    python -m benchmarks.bench_attribution [--network N] [--images DIR] [--crop N] [--workers N]
-        [--name NAME]
-
 Both rankings (deblurring and denoising) of all photographs are made by the published procedure, by
 paramattr at several numbers of nodes, in float32 and, where the hardware computes in it, in mixed
 bfloat16, and by Captum's integrated gradients over the weights, in one run. Quality is the mean
@@ -14,23 +11,27 @@ objective's change in float32. A time is the median of three runs, those of the 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.environment import write_result
+from benchmarks.benchmark import Row, say, start
 from benchmarks.published_procedure import published_procedure
-from blind_sr.study import MASKS, Pair, Photographs, load_pair, load_photographs
-from blind_sr.training import fast_precision
+from blind_sr.data.photographs import Photographs
+from blind_sr.labels import MASKS
+from blind_sr.models.pairs import Pair
+from blind_sr.setting import Setting
+from blind_sr.training.recipe import fast_precision
 from paramattr import FAIG, Adaptive, Scores, UnitIndex, agreement, contrast, squared_error
 from paramattr.attribution.captum_weights import captum_over_weights
 from paramattr.integration.adaptive import Spent
-from paramattr.quadrature import gauss_legendre
+from paramattr.quadrature import Rule, gauss_legendre
 
 CONVERGED, SAME, CAPTUM = 48, 8, 8
 RUNS = 3
@@ -39,86 +40,79 @@ RTOLS = (1e-3,)
 WITHIN = 0.005
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure every way to the two rankings, print a line each, keep all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, help="folder; the bundled photographs by default")
-    parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=torch.get_num_threads())
-    parser.add_argument("--name", default="attribution")
-    options = parser.parse_args(arguments)
-    pair = load_pair(options.network, crop=options.crop)
-    photographs = load_photographs(options.images, crop=options.crop)
+@dataclass(frozen=True)
+class Config:
+    images: Path | None = None
+    network: str = "srresnet"
+    crop: int = 64
+    workers: int = torch.get_num_threads()
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure every way to the two rankings; a row per way."""
+    setting = Setting(config.network, images=config.images, crop=config.crop)
+    pair, photographs = setting.load_pair(), setting.load_photographs()
     FAIG(pair.target, pair.baseline).score(photographs.pairs("blur")[:1], reducer="kernel")  # warm
-    index = UnitIndex.of(pair.target, "kernel")
-
     converged, _ = _ranked(pair, photographs, n_steps=CONVERGED)
-    rows: list[dict[str, Any]] = []
+    rows = [say(_row(converged, *way)) for way in _ways(pair, photographs, config.workers)]
+    return {
+        "network": config.network,
+        "images": photographs.names,
+        "crop": config.crop,
+        "workers": config.workers,
+        **_speedups(rows),
+        "rows": rows,
+    }
 
-    def add(
-        who: str,
-        setting: str,
-        ranked: dict[str, Scores],
-        seconds: float,
-        residual: float | None = None,
-        evaluations: float | None = None,
-    ) -> None:
-        each = overlaps(ranked, converged)
-        row = {
-            "who": who,
-            "setting": setting,
-            "seconds": seconds,
-            "top1_overlap": mean_overlap(ranked, converged),
-            **{f"top1_overlap_{f}": overlap for f, overlap in each.items()},
-            "residual": residual,
-            "evaluations_a_sample": evaluations,
-        }
-        rows.append(row)
-        missing = "" if residual is None else f", residual {100 * residual:.3f}%"
-        print(
-            f"{who:>10} {setting:>20}: {seconds:7.1f} s, overlap {row['top1_overlap']:.4f}"
-            + missing,
-            flush=True,
-        )
 
+def _ways(pair: Pair, photographs: Photographs, workers: int) -> Iterator[tuple[Any, ...]]:
+    """Take every way: what `_row` takes."""
+    index = UnitIndex.of(pair.target, "kernel")
     for rule, label in ((None, "100 left points"), (gauss_legendre(SAME), f"{SAME} Gauss nodes")):
-        times = RUNS if rule else 1
-        founds = [published_procedure(pair, photographs, rule) for _ in range(times)]
-        found, seconds = founds[0], statistics.median(found.seconds for found in founds)
-        ranked = {f: Scores(index, values) for f, values in found.scores.items()}
-        residuals = [
-            abs(total - float(change)) / abs(float(change))
-            for condition, totals in found.totals.items()
-            for total, change in zip(totals, _changes(pair, photographs, condition), strict=True)
-        ]
-        add("published", label, ranked, seconds, sum(residuals) / len(residuals))
+        yield ("published", label, *_published(pair, photographs, index, rule))
     half = fast_precision("cpu") == "bfloat16"
     for dtype, several in NODES.items():
         for n in several if dtype is None or half else ():
             label = f"{n} Gauss nodes" + (", bfloat16" if dtype else "")
-            found = _ours(pair, photographs, options.workers, dtype, n_steps=n)
-            add("paramattr", label, *found, evaluations=n)
+            yield ("paramattr", label, *_ours(pair, photographs, workers, dtype, n_steps=n), n)
     alone = _ours(pair, photographs, 1, n_steps=SAME)
-    add("paramattr", f"{SAME} nodes, one worker", *alone, SAME)
+    yield ("paramattr", f"{SAME} nodes, one worker", *alone, SAME)
     for rtol in RTOLS:
-        label = f"adaptive, rtol {rtol:g}"
-        add("paramattr", label, *_adaptive(pair, photographs, rtol))
-    add("Captum", f"{CAPTUM} Gauss nodes", *_captum(pair, photographs, index))
+        yield ("paramattr", f"adaptive, rtol {rtol:g}", *_adaptive(pair, photographs, rtol))
+    yield ("Captum", f"{CAPTUM} Gauss nodes", *_captum(pair, photographs, index))
 
+
+def _row(
+    converged: dict[str, Scores],
+    who: str,
+    setting: str,
+    ranked: dict[str, Scores],
+    seconds: float,
+    residual: float | None = None,
+    evaluations: float | None = None,
+) -> Row:
+    return {
+        "who": who,
+        "setting": setting,
+        "seconds": seconds,
+        "top1_overlap": mean_overlap(ranked, converged),
+        **{f"top1_overlap_{f}": one for f, one in overlaps(ranked, converged).items()},
+        "residual": residual,
+        "evaluations_a_sample": evaluations,
+    }
+
+
+def _speedups(rows: list[Row]) -> Row:
     published, same = rows[0], rows[1]
+    ours = {row["setting"]: row for row in rows if row["who"] == "paramattr"}
     equal = _fastest(rows, published["top1_overlap"])
     near = _fastest(rows, published["top1_overlap"] - WITHIN)
-    alike = next(r for r in rows if r["who"] == "paramattr" and r["setting"] == same["setting"])
-    result = {
-        "network": options.network,
-        "images": photographs.names,
-        "crop": options.crop,
-        "workers": options.workers,
+    alike, alone = ours[same["setting"]], ours[f"{SAME} nodes, one worker"]
+    return {
         "speedup_at_equal_quality": published["seconds"] / equal["seconds"] if equal else None,
         "speedup_within_0.005": published["seconds"] / near["seconds"] if near else None,
         "speedup_same_rule": same["seconds"] / alike["seconds"],
-        "speedup_same_rule_one_worker": same["seconds"] / alone[1],
+        "speedup_same_rule_one_worker": same["seconds"] / alone["seconds"],
         **{
             key: {"ours": equal[key] if equal else None, "published": published[key]}
             for key in ("top1_overlap", "residual")
@@ -129,16 +123,21 @@ def main(arguments: list[str] | None = None) -> None:
             "same_rule": alike["setting"],
             "converged": f"{CONVERGED} Gauss nodes",
         },
-        "rows": rows,
     }
-    for key in ("speedup_at_equal_quality", "speedup_within_0.005", "speedup_same_rule"):
-        print(f"{key}: {result[key]}")
-    images = "" if options.images is None else f" --images {options.images.name}"
-    command = (
-        f"python -m benchmarks.bench_attribution --network {options.network}{images} "
-        f"--crop {options.crop} --workers {options.workers}"
-    )
-    print(write_result(options.name, command, result))
+
+
+def _published(
+    pair: Pair, photographs: Photographs, index: UnitIndex, rule: Rule | None
+) -> tuple[dict[str, Scores], float, float]:
+    runs = [published_procedure(pair, photographs, rule) for _ in range(RUNS if rule else 1)]
+    ranked = {f: Scores(index, values) for f, values in runs[0].scores.items()}
+    residuals = [
+        abs(total - float(change)) / abs(float(change))
+        for condition, totals in runs[0].totals.items()
+        for total, change in zip(totals, _changes(pair, photographs, condition), strict=True)
+    ]
+    seconds = statistics.median(found.seconds for found in runs)
+    return ranked, seconds, sum(residuals) / len(residuals)
 
 
 def _ranked(
@@ -237,9 +236,9 @@ def mean_overlap(found: dict[str, Scores], converged: dict[str, Scores]) -> floa
     return statistics.fmean(overlaps(found, converged).values())
 
 
-def _fastest(rows: list[dict[str, Any]], overlap: float) -> dict[str, Any] | None:
+def _fastest(rows: list[Row], overlap: float) -> Row | None:
     """Give the fastest row of a precision's fewest nodes from which on every number is enough."""
-    fewest: dict[str, dict[str, Any]] = {}
+    fewest: dict[str, Row] = {}
     for precision, several in _by_precision(rows).items():
         for row in sorted(several, key=lambda row: -row["evaluations_a_sample"]):
             if row["top1_overlap"] < overlap:
@@ -248,8 +247,8 @@ def _fastest(rows: list[dict[str, Any]], overlap: float) -> dict[str, Any] | Non
     return min(fewest.values(), key=lambda row: row["seconds"], default=None)
 
 
-def _by_precision(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _by_precision(rows: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
     for row in rows:
         rule, _, precision = row["setting"].partition(", ")
         if row["who"] == "paramattr" and rule.endswith("Gauss nodes"):
@@ -258,4 +257,4 @@ def _by_precision(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

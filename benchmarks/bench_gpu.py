@@ -1,7 +1,5 @@
 """The attribution loop on an accelerator: time a node, and the share of the card's own peak.
 
-    python -m benchmarks.bench_gpu [--network N] [--nodes N] [--name NAME]
-
 One sample after the other, the same compiled (CUDA graphs), and several samples at once, each in
 three precisions, on samples of noise of two sizes; and both rankings of the bundled photographs
 against the published procedure, on the same card. The peak is that of large matrix products in the
@@ -12,10 +10,10 @@ float32 and nothing is compiled, and its result says so.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,13 +23,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.bench_attribution import contrasted, mean_overlap
 from benchmarks.bench_limit import convolution_shapes, operations
-from benchmarks.environment import write_result
+from benchmarks.benchmark import Row, say, start
 from benchmarks.published_procedure import published_procedure
-from blind_sr.networks import SCALE
-from blind_sr.study import MASKS, Pair, Photographs, load_pair, load_photographs
-from paramattr import FAIG, Scores
+from blind_sr.data.degradations import SCALE
+from blind_sr.data.photographs import Photographs
+from blind_sr.labels import MASKS
+from blind_sr.models.pairs import Pair
+from blind_sr.setting import Setting
+from paramattr import FAIG, Scores, UnitIndex
 from paramattr.quadrature import gauss_legendre
-from paramattr.units.index import UnitIndex
 
 ROUNDS = 3
 PRECISIONS = (
@@ -41,31 +41,31 @@ PRECISIONS = (
 )
 CONVERGED = 48
 """Nodes of the ranking, in float32, that the others are compared with."""
+WAYS = {
+    "cuda": ((64, 1, False), (64, 1, True), (64, 16, False), (256, 1, False), (256, 1, True)),
+    "cpu": ((32, 1, False), (32, 4, False)),
+}
+"""Side of the low-resolution samples, how many at once, compiled or not."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure each way in each precision, print a line each, keep all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--nodes", type=int, default=8)
-    parser.add_argument("--name", default="gpu")
-    options = parser.parse_args(arguments)
+@dataclass(frozen=True)
+class Config:
+    network: str = "srresnet"
+    nodes: int = 8
+
+
+def run(config: Config) -> Iterator[dict[str, Any]]:
+    """Measure each way in each precision; give what is found so far after each of them."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
     if device == "cpu":
         print("no accelerator: a dry run on the CPU")
-    pair = load_pair(options.network, device=device)
-    # Side of the low-resolution samples, how many at once, compiled or not.
-    ways = [(64, 1, False), (64, 1, True), (64, 16, False), (256, 1, False), (256, 1, True)]
-    if device == "cpu":
-        ways = [(32, 1, False), (32, 4, False)]
-    command = f"python -m benchmarks.bench_gpu --network {options.network} --nodes {options.nodes}"
-    rows: list[dict[str, Any]] = []
+    pair = Setting(config.network, device=device).load_pair()
+    rows: list[Row] = []
     result: dict[str, Any] = {
         "device": device,
         "dry_run": device == "cpu",
-        "network": options.network,
-        "nodes": options.nodes,
+        **vars(config),
         "share_of_transfers": None,
         "rows": rows,
         "rankings": [],
@@ -73,67 +73,62 @@ def main(arguments: list[str] | None = None) -> None:
     for name, dtype, precision in PRECISIONS:
         _set(precision)
         peak = _peak(device, dtype)
-        for side, at_once, compiled in ways:
+        for side, at_once, compiled in WAYS[device]:
             torch.compiler.reset()
             samples = _samples(side, at_once)
             faig = FAIG(pair.target, pair.baseline, device=device, dtype=dtype, compile=compiled)
-            own: dict[str, Any] = {"reducer": "kernel", "internal_batch_size": at_once}
-
-            def score(nodes: int, faig: Any = faig, own: Any = own, batch: Any = samples) -> Any:
-                return faig.score([batch], n_steps=nodes, **own)
-
-            # Twice as many nodes against once: what a call does but once drops out.
-            once, twice = (
-                _median(partial(score, nodes), device)
-                for nodes in (options.nodes, 2 * options.nodes)
-            )
-            a_node = (twice - once) / options.nodes / at_once
+            score = partial(_score, faig, samples, at_once)
             work = operations(convolution_shapes(pair.target, samples[0][:1].to(device)))
-            row = {
-                "precision": name,
-                "side": side,
-                "at_once": at_once,
-                "compiled": compiled,
-                "seconds_a_node_and_sample": a_node,
-                "tflops": work / a_node / 1e12,
-                "peak_tflops": peak / 1e12,
-                "share_of_peak": work / a_node / peak,
-            }
-            rows.append(row)
-            print(
-                f"{name:>9}, {side}x{side}, {at_once:>2} at once{', compiled' * compiled}: "
-                f"{1e3 * a_node:.3f} ms a node and sample, {row['tflops']:.2f} of "
-                f"{row['peak_tflops']:.1f} TFLOP/s ({row['share_of_peak']:.1%})",
-                flush=True,
-            )
+            way = {"precision": name, "side": side, "at_once": at_once, "compiled": compiled}
+            rows.append(say({**way, **_row(score, config.nodes, device, at_once, work, peak)}))
             if device == "cuda" and len(rows) == 1:
-                share = _share_of_transfers(partial(score, options.nodes))
+                share = _share_of_transfers(partial(score, config.nodes))
                 result["share_of_transfers"] = share
-                print(f"moving samples to the card: {share:.2%} of the time", flush=True)
-            path = write_result(options.name, command, result)  # a run that is cut keeps its rows
+            yield result
     if device == "cuda":
-        result["rankings"] = _rankings(pair, options.nodes)
-        path = write_result(options.name, command, result)
-    print(path)
+        result["rankings"] = _rankings(pair, config.nodes)
+        yield result
 
 
-def _rankings(pair: Pair, nodes: int) -> list[dict[str, Any]]:
+def _score(faig: FAIG, samples: tuple[Tensor, Tensor], at_once: int, nodes: int) -> Scores:
+    own: dict[str, Any] = {"n_steps": nodes, "internal_batch_size": at_once}
+    return faig.score([samples], reducer="kernel", **own)
+
+
+def _row(
+    score: Callable[[int], Scores], nodes: int, device: str, at_once: int, work: int, peak: float
+) -> Row:
+    # Twice as many nodes against once: what a call does but once drops out.
+    once, twice = (_median(partial(score, n), device) for n in (nodes, 2 * nodes))
+    a_node = (twice - once) / nodes / at_once
+    return {
+        "seconds_a_node_and_sample": a_node,
+        "tflops": work / a_node / 1e12,
+        "peak_tflops": peak / 1e12,
+        "share_of_peak": work / a_node / peak,
+    }
+
+
+def _rankings(pair: Pair, nodes: int) -> list[Row]:
     """Time both rankings of the bundled photographs, the published procedure's first.
 
     What is compiled is so before its time is taken.
     """
-    photographs = load_photographs(None, device="cuda")
+    photographs = Setting(device="cuda").load_photographs()
     index = UnitIndex.of(pair.target, "kernel")
     _set("highest")
     converged = _ranked(FAIG(pair.target, pair.baseline), photographs, CONVERGED)
     published_procedure(pair, photographs.only(0), gauss_legendre(1))  # warm
     found = published_procedure(pair, photographs)
     ranked = {f: Scores(index, values.cpu()) for f, values in found.scores.items()}
-    setting = "published, 100 left points, float32"
     overlap = mean_overlap(ranked, converged)
-    rows: list[dict[str, Any]] = [
-        {"setting": setting, "seconds": found.seconds, "top1_overlap": overlap}
-    ]
+
+    def row(setting: str, seconds: float, overlap: float) -> Row:
+        speedup = found.seconds / seconds
+        own = {"setting": setting, "seconds": seconds, "top1_overlap": overlap}
+        return say({**own, "speedup": speedup})
+
+    rows = [row("published, 100 left points, float32", found.seconds, overlap)]
     every = len(photographs.high)
     ways = [(precision, 1, False) for precision in PRECISIONS]
     ways += [(PRECISIONS[1], every, False), (PRECISIONS[1], 1, True)]
@@ -141,17 +136,9 @@ def _rankings(pair: Pair, nodes: int) -> list[dict[str, Any]]:
         _set(precision)
         faig = FAIG(pair.target, pair.baseline, dtype=dtype, compile=compiled)
         rank = partial(_ranked, faig, photographs, nodes, at_once)
-        seconds, overlap = _median(rank, "cuda"), mean_overlap(rank(), converged)
         how = "compiled" if compiled else f"{at_once} at once"
         setting = f"paramattr, {nodes} Gauss nodes, {name}, {how}"
-        rows.append({"setting": setting, "seconds": seconds, "top1_overlap": overlap})
-    for row in rows:
-        row["speedup"] = rows[0]["seconds"] / row["seconds"]
-        print(
-            f"{row['setting']}: {row['seconds']:.2f} s, overlap {row['top1_overlap']:.4f}, "
-            f"{row['speedup']:.1f}x",
-            flush=True,
-        )
+        rows.append(row(setting, _median(rank, "cuda"), mean_overlap(rank(), converged)))
     return rows
 
 
@@ -212,4 +199,4 @@ def _peak(device: str, dtype: torch.dtype) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

@@ -1,7 +1,5 @@
 """How near the attribution loop comes to what the machine can do.
 
-    python -m benchmarks.bench_limit [--network N] [--crop N] [--nodes N] [--name NAME]
-
 In one run, alternating: the loop of `FAIG.score` on one photograph; a bare forward and backward
 pass of the same model over the same tensors, as often; the network's convolutions alone, forward
 and backward, on tensors of the same shapes; and, where the hardware computes in it, the loop in
@@ -10,80 +8,76 @@ mixed bfloat16. A profile says what share of the loop's time convolutions take.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.environment import write_result
-from blind_sr.study import load_pair, load_photographs
-from blind_sr.training import fast_precision
+from benchmarks.benchmark import say, start
+from blind_sr.setting import Setting
+from blind_sr.training.recipe import fast_precision
 from paramattr import FAIG
 
 ROUNDS = 5
 CONVOLUTIONS = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::conv2d")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure the three in turn, profile the loop, print and keep what was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--nodes", type=int, default=8)
-    parser.add_argument("--name", default="limit")
-    options = parser.parse_args(arguments)
-    pair = load_pair(options.network, crop=options.crop)
-    [sample, *_] = load_photographs(None, crop=options.crop).pairs("blur")
-    faig, nodes = FAIG(pair.target, pair.baseline), options.nodes
-    narrow = load_pair(options.network, dtype=torch.bfloat16, crop=options.crop)
-    in_half = FAIG(narrow.target, narrow.baseline, dtype=narrow.mixed)
+@dataclass(frozen=True)
+class Config:
+    network: str = "srresnet"
+    crop: int = 64
+    nodes: int = 8
 
-    def loop(faig: FAIG = faig) -> None:
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure the ways in turn and profile the loop; a row per way."""
+    setting, nodes = Setting(config.network, crop=config.crop), config.nodes
+    pair, narrow = setting.load_pair(), replace(setting, dtype="bfloat16").load_pair()
+    [sample, *_] = setting.load_photographs().pairs("blur")
+
+    def loop(faig: FAIG) -> None:
         faig.score([sample], reducer="kernel", n_steps=nodes)
 
+    ours = partial(loop, FAIG(pair.target, pair.baseline))
     shapes = convolution_shapes(pair.target, sample[0])
     bare, alone = _bare(pair.target, *sample, nodes), _alone(shapes, nodes)
-    floating = operations(shapes) * nodes
-    runs: dict[str, Callable[[], None]] = {"loop": loop, "bare": bare, "convolutions": alone}
+    runs: dict[str, Callable[[], None]] = {"loop": ours, "bare": bare, "convolutions": alone}
     if fast_precision("cpu") == "bfloat16":
-        runs["bfloat16"] = partial(loop, in_half)
+        runs["bfloat16"] = partial(loop, FAIG(narrow.target, narrow.baseline, dtype=narrow.mixed))
+    ours()
     best = dict.fromkeys(runs, float("inf"))
-    loop()
     for _ in range(ROUNDS):
-        for name, run in runs.items():
-            best[name] = min(best[name], _seconds(run))
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        loop()
-    events = profiled.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    top = sorted(events, key=lambda event: -event.self_cpu_time_total)[:10]
-    spent = {event.key: event.self_cpu_time_total / total for event in top}
-    result = {
-        "network": options.network,
-        "crop": options.crop,
-        "nodes": nodes,
+        for name, way in runs.items():
+            best[name] = min(best[name], _seconds(way))
+    floating = operations(shapes) * nodes
+    gflops = {name: floating / seconds / 1e9 for name, seconds in best.items()}
+    spent = _profile(ours)
+    return {
+        **vars(config),
         "seconds": best,
-        "gflops": {name: floating / seconds / 1e9 for name, seconds in best.items()},
+        "gflops": gflops,
         "throughput_over_bare": best["bare"] / best["loop"],
         "share_of_peak": best["convolutions"] / best["loop"],
         "speedup_bfloat16": best["loop"] / best["bfloat16"] if "bfloat16" in best else None,
         "share_in_convolutions": sum(spent.get(name, 0.0) for name in CONVOLUTIONS),
-        "profile": spent,
+        "profile": say(spent),
+        "rows": [say({"way": w, "seconds": best[w], "gflops": gflops[w]}) for w in best],
     }
-    for name, share in spent.items():
-        print(f"{100 * share:6.2f}%  {name}")
-    for name in ("throughput_over_bare", "share_of_peak", "share_in_convolutions"):
-        print(f"{name}: {result[name]:.3f}")
-    print(f"speedup_bfloat16: {result['speedup_bfloat16']}")
-    command = (
-        f"python -m benchmarks.bench_limit --network {options.network} --crop {options.crop} "
-        f"--nodes {nodes}"
-    )
-    print(write_result(options.name, command, result))
+
+
+def _profile(way: Callable[[], None]) -> dict[str, float]:
+    """Give the ten operations that take most of the time, and their shares of it."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        way()
+    events = profiled.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    top = sorted(events, key=lambda event: -event.self_cpu_time_total)[:10]
+    return {event.key: event.self_cpu_time_total / total for event in top}
 
 
 def _seconds(run: Callable[[], None]) -> float:
@@ -142,4 +136,4 @@ def _alone(shapes: list[tuple[nn.Conv2d, Tensor, int]], times: int) -> Callable[
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

@@ -1,7 +1,5 @@
 """Models of many kinds, as a user hands them in: are the answers complete?
 
-    python -m benchmarks.bench_models [--steps N] [--name NAME]
-
 For each pair: how far the attributions are from `L(baseline) - L(target)` of the two models as they
 were handed in, over that change; how far the target's output is from the baseline's when everything
 is substituted; and the sum over units and over what is in none, over the sum over single entries.
@@ -11,7 +9,6 @@ adaptive rule is taken, and a place where it could not settle is reported as a j
 
 from __future__ import annotations
 
-import argparse
 import copy
 import warnings
 from collections.abc import Mapping
@@ -21,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.environment import write_result
+from benchmarks.benchmark import Row, say, start
 from benchmarks.model_pairs import PAIRS, ModelPair
 from paramattr import FAIG, Adaptive, Selection, UnitIndex, substitute
 from paramattr.integration.batches import Batch
@@ -36,20 +33,22 @@ class Config:
     Attributes:
         steps: nodes of the Gauss-Legendre rule.
         enough: relative residual from which on the adaptive rule is taken.
+        most: gradients per sample that the adaptive rule may take.
         seed: of the models and the data.
     """
 
     steps: int = 16
     enough: float = 0.01
+    most: int = 2000
     seed: int = 0
 
 
-def run(config: Config) -> list[dict[str, Any]]:
+def run(config: Config) -> dict[str, Any]:
     """Measure every pair."""
-    return [measure(name, config) for name in PAIRS]
+    return {"rows": [say(measure(name, config)) for name in PAIRS]}
 
 
-def measure(name: str, config: Config) -> dict[str, Any]:
+def measure(name: str, config: Config) -> Row:
     """Measure one pair."""
     torch.manual_seed(config.seed)
     pair = PAIRS[name]()
@@ -75,7 +74,7 @@ def _residual(faig: FAIG, pair: ModelPair, config: Config) -> dict[str, Any]:
     found = {"rule": f"{config.steps} nodes", "jump": False, "change": change}
     total = _total(faig.attribute(*given, n_steps=config.steps))
     if abs(total - change) > config.enough * abs(change):
-        rule = Adaptive(rtol=1e-3, max_evaluations=2000)
+        rule = Adaptive(rtol=1e-3, max_evaluations=config.most)
         total = _total(faig.attribute(*given, method=rule, per_sample=True))
         found["rule"] = "adaptive"
         found["jump"] = any(spent.reason != "converged" for spent in faig.spent)
@@ -125,23 +124,5 @@ def _total(attributions: Mapping[str, Tensor]) -> float:
     return float(sum(value.double().sum() for value in attributions.values()))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure every pair, print a line each, keep all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--name", help="write benchmarks/results/NAME.json")
-    options = parser.parse_args(arguments)
-    rows = run(Config(steps=options.steps))
-    for row in rows:
-        print(
-            f"{row['model']:<30} {row['rule']:>9} residual {row['residual']:.1e} "
-            f"substituted {row['substituted']:.0e} units {row['units']:.6f}"
-            f"{' jump' * row['jump']}"
-        )
-    if options.name:
-        command = f"python -m benchmarks.bench_models --steps {options.steps}"
-        print(write_result(options.name, command, {"rows": rows}))
-
-
 if __name__ == "__main__":
-    main()
+    start(Config, run)

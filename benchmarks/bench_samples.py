@@ -1,52 +1,45 @@
 """Several samples in one pass against one by one, by size of the model and of the input.
 
-    python -m benchmarks.bench_samples [--samples N] [--name NAME]
-
 `FAIG.score` on the same samples with `internal_batch_size` 1, 8 and all: a perceptron, a small
 convolutional network, and the study's SRResNet.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.environment import write_result
-from blind_sr.study import load_pair
+from benchmarks.benchmark import say, start
+from blind_sr.setting import Setting
 from paramattr import FAIG
 
 ROUNDS, NODES = 3, 2
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure each model at each number of samples, print a line each, keep all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--name", default="samples")
-    options = parser.parse_args(arguments)
+@dataclass(frozen=True)
+class Config:
+    samples: int = 64
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure each model at each number of samples."""
     rows = []
-    for label, (target, baseline, inputs, targets) in _cases(options.samples).items():
+    for label, (target, baseline, inputs, targets) in _cases(config.samples).items():
         faig = FAIG(target, baseline)
-        seconds = {}
-        for at_once in (1, 8, options.samples):
-            seconds[at_once] = _best(faig, inputs, targets, at_once)
+        seconds = {n: _best(faig, inputs, targets, n) for n in (1, 8, config.samples)}
         row = {
             "model": label,
             "parameters": sum(p.numel() for p in target.parameters()),
             "seconds": seconds,
             "speedup": seconds[1] / min(seconds.values()),
         }
-        rows.append(row)
-        shown = ", ".join(f"{k} at once {1000 * s:.0f} ms" for k, s in seconds.items())
-        print(f"{label}: {shown}, {row['speedup']:.2f} times", flush=True)
-    command = f"python -m benchmarks.bench_samples --samples {options.samples}"
-    result = {"samples": options.samples, "nodes": NODES, "rows": rows}
-    print(write_result(options.name, command, result))
+        rows.append(say(row))
+    return {"samples": config.samples, "nodes": NODES, "rows": rows}
 
 
 def _cases(samples: int) -> dict[str, tuple[nn.Module, nn.Module, Tensor, Tensor]]:
@@ -78,7 +71,7 @@ def _cases(samples: int) -> dict[str, tuple[nn.Module, nn.Module, Tensor, Tensor
             moved(convolutions),
             *(torch.rand(samples, 3, side, side, generator=draw) for _ in range(2)),
         )
-    pair = load_pair("srresnet", crop=32)
+    pair = Setting(crop=32).load_pair()
     for side in (8, 32):
         found[f"SRResNet, {side} x {side}"] = (
             pair.target,
@@ -99,4 +92,4 @@ def _best(faig: FAIG, inputs: Tensor, targets: Tensor, at_once: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

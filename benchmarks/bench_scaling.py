@@ -1,7 +1,5 @@
 """How time and peak memory grow with parameters, samples, image size and nodes.
 
-    python -m benchmarks.bench_scaling [--largest MILLIONS] [--name NAME]
-
 Each setting runs in a process of its own, since peak memory is a process's. Memory is what
 `FAIG.score` takes above a bare forward and backward pass of the same model on one sample, over the
 bytes of the parameters.
@@ -9,18 +7,18 @@ bytes of the parameters.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.environment import write_result
+from benchmarks.benchmark import Row, say, start
 from paramattr import FAIG
 
 DEPTH = 8
@@ -31,45 +29,35 @@ VARIED: dict[str, tuple[float, ...]] = {
     "size": (8, 16, 32, 64),
     "nodes": (1, 4, 16),
 }
+APART = """import json, sys
+from benchmarks.bench_scaling import measure
+print(json.dumps(measure(**json.loads(sys.argv[1]))))"""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run every setting, print a line each, keep all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--largest", type=float, default=100.0, help="millions of parameters")
-    parser.add_argument("--name", default="scaling")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.one:
-        print(json.dumps(measure(**json.loads(options.one))))
-        return
-    rows = []
-    for varied, values in VARIED.items():
-        for value in values:
-            setting = {**BASE, varied: value}
-            if setting["millions"] > options.largest:
-                continue
-            found = {way: _apart({**setting, "way": way}) for way in ("bare", "score")}
-            parameter_bytes = 4 * found["score"]["parameters"]
-            rows.append(
-                {
-                    "varied": varied,
-                    **setting,
-                    "parameters": found["score"]["parameters"],
-                    "seconds": found["score"]["seconds"],
-                    "bare_seconds": found["bare"]["seconds"],
-                    "extra_memory_over_parameters": (found["score"]["peak"] - found["bare"]["peak"])
-                    / parameter_bytes,
-                }
-            )
-            print(
-                f"{varied:>8} {value:>6}: {rows[-1]['seconds']:8.3f} s, one pass "
-                f"{rows[-1]['bare_seconds']:.3f} s, memory above it "
-                f"{rows[-1]['extra_memory_over_parameters']:.2f} x the parameters",
-                flush=True,
-            )
-    command = f"python -m benchmarks.bench_scaling --largest {options.largest:g}"
-    print(write_result(options.name, command, {"depth": DEPTH, "rows": rows}))
+@dataclass(frozen=True)
+class Config:
+    largest: float = 100.0
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Run every setting."""
+    settings = [(v, {**BASE, v: value}) for v, values in VARIED.items() for value in values]
+    rows = [
+        say({"varied": varied, **setting, **_row(setting)})
+        for varied, setting in settings
+        if setting["millions"] <= config.largest
+    ]
+    return {"depth": DEPTH, "rows": rows}
+
+
+def _row(setting: dict[str, float]) -> Row:
+    bare, score = (_apart({**setting, "way": way}) for way in ("bare", "score"))
+    return {
+        "parameters": score["parameters"],
+        "seconds": score["seconds"],
+        "bare_seconds": bare["seconds"],
+        "extra_memory_over_parameters": (score["peak"] - bare["peak"]) / (4 * score["parameters"]),
+    }
 
 
 def measure(millions: float, samples: int, size: int, nodes: int, way: str) -> dict[str, Any]:
@@ -109,11 +97,11 @@ def _peak() -> int:
 
 
 def _apart(setting: dict[str, Any]) -> dict[str, Any]:
-    words = [sys.executable, "-m", "benchmarks.bench_scaling", "--one", json.dumps(setting)]
+    words = [sys.executable, "-c", APART, json.dumps(setting)]
     ran = subprocess.run(words, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

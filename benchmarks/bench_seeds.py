@@ -1,7 +1,5 @@
 """Tab. 2 over targets that were fine-tuned from one baseline with different seeds.
 
-    python -m benchmarks.bench_seeds --weights DIR [--weights DIR ...] [--images DIR] [--name NAME]
-
 A folder holds the pair of one seed, as `paramattr blindsr train --stage target --seed N` writes it;
 the bundled pair comes first. Each pair's filters are found and masked anew: mean and standard
 deviation over the pairs of the output difference, where the 1% lie, and how far the 1% of two
@@ -10,77 +8,79 @@ targets are the same filters (chance-corrected overlap).
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import write_result
-from blind_sr.rankings import find_filters
-from blind_sr.reproducing import PAPER
-from blind_sr.study import MASKS, load_pair, load_photographs, mask, quality, restore
-from paramattr import agreement
+from benchmarks.benchmark import Row, say, start
+from blind_sr.data.photographs import Photographs
+from blind_sr.labels import MASKS, PAPER
+from blind_sr.mask.experiment import mask_filters
+from blind_sr.models.outputs import quality, restore
+from blind_sr.models.pairs import Pair
+from blind_sr.rankings.search import find_filters
+from blind_sr.setting import Setting
+from paramattr import Scores, agreement
 
 PERCENTS = (1.0, 5.0)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Mask the filters of each pair, print a line a pair, then one a cell of the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, action="append", default=[], help="may be repeated")
-    parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--images", type=Path, help="folder; the bundled photographs by default")
-    parser.add_argument("--crop", type=int, default=48)
-    parser.add_argument("--name", default="seeds")
-    options = parser.parse_args(arguments)
-    photographs = load_photographs(options.images, crop=options.crop)
+@dataclass(frozen=True)
+class Config:
+    weights: tuple[Path, ...] = ()
+    network: str = "srresnet"
+    images: Path | None = None
+    crop: int = 48
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Mask the filters of each pair, and put the pairs together."""
     rows, pairs, found = [], [], []
-    for number, folder in enumerate([None, *options.weights]):
-        pair = load_pair(options.network, folder, crop=options.crop)
-        rankings = find_filters(pair, photographs, PAPER.split(","))
-        target = restore(pair.target, photographs)
-        masked = mask(pair, photographs, rankings, PERCENTS, target)
-        rows += [{**row, "pair": number} for row in masked if row["mask"] == row["input"]]
-        own = {function: rankings["faig"][function][0] for function in MASKS}
-        found.append(own)
-        pairs.append(
-            {
-                "psnr": quality(target, photographs),
-                "depth": {f: scores.top(fraction=0.01).depth() for f, scores in own.items()},
-            }
-        )
-        print(f"pair {number}: {pairs[-1]}", flush=True)
-    summary = []
-    for key in dict.fromkeys((row["mask"], row["pct"], row["method"]) for row in rows):
-        own_rows = [r for r in rows if (r["mask"], r["pct"], r["method"]) == key]
-        moments = _moments(row["difference_x1000"] for row in own_rows)
-        cell = {"mask": key[0], "pct": key[1], "method": key[2], "difference_x1000": moments}
-        summary.append(cell)
-        print(f"{key[0]:>5} {key[1]:g}% {key[2]:>16} {moments['mean']:6.2f} ± {moments['sd']:.2f}")
-    overlaps = {
-        function: _moments(
-            agreement(one[function], other[function], fraction=0.01).overlap
-            for one, other in combinations(found, 2)
-        )
-        for function in MASKS
-    }
-    print(f"overlap of the 1% of two targets: {overlaps}")
-    images = "" if options.images is None else f" --images {options.images.name}"
-    command = f"python -m benchmarks.bench_seeds --network {options.network}{images}"
-    for folder in options.weights:
-        command += f" --weights {folder.name}"
-    result: dict[str, Any] = {
-        "network": options.network,
+    for number, folder in enumerate([None, *config.weights]):
+        setting = Setting(config.network, folder, config.images, config.crop)
+        photographs = setting.load_photographs()
+        own, masked, ranked = _of_pair(setting.load_pair(), photographs)
+        rows += [{**row, "pair": number} for row in masked]
+        found.append(ranked)
+        pairs.append(say({"pair": number, **own}))
+    cells = dict.fromkeys((row["mask"], row["pct"], row["method"]) for row in rows)
+    return {
+        "network": config.network,
         "images": photographs.names,
-        "crop": options.crop,
+        "crop": config.crop,
         "pairs": pairs,
-        "summary": summary,
-        "top1_overlap_between_pairs": overlaps,
+        "summary": [say(_cell(rows, *cell)) for cell in cells],
+        "top1_overlap_between_pairs": say(
+            {
+                function: _moments(
+                    agreement(one[function], other[function], fraction=0.01).overlap
+                    for one, other in combinations(found, 2)
+                )
+                for function in MASKS
+            }
+        ),
         "rows": rows,
     }
-    print(write_result(options.name, f"{command} --crop {options.crop}", result))
+
+
+def _of_pair(pair: Pair, photographs: Photographs) -> tuple[Row, list[Row], dict[str, Scores]]:
+    rankings = find_filters(pair, photographs, PAPER)
+    target = restore(pair.target, photographs)
+    masked = mask_filters(pair, photographs, rankings, PERCENTS, target)
+    ranked = {function: rankings["faig"][function][0] for function in MASKS}
+    depth = {function: scores.top(fraction=0.01).depth() for function, scores in ranked.items()}
+    own = {"psnr": quality(target, photographs), "depth": depth}
+    return own, [row for row in masked if row["mask"] == row["input"]], ranked
+
+
+def _cell(rows: list[Row], function: str, pct: float, method: str) -> Row:
+    names = {"mask": function, "pct": pct, "method": method}
+    own = [row for row in rows if names.items() <= row.items()]
+    measures = ("difference_x1000", "difference_blue_x1000")
+    return {**names, **{measure: _moments(row[measure] for row in own) for measure in measures}}
 
 
 def _moments(values: Iterable[float]) -> dict[str, float]:
@@ -92,4 +92,4 @@ def _moments(values: Iterable[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

@@ -1,8 +1,5 @@
 """How many filters tell a degradation best: prediction by the share of the filters.
 
-    python -m benchmarks.bench_share --find DIR --fit DIR --test DIR [--reference R] [--crop N]
-        [--dtype D] [--name NAME]
-
 Every input is ranked once; for each share the thresholds are fitted and tried anew. The gap between
 the lowest overlap of the inputs that have a degradation and the highest of those that have not, on
 the photographs that the thresholds are fitted on, says which share to take: the photographs under
@@ -11,18 +8,22 @@ test have no part in that.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.environment import write_result
-from blind_sr.options import Dtype
-from blind_sr.predicting import Measured, outcome, ranker
-from blind_sr.rankings import find_filters
-from blind_sr.study import INPUTS, MASKS, Pair, Photographs, load_pair, load_photographs
+from benchmarks.benchmark import Row, say, start
+from blind_sr.classify.ranking import check_reference, ranker
+from blind_sr.data.photographs import Photographs
+from blind_sr.labels import INPUTS, MASKS
+from blind_sr.models.pairs import Pair
+from blind_sr.predict.experiment import outcome
+from blind_sr.predict.overlaps import Measured
+from blind_sr.rankings.search import find_filters
+from blind_sr.setting import Setting
 from paramattr import Scores
 from paramattr.prediction import OverlapClassifier
 
@@ -30,35 +31,34 @@ SHARES = (0.02, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 NODES = 4
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Rank every input, print and keep a row a share."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for folder in ("find", "fit", "test"):
-        parser.add_argument(f"--{folder}", type=Path, required=True)
-    parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--reference", default="truth")
-    parser.add_argument("--crop", type=int, default=96)
-    parser.add_argument("--dtype", type=Dtype, default=Dtype.float32)
-    parser.add_argument("--name", default="share")
-    options = parser.parse_args(arguments)
-    sized = {"crop": options.crop, "dtype": options.dtype.torch}
-    pair, found_on = load_pair(options.network, **sized), load_photographs(options.find, **sized)
-    [rankings] = find_filters(pair, found_on, ["faig"], n_steps=NODES).values()
-    fit, test = (
-        _ranked(pair, load_photographs(folder, **sized), options.reference)
-        for folder in (options.fit, options.test)
+@dataclass(frozen=True)
+class Config:
+    find: Path
+    fit: Path
+    test: Path
+    network: str = "srresnet"
+    reference: str = "truth"
+    crop: int = 96
+    dtype: str = "float32"
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Rank every input once; a row per share."""
+    check_reference(config.reference)
+    setting = Setting(config.network, crop=config.crop, dtype=config.dtype)
+    find, fit, test = (
+        replace(setting, images=folder) for folder in (config.find, config.fit, config.test)
     )
-    rows = [_row(pct, {m: rankings[m][0] for m in MASKS}, fit, test) for pct in SHARES]
-    for row in rows:
-        print(row)
+    pair = setting.load_pair()
+    [rankings] = find_filters(pair, find.load_photographs(), ["faig"], n_steps=NODES).values()
+    fitted, tested = (
+        _ranked(pair, one.load_photographs(), config.reference) for one in (fit, test)
+    )
+    own = {mask: rankings[mask][0] for mask in MASKS}
+    rows = [say(_row(pct, own, fitted, tested)) for pct in SHARES]
     best = max(rows, key=lambda row: min(row["gap"].values()))
-    print(f"widest gap: {best['pct']}%")
-    given = {k: getattr(options, k).name for k in ("find", "fit", "test")}
-    given |= {"network": options.network, "reference": options.reference}
-    given |= {"crop": options.crop, "dtype": options.dtype.value}
-    words = " ".join(f"--{name} {value}" for name, value in given.items())
-    result = {**given, "steps": NODES, "widest_gap": best["pct"], "rows": rows}
-    print(write_result(options.name, f"python -m benchmarks.bench_share {words}", result))
+    given = {k: v.name if isinstance(v, Path) else v for k, v in vars(config).items()}
+    return {**given, "steps": NODES, "widest_gap": best["pct"], "rows": rows}
 
 
 def _ranked(pair: Pair, photographs: Photographs, reference: str) -> list[Scores]:
@@ -72,9 +72,7 @@ def _ranked(pair: Pair, photographs: Photographs, reference: str) -> list[Scores
     return found
 
 
-def _row(
-    pct: float, rankings: dict[str, Scores], fit: list[Scores], test: list[Scores]
-) -> dict[str, Any]:
+def _row(pct: float, rankings: dict[str, Scores], fit: list[Scores], test: list[Scores]) -> Row:
     classifier = OverlapClassifier({m: r.top(fraction=pct / 100) for m, r in rankings.items()})
     measured = [
         Measured([], list(INPUTS) * (len(own) // len(INPUTS)), classifier.scores(own))
@@ -98,4 +96,4 @@ def _gap(overlaps: Tensor, inside: list[int]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

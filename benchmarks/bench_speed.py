@@ -1,7 +1,5 @@
 """Time of one photograph's two rankings, published and ours in turn, the best of several rounds.
 
-    python -m benchmarks.bench_speed [--network N] [--crop N] [--rounds N] [--name NAME]
-
 `bench_attribution` runs each way once over all photographs, which says what the rankings are worth;
 on a machine with other work its times stray. Here the ways take turns on the first photograph. The
 100 points of the published procedure are not run: they cost 12.5 times its 8.
@@ -9,12 +7,14 @@ on a machine with other work its times stray. Here the ways take turns on the fi
 
 from __future__ import annotations
 
-import argparse
 import time
+from dataclasses import dataclass
+from typing import Any
 
-from benchmarks.environment import write_result
+from benchmarks.benchmark import say, start
 from benchmarks.published_procedure import published_procedure
-from blind_sr.study import MASKS, load_pair, load_photographs
+from blind_sr.labels import MASKS
+from blind_sr.setting import Setting
 from paramattr import FAIG, contrast
 from paramattr.quadrature import gauss_legendre
 
@@ -22,16 +22,17 @@ SAME = 8
 NODES = (4, 5, 6, 8)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Let the ways take turns, print and keep the best time of each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="srresnet")
-    parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--name", default="speed")
-    options = parser.parse_args(arguments)
-    pair = load_pair(options.network, crop=options.crop)
-    one = load_photographs(None, crop=options.crop).only(0)
+@dataclass(frozen=True)
+class Config:
+    network: str = "srresnet"
+    crop: int = 64
+    rounds: int = 5
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Let the ways take turns; a row per way, with its best time."""
+    setting = Setting(config.network, crop=config.crop)
+    pair, one = setting.load_pair(), setting.load_photographs().only(0)
     faig = FAIG(pair.target, pair.baseline)
 
     def ours(nodes: int) -> float:
@@ -42,27 +43,22 @@ def main(arguments: list[str] | None = None) -> None:
 
     best = {"published": float("inf"), **{str(n): float("inf") for n in NODES}}
     ours(1)
-    for _ in range(options.rounds):
+    for _ in range(config.rounds):
         found = published_procedure(pair, one, gauss_legendre(SAME)).seconds
         best["published"] = min(best["published"], found)
         for n in NODES:
             best[str(n)] = min(best[str(n)], ours(n))
     whole = best["published"] * 100 / SAME
-    result = {
-        "network": options.network,
-        "crop": options.crop,
-        "rounds": options.rounds,
+    over = {way: whole / seconds for way, seconds in best.items()}
+    rows = [say({"way": w, "seconds": best[w], "over_100_points": over[w]}) for w in best]
+    return {
+        **vars(config),
         "seconds": best,
         "speedup_same_rule": best["published"] / best[str(SAME)],
-        "speedup_over_100_points": {str(n): whole / best[str(n)] for n in NODES},
+        "speedup_over_100_points": {str(n): over[str(n)] for n in NODES},
+        "rows": rows,
     }
-    print(result)
-    command = (
-        f"python -m benchmarks.bench_speed --network {options.network} --crop {options.crop} "
-        f"--rounds {options.rounds}"
-    )
-    print(write_result(options.name, command, result))
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

@@ -1,16 +1,14 @@
 """Mask a text classifier's kernels by each method: the worked example of `docs/text.md`, repeated.
 
-    python -m benchmarks.bench_text [--seeds N] [--excerpts N] [--figure PATH]
-
 The code is the page's own, up to its comparison, run anew with each seed. Means and ranges are over
 the seeds; a selectivity is the ratio of the losses of all seeds together.
 """
 
 from __future__ import annotations
 
-import argparse
 import doctest
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,7 +16,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.environment import write_result
+from benchmarks.benchmark import Row, say, start
+from benchmarks.environment import RESULTS
 from paramattr import Comparison, compare
 
 PAGE = Path(__file__).parent.parent / "docs" / "text.md"
@@ -38,68 +37,52 @@ LINES = {  # colours of Okabe and Ito; a method without its contrast is dotted
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the page with every seed, print a line a method, keep all, draw the curves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--excerpts", type=int, default=300, help="held out, for measuring")
-    parser.add_argument("--figure", type=Path, default=PAGE.with_suffix(".png"))
-    options = parser.parse_args(arguments)
+@dataclass(frozen=True)
+class Config:
+    seeds: int = 5
+    excerpts: int = 300
+    figure: Path = RESULTS / "local" / "text.png"
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Run the page with every seed, and draw the curves."""
     torch.set_num_threads(1)
-    runs, comparisons = [], []
-    for seed in range(options.seeds):
-        started = time.perf_counter()
-        page = run_page(seed)
-        page["text"], page["kinds"] = page["excerpts"](page["unread"], options.excerpts)
-        writings = {"plain": page["plain"], **page["tasks"]}
-        comparison = compare(
-            page["target"],
-            page["baseline"],
-            page["rankings"],
-            page["measures"],
-            fractions=FRACTIONS,
-        )
-        comparisons.append(comparison)
-        runs.append(
-            {
-                "seed": seed,
-                "accuracy": {
-                    model: {name: page["accuracy"](page[model], w) for name, w in writings.items()}
-                    for model in ("baseline", "target")
-                },
-                "accuracy_without_top_fifth": {
-                    task: {
-                        name: page["accuracy"](
-                            page["substitute"](
-                                page["target"], page["baseline"], scores.top(fraction=0.2)
-                            ),
-                            w,
-                        )
-                        for name, w in writings.items()
-                    }
-                    for task, scores in page["rankings"]["FAIG"].items()
-                },
-                "areas": comparison.areas(),
-                "rows": comparison.rows(),
-                "selectivity": comparison.selectivity(0.2),
-                "agreements": comparison.agreements(0.2),
-                "seconds": round(time.perf_counter() - started, 1),
-            }
-        )
-        print(f"seed {seed}: {runs[-1]['seconds']} s", flush=True)
-    summary = summarised(comparisons, runs)
-    for row in summary:
-        low, high = row["area_range"]
-        ratios = "  ".join(f"{share:.0%} {row['selectivity'][share]:.2f}" for share in SHARES)
-        print(
-            f"{row['method']:>30} {row['function']:>10}: area {row['area']:.2f} "
-            f"({low:.2f} to {high:.2f}), selectivity {ratios}, own loss at 20% {row['own']:.2f}"
-        )
-    draw(comparisons).savefig(options.figure, dpi=150)
-    command = (
-        f"python -m benchmarks.bench_text --seeds {options.seeds} --excerpts {options.excerpts}"
+    found = [_of_seed(seed, config.excerpts) for seed in range(config.seeds)]
+    comparisons, runs = [one for one, _ in found], [row for _, row in found]
+    config.figure.parent.mkdir(parents=True, exist_ok=True)
+    draw(comparisons).savefig(config.figure, dpi=150)
+    summary = [say(row) for row in summarised(comparisons, runs)]
+    return {"summary": summary, "runs": runs}
+
+
+def _of_seed(seed: int, excerpts: int) -> tuple[Comparison, Row]:
+    started = time.perf_counter()
+    page = run_page(seed)
+    page["text"], page["kinds"] = page["excerpts"](page["unread"], excerpts)
+    comparison = compare(
+        page["target"], page["baseline"], page["rankings"], page["measures"], fractions=FRACTIONS
     )
-    print(write_result("text", command, {"summary": summary, "runs": runs}))
+    edited = {
+        task: page["substitute"](page["target"], page["baseline"], scores.top(fraction=0.2))
+        for task, scores in page["rankings"]["FAIG"].items()
+    }
+    row = {
+        "seed": seed,
+        "accuracy": {model: _accuracy(page, page[model]) for model in ("baseline", "target")},
+        "accuracy_without_top_fifth": {task: _accuracy(page, m) for task, m in edited.items()},
+        "areas": comparison.areas(),
+        "rows": comparison.rows(),
+        "selectivity": comparison.selectivity(0.2),
+        "agreements": comparison.agreements(0.2),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    say({"seed": seed, "seconds": row["seconds"]})
+    return comparison, row
+
+
+def _accuracy(page: dict[str, Any], model: torch.nn.Module) -> dict[str, float]:
+    writings = {"plain": page["plain"], **page["tasks"]}
+    return {name: page["accuracy"](model, writing) for name, writing in writings.items()}
 
 
 def run_page(seed: int) -> dict[str, Any]:
@@ -119,8 +102,8 @@ def lost(comparison: Comparison, method: str, function: str, measured: str) -> t
     return values - values[0]
 
 
-def summarised(comparisons: list[Comparison], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put the seeds together: a row a method and task."""
+def summarised(comparisons: list[Comparison], runs: list[Row]) -> list[Row]:
+    """Put the seeds together: a row per method and task."""
     rows = []
     first = comparisons[0]
     for method, function, other in first.curves:
@@ -193,7 +176,7 @@ def draw(comparisons: list[Comparison]) -> Figure:
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside upper center",
-        ncols=4,
+        ncols=3,
         fontsize=11,
         frameon=False,
     )
@@ -201,4 +184,4 @@ def draw(comparisons: list[Comparison]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    start(Config, run)

@@ -7,12 +7,15 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from paramattr.checkpoints import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,12 +39,11 @@ def environment() -> dict[str, Any]:
     return found
 
 
-def write_result(name: str, command: str, result: dict[str, Any]) -> Path:
+def write_result(name: str, command: str, result: Mapping[str, Any]) -> Path:
     """Write one benchmark's result beside what it was measured with."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {"command": command, "environment": environment(), **result}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

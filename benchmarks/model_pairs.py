@@ -222,12 +222,14 @@ def _of_gpt2() -> ModelPair:
     return ModelPair(tuned(model), model, tokens(), next_token_cross_entropy, "attention_head")
 
 
-def _causal(kind: str, config: str, unit: str, **more: Any) -> Callable[[], ModelPair]:
+def _causal(
+    kind: str, config: str, unit: str, scale: float = 0.05, **more: Any
+) -> Callable[[], ModelPair]:
     def build() -> ModelPair:
         model = _hugging_face(kind, config, **{**SIZES, **more})
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.endswith("gate.weight"))  # a router stays frozen
-        return ModelPair(tuned(model), model, tokens(), next_token_cross_entropy, unit)
+        return ModelPair(tuned(model, scale), model, tokens(), next_token_cross_entropy, unit)
 
     return build
 
@@ -301,6 +303,9 @@ PAIRS: dict[str, Callable[[], ModelPair]] = {
     ),
     "Mixtral, frozen router": _causal(
         "MixtralForCausalLM", "MixtralConfig", "expert", **GROUPED, num_local_experts=4
+    ),
+    "Mixtral, twice the change": _causal(
+        "MixtralForCausalLM", "MixtralConfig", "expert", 0.1, **GROUPED, num_local_experts=4
     ),
     "Mamba": _causal("MambaForCausalLM", "MambaConfig", "layer", state_size=4),
     "ViT": _vit,

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blind_sr.networks import build
-from blind_sr.study import MASKS, Pair, Photographs
+from blind_sr.data.photographs import Photographs
+from blind_sr.labels import MASKS
+from blind_sr.models.networks import build
+from blind_sr.models.pairs import Pair
 from paramattr.quadrature import Rule, riemann_left
 
 

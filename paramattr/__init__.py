@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     )
     from paramattr.attribution.random import random_scores as random_scores
     from paramattr.attribution.random import random_within_layers as random_within_layers
+    from paramattr.attribution.substitution import substitution_effect as substitution_effect
     from paramattr.attribution.weight_magnitude import weight_magnitude as weight_magnitude
+    from paramattr.bezier import BezierPath as BezierPath
     from paramattr.checkpoints import load_state_dict as load_state_dict
     from paramattr.checkpoints import save_state_dict as save_state_dict
     from paramattr.errors import ParamattrError as ParamattrError
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from paramattr.faithfulness.masking import insertion_curve as insertion_curve
     from paramattr.faithfulness.masking import masking_curve as masking_curve
     from paramattr.integration.adaptive import Adaptive as Adaptive
+    from paramattr.integration.connecting import connect as connect
+    from paramattr.integration.profile import PathProfile as PathProfile
     from paramattr.objectives import absolute_error as absolute_error
     from paramattr.objectives import cross_entropy as cross_entropy
     from paramattr.objectives import logit_difference as logit_difference
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from paramattr.paths import PiecewiseLinear as PiecewiseLinear
     from paramattr.paths import StraightLine as StraightLine
     from paramattr.prediction import OverlapClassifier as OverlapClassifier
+    from paramattr.surgery.alignment import align as align
     from paramattr.surgery.edits import inserted as inserted
     from paramattr.surgery.edits import modulate as modulate
     from paramattr.surgery.edits import substitute as substitute
@@ -71,13 +76,17 @@ _ROOMS = {
     "attribution.input_path": ("InputPathIntegratedGradients",),
     "attribution.integrated_gradients": ("FAIG", "ParameterPathIntegratedGradients"),
     "attribution.random": ("random_scores", "random_within_layers"),
+    "attribution.substitution": ("substitution_effect",),
     "attribution.weight_magnitude": ("weight_magnitude",),
+    "bezier": ("BezierPath",),
     "checkpoints": ("load_state_dict", "save_state_dict"),
     "errors": ("ParamattrError",),
     "faithfulness.comparison": ("Comparison", "compare"),
     "faithfulness.curves": ("Bootstrap", "Curve"),
     "faithfulness.masking": ("insertion_curve", "masking_curve"),
     "integration.adaptive": ("Adaptive",),
+    "integration.connecting": ("connect",),
+    "integration.profile": ("PathProfile",),
     "objectives": (
         "absolute_error",
         "cross_entropy",
@@ -90,6 +99,7 @@ _ROOMS = {
     ),
     "paths": ("PiecewiseLinear", "StraightLine"),
     "prediction": ("OverlapClassifier",),
+    "surgery.alignment": ("align",),
     "surgery.edits": ("inserted", "modulate", "substitute", "substituted"),
     "surgery.retraining": ("retrain_only",),
     "units.agreement": ("agreement", "stability", "subset_means"),

@@ -1,4 +1,4 @@
-"""Floating-point buffers, such as a batch norm's statistics: they change in fine-tuning too."""
+"""Floating-point buffers, such as the running statistics of a batch norm."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from paramattr.errors import ModelError
 from paramattr.parameters import Baseline, check_finite, state_of
 
 Statistics = nn.modules.batchnorm._NormBase
-"""The norms of torch that keep running statistics: batch norm and instance norm."""
+"""PyTorch's norms that keep running statistics: batch norm and instance norm."""
 
 
 def float_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """List the floating-point buffers of a model, detached, non-persistent ones too.
+    """List a model's floating-point buffers, detached, including non-persistent ones.
 
-    Counters such as `num_batches_tracked` are whole numbers, and are not listed.
+    Counters such as `num_batches_tracked` are integers, so they are not listed.
     """
     return {
         name: buffer.detach()
@@ -25,16 +25,16 @@ def float_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def moving_buffers(model: nn.Module, baseline: Baseline) -> dict[str, Tensor]:
-    """Take the baseline's values of the floating-point buffers that differ from the model's.
+    """Return the baseline's values of the floating-point buffers that differ from the model's.
 
     Args:
         model: the target.
-        baseline: a module, or a mapping of names to tensors; buffers that a mapping lacks count as
-            equal.
+        baseline: a module, or a mapping of names to tensors; buffers missing from a mapping count
+            as equal.
 
     Returns:
-        Names to detached tensors, on the device and in the precision of the model's, in the
-        model's order. Equal buffers are not listed.
+        Names to detached tensors, in the model's order, with the device and precision of the
+        model's buffers. Equal buffers are not listed.
 
     Raises:
         ModelError: for a buffer of another shape, or values that are not finite.

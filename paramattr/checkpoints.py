@@ -1,4 +1,4 @@
-"""Files: safetensors for what we write; for what we read also `torch.save` files without code."""
+"""Checkpoint files: safetensors to write; safetensors and code-free `torch.save` files to read."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from torch import Tensor
 from paramattr.errors import CheckpointError
 
 WRAPPINGS = ("params_ema", "params", "state_dict", "model_state_dict")
-"""Keys under which trainers put the state dict, the one to prefer first (BasicSR: the EMA)."""
+"""Keys under which trainers store the state dict, in order of preference (BasicSR: the EMA)."""
 
 _METADATA_KEY = "paramattr"
 _REFUSED = re.compile(r"GLOBAL \S+|(unrecognized|class|function) \S+")  # by torch's safe reader
 
 
 def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors file or a `torch.save` file, without running its code.
+    """Read a state dict from a safetensors or `torch.save` file, without running any code in it.
 
     A dict of dicts is unwrapped (`params_ema`, `params`, `state_dict`, `model_state_dict`, in this
-    order), and a `module.` prefix that every name carries is taken off.
+    order). A `module.` prefix is stripped if every name carries it.
 
     Args:
         path: the file.
-        key: the wrapping key to take where the file has several; by default the first found.
+        key: the wrapping key to use if the file has several; by default the first in that order.
 
     Returns:
         Names to tensors, on the CPU, in the file's precision.
 
     Raises:
-        CheckpointError: if the file is missing or unreadable, holds pickled code, or is no state
-            dict.
+        CheckpointError: if the file is missing or unreadable, holds pickled code, or holds no
+            state dict.
     """
     path = Path(path)
     _check_is_file(path)
     if _is_safetensors(path):
-        found: Any = load_tensors(path)[0]
+        contents: Any = load_tensors(path)[0]
     else:
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the reader of a broken pickle fails in any way it likes
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a broken pickle may raise anything
             pickled = isinstance(error, pickle.UnpicklingError)
             refused = _REFUSED.search(str(error)) if pickled else None
             if refused:
                 raise CheckpointError(
                     f"checkpoint {path} holds pickled code or objects ({refused[0]}), which could "
-                    "run anything when read: expected tensors and plain containers alone; in a "
-                    "place you trust, save its state dict again with "
+                    "run anything when read: expected only tensors and plain containers; if "
+                    "you trust the file, load it yourself and save its state dict with "
                     "torch.save(model.state_dict(), ...)"
                 ) from None
             reason = "no such pickle" if pickled else _first_line(error)
@@ -64,18 +64,18 @@ def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
                 f"checkpoint {path} cannot be read: expected a whole safetensors or torch.save "
                 f"file, found {reason}; copy or save it again"
             ) from None
-    return _without_prefix(_unwrapped(found, path, key))
+    return _without_prefix(_unwrapped(contents, path, key))
 
 
 def save_state_dict(
     path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a state dict as safetensors, whole or not at all.
+    """Write a state dict as safetensors, in full or not at all.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        state: names to tensors. Each is written out, also where two share memory.
-        metadata: what else to keep, of the kinds JSON knows.
+        path: the file; a missing folder is created.
+        state: names to tensors. Tensors that share memory are each written out.
+        metadata: anything else to keep, serialisable as JSON.
 
     Raises:
         CheckpointError: if the file cannot be written.
@@ -84,7 +84,7 @@ def save_state_dict(
         if not isinstance(tensor, Tensor):
             raise CheckpointError(
                 f"entry {name!r} for file {path} is a {type(tensor).__name__}: expected a tensor; "
-                "what is none goes into metadata"
+                "put anything else into metadata"
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
@@ -97,14 +97,14 @@ def save_state_dict(
 
 
 def write_whole(path: str | Path, data: bytes | str) -> None:
-    """Write a file whole or not at all: a kill leaves the old one, or none.
+    """Write a file in full or not at all: a killed process leaves the old file, or none.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        data: what it is to hold; text as UTF-8.
+        path: the file; a missing folder is created.
+        data: the content; text is written as UTF-8.
 
     Raises:
-        CheckpointError: if it cannot be written.
+        CheckpointError: if the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
@@ -114,7 +114,7 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         partial.replace(path)  # with the user's own file permissions
     except OSError as error:
         raise CheckpointError(
-            f"file {path} cannot be written ({error}): give a path in a folder you may write to"
+            f"file {path} cannot be written ({error}): choose a folder that you can write to"
         ) from None
     finally:
         with suppress(OSError):
@@ -122,10 +122,10 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a safetensors file: its tensors, and the metadata that `save_state_dict` put there.
+    """Read the tensors of a safetensors file, and the metadata that `save_state_dict` wrote.
 
     Raises:
-        CheckpointError: if the file is missing or is not a whole safetensors file.
+        CheckpointError: if the file is missing or is not a complete safetensors file.
     """
     path = Path(path)
     _check_is_file(path)
@@ -141,13 +141,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def content(tensor: Tensor) -> bytes:
-    """Give a tensor's shape, precision and values as bytes, for a digest that tells two apart."""
+    """Return a tensor's shape, precision and values as bytes, for a digest."""
     values = tensor.detach().cpu().flatten().contiguous().view(torch.uint8)
     return f"{tuple(tensor.shape)} {tensor.dtype} ".encode() + values.numpy().tobytes()
 
 
 def fingerprint(states: Iterable[Mapping[str, Tensor]]) -> str:
-    """Digest the names and contents of tensors, so that two runs can be told apart."""
+    """Digest the names and contents of tensors, to tell runs apart."""
     digest = hashlib.sha256()
     for state in states:
         for name, tensor in state.items():
@@ -161,41 +161,42 @@ def _check_is_file(path: Path) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    # A safetensors file opens with the header's length in 8 bytes and the header's brace.
+    # A safetensors file starts with the header's length in 8 bytes, then the header's brace.
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
-def _unwrapped(found: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+def _unwrapped(contents: Any, path: Path, key: str | None) -> dict[str, Tensor]:
     keys = (key,) if key is not None else WRAPPINGS
     for candidate in keys:
-        if isinstance(found, Mapping) and isinstance(found.get(candidate), Mapping):
-            found = found[candidate]
+        if isinstance(contents, Mapping) and isinstance(contents.get(candidate), Mapping):
+            contents = contents[candidate]
             break
     else:
         if key is not None:
+            is_mapping = isinstance(contents, Mapping)
             raise CheckpointError(
                 f"checkpoint {path} has no state dict under {key!r}: found "
-                f"{', '.join(map(str, found)) if isinstance(found, Mapping) else type(found)}"
+                f"{', '.join(map(str, contents)) if is_mapping else type(contents)}"
             )
-    if not isinstance(found, Mapping) or not found:
+    if not isinstance(contents, Mapping) or not contents:
         raise CheckpointError(
-            f"checkpoint {path} is no state dict: expected names to tensors, found "
-            f"{'nothing' if isinstance(found, Mapping) else type(found).__name__}"
+            f"checkpoint {path} is not a state dict: expected names to tensors, found "
+            f"{'nothing' if isinstance(contents, Mapping) else type(contents).__name__}"
         )
-    for name, value in found.items():
+    for name, value in contents.items():
         if not isinstance(value, Tensor) or not isinstance(name, str):
             raise CheckpointError(
-                f"checkpoint {path} is no state dict: expected names to tensors, found {name!r} of "
-                f"type {type(value).__name__}; name the key that wraps the state dict (key=...)"
+                f"checkpoint {path} is not a state dict: expected names to tensors, found {name!r} "
+                f"of type {type(value).__name__}; name the key that wraps the state dict (key=...)"
             )
-    return dict(found)
+    return dict(contents)
 
 
 def _without_prefix(state: dict[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    own = [name for name in state if name != "n_averaged"]  # a count beside averaged models
-    if own and all(name.startswith(prefix) for name in own):
-        return {name.removeprefix(prefix): state[name] for name in own}
+    names = [name for name in state if name != "n_averaged"]  # a counter of averaged models
+    if names and all(name.startswith(prefix) for name in names):
+        return {name.removeprefix(prefix): state[name] for name in names}
     return state
 
 

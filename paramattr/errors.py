@@ -1,4 +1,4 @@
-"""What goes wrong: one error to catch, its few kinds, and the warning of what may be wrong."""
+"""Errors and warnings: one base class to catch, and its kinds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import warnings
 
 
 class ParamattrError(ValueError):
-    """Any mistake that paramattr can name: catch this one to catch them all.
+    """The base class of paramattr's errors: catch it to catch them all.
 
-    Every message names the object, what was expected, what was found and the way out.
+    Every message names the object, what was expected, what was found and how to fix it.
     """
 
 
@@ -26,24 +26,24 @@ class ObjectiveError(ParamattrError):
 
 
 class UnitError(ParamattrError):
-    """Scores, selections or reducers speak of units that do not fit together."""
+    """Scores, selections or reducers refer to units that do not fit together."""
 
 
 class CheckpointError(ParamattrError):
-    """A file cannot be read, or is not what was asked for."""
+    """A file cannot be read or written, or does not hold what was expected."""
 
 
 def warn(message: str) -> None:
-    """Warn about the nearest line that is not paramattr's own: the user's.
+    """Issue a warning that points at the user's line, not at one of paramattr's.
 
     Warns:
         UserWarning: with the message.
     """
     level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
+    while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def _is_own(module: str) -> bool:
+def _is_internal(module: str) -> bool:
     return module.partition(".")[0] in ("paramattr", "contextlib")

@@ -1,7 +1,7 @@
-"""Per-sample objectives: what a model's output is worth, one number per sample.
+"""Per-sample objectives: functions of a model's output that give one number per sample.
 
-An objective is any callable of `(output, targets)` that returns a tensor of shape `(B,)`. The ones
-here read `.logits` where the output has it, as the outputs of Hugging Face's models do.
+An objective is any callable of `(output, targets)` that returns a tensor of shape `(B,)`. The
+built-in ones read `.logits` if the output has it, as Hugging Face's model outputs do.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Objective = Callable[[Any, Any], Tensor]
 """`(model output, targets)` to a tensor `(B,)`."""
 
 IGNORED = -100
-"""The target of a token that does not count, as PyTorch and Hugging Face write it."""
+"""The target of a token that does not count, as in PyTorch and Hugging Face."""
 
 
 def prediction(output: Any) -> Any:
-    """Give what a model predicts: its output, or the `logits` of one that has them."""
+    """Return a model's prediction: the output itself, or its `logits` if it has them."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping) and "logits" in output:
@@ -38,7 +38,7 @@ def prediction(output: Any) -> Any:
 def squared_error(
     output: Float[Tensor, "b *rest"], targets: Float[Tensor, "b *rest"]
 ) -> Float[Tensor, "b"]:
-    """Squared error summed over all but the batch: ||output - targets||², Eq. 3.
+    """Squared error, summed over all dimensions but the batch: ||output - targets||², Eq. 3.
 
     Args:
         output: `(B, ...)`.
@@ -48,7 +48,7 @@ def squared_error(
         `(B,)`.
 
     Raises:
-        ObjectiveError: if there is no target, or one of another shape (it is never broadcast).
+        ObjectiveError: if the targets are missing or of another shape (they are never broadcast).
 
     Source: Xie et al. 2021, Eq. 3.
 
@@ -62,7 +62,7 @@ def squared_error(
 def absolute_error(
     output: Float[Tensor, "b *rest"], targets: Float[Tensor, "b *rest"]
 ) -> Float[Tensor, "b"]:
-    """Absolute error summed over all but the batch.
+    """Absolute error, summed over all dimensions but the batch.
 
     Args:
         output: `(B, ...)`.
@@ -72,7 +72,7 @@ def absolute_error(
         `(B,)`.
 
     Raises:
-        ObjectiveError: if there is no target, or one of another shape (it is never broadcast).
+        ObjectiveError: if the targets are missing or of another shape (they are never broadcast).
 
     >>> absolute_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]]))
     tensor([3.])
@@ -82,17 +82,17 @@ def absolute_error(
 
 
 def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> Float[Tensor, "b"]:
-    """Cross entropy of logits, summed over all but the batch (positions of a sequence or image).
+    """Cross entropy of logits, summed over the positions of a sequence or image.
 
     Args:
         output: logits `(B, C)` or `(B, C, ...)`.
-        targets: class numbers `(B,)` or `(B, ...)`, or probabilities of the output's shape.
+        targets: class indices `(B,)` or `(B, ...)`, or probabilities of the output's shape.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ObjectiveError: if there is no target.
+        ObjectiveError: if the targets are missing.
 
     >>> round(cross_entropy(torch.zeros(1, 4), torch.tensor([2])).exp().item(), 4)
     4.0
@@ -104,20 +104,20 @@ def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> 
 def token_cross_entropy(
     output: Float[Tensor, "b t classes"], targets: Tensor
 ) -> Float[Tensor, "b"]:
-    """Cross entropy of each sample's tokens, their mean: classes are last, as in language models.
+    """Mean cross entropy over each sample's tokens; classes come last, as in language models.
 
-    Tokens whose target is -100 do not count, so padding changes nothing. A sample without any other
-    token has 0.
+    Tokens whose target is -100 do not count, so padding changes nothing. A sample whose targets
+    are all -100 gets 0.
 
     Args:
         output: logits `(B, T, C)`.
-        targets: class numbers `(B, T)`, -100 for what does not count.
+        targets: class indices `(B, T)`, -100 for tokens that do not count.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ObjectiveError: if there is no target, or the shapes do not fit.
+        ObjectiveError: if the targets are missing or the shapes do not fit.
 
     >>> logits, targets = torch.zeros(1, 3, 4), torch.tensor([[2, 0, -100]])
     >>> round(token_cross_entropy(logits, targets).exp().item(), 4)
@@ -127,7 +127,7 @@ def token_cross_entropy(
     if output.ndim != 3 or output.shape[:2] != targets.shape:
         raise ObjectiveError(
             "token_cross_entropy needs logits (B, T, C) and targets (B, T): found "
-            f"{tuple(output.shape)} and {tuple(targets.shape)}; for one class per sample take "
+            f"{tuple(output.shape)} and {tuple(targets.shape)}; for one class per sample use "
             "cross_entropy"
         )
     losses = F.cross_entropy(
@@ -139,11 +139,11 @@ def token_cross_entropy(
 def next_token_cross_entropy(
     output: Float[Tensor, "b t classes"], targets: Tensor
 ) -> Float[Tensor, "b"]:
-    """Cross entropy of each token given those before it: `token_cross_entropy`, shifted by one.
+    """Cross entropy of each token given the ones before it: `token_cross_entropy` shifted by one.
 
     Args:
         output: logits `(B, T, C)` of a causal language model.
-        targets: the tokens themselves, `(B, T)`, -100 for what does not count.
+        targets: the tokens themselves, `(B, T)`, -100 for those that do not count.
 
     Returns:
         `(B,)`.
@@ -161,11 +161,11 @@ def next_token_cross_entropy(
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """How much more one answer is favoured than another; `logit_difference` makes it.
+    """How strongly a model prefers one answer to another; `logit_difference` makes it.
 
     Attributes:
-        answer: number of the class or token that is right.
-        distractor: number of the one it is compared with.
+        answer: index of the correct class or token.
+        distractor: index of the class or token it is compared with.
     """
 
     answer: int
@@ -192,12 +192,12 @@ class LogitDifference:
 def logit_difference(answer: int, distractor: int) -> LogitDifference:
     """Make the objective `logit(answer) - logit(distractor)`.
 
-    Of a sequence it is taken at the last token: of all, or, where targets `(B, T)` are given, of
-    those whose target is not -100.
+    For a sequence, the difference is taken at the last token. With targets `(B, T)`, that is the
+    last token whose target is not -100.
 
     Args:
-        answer: number of the class or token that is right.
-        distractor: number of the one it is compared with.
+        answer: index of the correct class or token.
+        distractor: index of the class or token it is compared with.
 
     Returns:
         An objective of logits `(B, C)` or `(B, T, C)`.
@@ -211,11 +211,11 @@ def logit_difference(answer: int, distractor: int) -> LogitDifference:
 
 
 def summed_output(output: Float[Tensor, "b *rest"], targets: Any = None) -> Float[Tensor, "b"]:
-    """Sum of the output over all but the batch; there is nothing that it is compared with.
+    """Sum of the output over all dimensions but the batch; it is compared with nothing.
 
     Args:
         output: `(B, ...)`.
-        targets: not looked at.
+        targets: ignored.
 
     Returns:
         `(B,)`.
@@ -232,13 +232,13 @@ def summed_output(output: Float[Tensor, "b *rest"], targets: Any = None) -> Floa
 class SelfReference:
     """Distance to the target's own output, for data without ground truth or labels.
 
-    The attribution methods fill the targets in: what the target itself makes of each sample. Any
-    targets that are given are not looked at. `self_reference` is this with the squared error::
+    The attribution methods fill in the targets: the target model's own output for each sample.
+    Targets that you pass are ignored. `self_reference` is this with the squared error::
 
         FAIG(target, baseline, objective=self_reference).score(inputs_alone, reducer="kernel")
 
-    At the target itself it is zero and flat: a gradient taken there (`gradient_times_change` at the
-    target, `fisher_times_change`) is zero everywhere.
+    At the target model this objective is zero and flat, so every gradient there is zero
+    (`gradient_times_change` at the target, `fisher_times_change`).
 
     Attributes:
         distance: the objective between an output and the target's.
@@ -256,7 +256,7 @@ self_reference = SelfReference()
 
 
 def described(objective: Any) -> str:
-    """Tell two objectives apart: by name, code, and the plain values that they hold."""
+    """Describe an objective by its name, its code and the plain values it holds."""
     if isinstance(objective, partial):
         return f"{described(objective.func)} {objective.args} {objective.keywords}"
     if isinstance(objective, SelfReference):
@@ -272,7 +272,7 @@ def described(objective: Any) -> str:
 
 
 def check_callable(objective: object) -> None:
-    """Refuse what cannot be called as an objective.
+    """Reject an objective that cannot be called.
 
     Raises:
         ObjectiveError: naming what was found.
@@ -289,44 +289,44 @@ def _summed(errors: Float[Tensor, "b *rest"]) -> Float[Tensor, "b"]:
 
 
 def _tensor(name: str, output: Any) -> Tensor:
-    found = prediction(output)
-    if not isinstance(found, Tensor):
+    tensor = prediction(output)
+    if not isinstance(tensor, Tensor):
         raise ObjectiveError(
-            f"{name} needs a tensor, or an output with logits: found {_described_output(found)}; "
-            "write an objective of your own, lambda output, targets: ..., that takes what it needs"
+            f"{name} needs a tensor, or an output with logits: found {_described_output(tensor)}; "
+            "write your own objective, lambda output, targets: ..., that reads what it needs"
         )
-    return found
+    return tensor
 
 
 def _logits(name: str, output: Any, targets: Any) -> Tensor:
-    found = _tensor(name, output)
+    logits = _tensor(name, output)
     if not isinstance(targets, Tensor):
         raise ObjectiveError(
-            f"{name} needs targets: expected class numbers, found {targets!r}; give them "
-            "beside the inputs, or as labels of a mapping"
+            f"{name} needs targets: expected class indices, found {targets!r}; pass them "
+            "with the inputs, or as labels of a mapping"
         )
-    return found
+    return logits
 
 
 def _same_shape(name: str, output: Any, targets: Any) -> tuple[Tensor, Tensor]:
-    found, truth = _tensor(name, output), prediction(targets)
+    predicted, truth = _tensor(name, output), prediction(targets)
     if not isinstance(truth, Tensor):
         raise ObjectiveError(
             f"{name} needs targets: expected a tensor of the output's shape "
-            f"{tuple(found.shape)}, found {truth!r}; give them beside the inputs"
+            f"{tuple(predicted.shape)}, found {truth!r}; pass them with the inputs"
         )
-    if found.shape != truth.shape:
-        is_class = not truth.is_floating_point() and truth.ndim < found.ndim
+    if predicted.shape != truth.shape:
+        is_class = not truth.is_floating_point() and truth.ndim < predicted.ndim
         way_out = (
-            "these look like classes: take objective=paramattr.cross_entropy"
+            "these look like classes: use objective=paramattr.cross_entropy"
             if is_class
             else "reshape one of them"
         )
         raise ObjectiveError(
-            f"{name} needs targets of the output's shape: the output is {tuple(found.shape)}, "
+            f"{name} needs targets of the output's shape: the output is {tuple(predicted.shape)}, "
             f"the targets are {tuple(truth.shape)}; {way_out}"
         )
-    return found, truth
+    return predicted, truth
 
 
 def _described_output(output: Any) -> str:

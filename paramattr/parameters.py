@@ -1,4 +1,4 @@
-"""Which parameters take part: two models aligned name by name, parameters apart from buffers."""
+"""Parameters that take part, and the alignment of two models by parameter name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Baseline = nn.Module | Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Owner:
-    """The module that holds a parameter, and the attribute it is held under."""
+    """The module that holds a parameter, and the attribute that names it there."""
 
     path: str
     module: nn.Module
@@ -26,38 +26,39 @@ class Owner:
 
 
 def named_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """List the floating-point parameters of a model, detached; tied parameters are one.
+    """List a model's floating-point parameters, detached; tied parameters appear once.
 
     Quantised weights are frozen, and not listed: they have no gradient.
 
     Raises:
-        ModelError: if `model` is no module, has no such parameter, or a lazy or complex one.
+        ModelError: if `model` is not a module, has no floating-point parameter, or has a lazy or
+            complex one.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"the model is a {type(model).__name__}: expected a torch.nn.Module; put a state dict "
+            f"the model is a {type(model).__name__}: expected a torch.nn.Module; load a state dict "
             "into one with load_state_dict"
         )
-    found = {}
+    parameters = {}
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ModelError(
-                f"parameter {name!r} has no shape yet: run the model once so that its lazy layers "
-                "take one"
+                f"parameter {name!r} has no shape yet: run the model once to initialise its lazy "
+                "layers"
             )
         if parameter.is_complex():
             raise ModelError(
-                f"parameter {name!r} is complex ({parameter.dtype}): expected real numbers; hold "
-                "it as torch.view_as_real and build the complex one in forward"
+                f"parameter {name!r} is complex ({parameter.dtype}): expected real numbers; store "
+                "torch.view_as_real of it and rebuild the complex one in forward"
             )
         if parameter.is_floating_point() and not _is_quantised(parameter):
-            found[name] = parameter.detach()
-    if not found:
+            parameters[name] = parameter.detach()
+    if not parameters:
         raise ModelError(
             f"model {type(model).__name__} has no floating-point parameter: nothing can be "
             "attributed to it"
         )
-    return found
+    return parameters
 
 
 def _is_quantised(parameter: Tensor) -> bool:
@@ -66,13 +67,13 @@ def _is_quantised(parameter: Tensor) -> bool:
 
 
 def owners(model: nn.Module) -> dict[str, list[Owner]]:
-    """Find for each parameter all the places that hold it; a tied parameter has several."""
+    """Find all the modules that hold each parameter; a tied parameter has several."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: dict[str, list[Owner]] = {name: [] for name in names.values()}
+    places: dict[str, list[Owner]] = {name: [] for name in names.values()}
     for path, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            found[names[id(parameter)]].append(Owner(path, module, attribute))
-    return found
+            places[names[id(parameter)]].append(Owner(path, module, attribute))
+    return places
 
 
 def pick(
@@ -80,67 +81,67 @@ def pick(
     wanted: Iterable[str] | Callable[[str, Tensor], bool] | None,
     buffers: Iterable[str] = (),
 ) -> list[str]:
-    """Name the parameters that are wanted, in the model's order.
+    """List the names of the wanted parameters, in the model's order.
 
     Args:
-        model: whose parameters.
+        model: the model that holds them.
         wanted: names, or a predicate of `(name, parameter)`; None for all.
-        buffers: names of buffers that may be wanted too.
+        buffers: names of buffers that may be picked too.
 
     Raises:
-        ModelError: for a name that is no parameter's, or a choice that picks none.
+        ModelError: for an unknown name, or if nothing is picked.
     """
-    own: dict[str, Tensor] = {n: model.get_parameter(n) for n in named_parameters(model)}
-    own |= {name: model.get_buffer(name) for name in buffers}
+    values: dict[str, Tensor] = {n: model.get_parameter(n) for n in named_parameters(model)}
+    values |= {name: model.get_buffer(name) for name in buffers}
     if wanted is None:
-        return list(own)
+        return list(values)
     if callable(wanted):
-        found = [name for name, value in own.items() if wanted(name, value)]
+        picks = [name for name, value in values.items() if wanted(name, value)]
     else:
         if isinstance(wanted, str):
             wanted = (wanted,)
         names = set(wanted)
-        unknown = sorted(names - own.keys())
+        unknown = sorted(names - values.keys())
         if unknown:
             raise ModelError(
                 f"parameter {unknown[0]!r} is not one of the model's: expected names such as "
-                f"{', '.join(repr(name) for name in list(own)[:3])}; a tied parameter goes by its "
-                "first name"
+                f"{', '.join(repr(name) for name in list(values)[:3])}; a tied parameter goes by "
+                "its first name"
             )
-        found = [name for name in own if name in names]
-    if not found:
+        picks = [name for name in values if name in names]
+    if not picks:
         raise ModelError(
             "parameters picks none of the model's parameters: give at least one name, or a "
             "predicate of (name, parameter) that is true for some"
         )
-    return found
+    return picks
 
 
 def align(
     model: nn.Module, baseline: Baseline, *, strict: bool = True, quiet: bool = False
 ) -> dict[str, Tensor]:
-    """Take the baseline's values of the model's parameters, in the model's order.
+    """Return the baseline's values of the model's parameters, in the model's order.
 
     Args:
         model: the target.
-        baseline: a module or a mapping of names to tensors; of a mapping, buffers may be missing.
-        strict: whether both must have the same parameters. If not, a parameter that the baseline
-            lacks, or has in another shape, keeps the model's values.
-        quiet: whether to leave out the warning of what keeps the model's values.
+        baseline: a module or a mapping of names to tensors; a mapping may lack buffers.
+        strict: whether both must have the same parameters. If not, a parameter that is missing in
+            the baseline, or has another shape there, keeps the model's values.
+        quiet: whether to suppress the warning about parameters that keep the model's values.
 
     Returns:
-        Names to detached tensors, on the device and in the precision of the model's.
+        Names to detached tensors, with the device and precision of the model's parameters.
 
     Raises:
         ModelError: naming the first parameter that is missing, left over, of another shape, not
             finite, or tied in the model but not in the baseline.
 
     Warns:
-        UserWarning: listing the parameters that differ in kind, unless `strict`.
+        UserWarning: listing the parameters that do not match, unless `strict`.
     """
-    own, other, aliases = named_parameters(model), state_of(baseline), _aliases(model)
-    aligned, kept = {}, []
-    for name, value in own.items():
+    parameters, other, aliases = named_parameters(model), state_of(baseline), _aliases(model)
+    aligned, misfits = {}, []
+    for name, value in parameters.items():
         present = [alias for alias in aliases[name] if alias in other]
         misfit = _misfit(name, value, other[present[0]] if present else None, other)
         if misfit is None:
@@ -150,30 +151,31 @@ def align(
             raise ModelError(misfit)
         else:
             aligned[name] = value
-            kept.append(name)
+            misfits.append(name)
     if strict:
-        _check_no_more(model, other)
-    for side, values in (("model", own), ("baseline", aligned)):
+        _check_no_leftovers(model, other)
+    for side, values in (("model", parameters), ("baseline", aligned)):
         check_finite(values, f"the {side}")
-    more = [] if strict else _no_more(model, other)
-    if not quiet and (kept or more):
-        warn(_of_another_kind(kept, more))
+    leftovers = [] if strict else _leftovers(model, other)
+    if not quiet and (misfits or leftovers):
+        warn(_unmatched(misfits, leftovers))
     return aligned
 
 
 def _misfit(
     name: str, value: Tensor, first: Tensor | None, other: Mapping[str, Tensor]
 ) -> str | None:
-    recipe = "; with strict=False it stays the target's along the whole path"
+    way_out = "; with strict=False it keeps the target's values along the whole path"
     if first is None:
         return (
             f"parameter {name!r} of shape {tuple(value.shape)} is missing in the baseline: "
-            f"expected a model of the same architecture{_nearby(other)}{recipe}"
+            f"expected a model of the same architecture{_nearby(other)}{way_out}"
         )
     if first.shape != value.shape:
         return (
             f"parameter {name!r} has shape {tuple(value.shape)} in the model and "
-            f"{tuple(first.shape)} in the baseline: expected two models of one architecture{recipe}"
+            f"{tuple(first.shape)} in the baseline: expected two models of one "
+            f"architecture{way_out}"
         )
     return None
 
@@ -187,41 +189,41 @@ def _check_ties(present: list[str], other: Mapping[str, Tensor]) -> None:
             )
 
 
-def _of_another_kind(kept: list[str], more: list[str]) -> str:
-    said = []
-    if kept:
-        said.append(
-            f"{', '.join(map(repr, kept))} of the target are missing or of another shape in the "
-            "baseline: they stay the target's along the whole path, and are not attributed"
+def _unmatched(misfits: list[str], leftovers: list[str]) -> str:
+    parts = []
+    if misfits:
+        parts.append(
+            f"{', '.join(map(repr, misfits))} of the target are missing or of another shape in the "
+            "baseline: they keep the target's values along the whole path and are not attributed"
         )
-    if more:
-        said.append(f"{', '.join(map(repr, more))} of the baseline are missing in the target")
-    return "; ".join(said)
+    if leftovers:
+        parts.append(f"{', '.join(map(repr, leftovers))} of the baseline are missing in the target")
+    return "; ".join(parts)
 
 
 def check_finite(values: Mapping[str, Tensor], where: str) -> None:
-    """Refuse parameters that are not finite.
+    """Reject parameters that are not finite.
 
     Raises:
         ModelError: naming the first such parameter and how many of its entries are not finite.
     """
     for name, value in values.items():
-        if torch.isfinite(value.sum()):  # one pass over it, and a second only if that overflows
+        if torch.isfinite(value.sum()):  # one pass; a second only if the sum overflows
             continue
         finite = torch.isfinite(value)
         if not finite.all():
             raise ModelError(
                 f"parameter {name!r} of {where} has {int((~finite).sum())} of {value.numel()} "
-                "entries that are not finite: expected numbers; take a checkpoint from before the "
-                "training diverged"
+                "entries that are not finite: expected finite numbers; use a checkpoint from "
+                "before the training diverged"
             )
 
 
 def state_of(baseline: Baseline) -> dict[str, Tensor]:
-    """Give a baseline's tensors by name.
+    """Return a baseline's tensors by name.
 
     Raises:
-        ModelError: for anything but a module or a mapping of names to tensors.
+        ModelError: if it is neither a module nor a mapping of names to tensors.
     """
     if isinstance(baseline, nn.Module):
         return dict(baseline.state_dict(keep_vars=False))
@@ -234,7 +236,7 @@ def state_of(baseline: Baseline) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise ModelError(
                 f"entry {name!r} of the baseline is a {type(value).__name__}: expected a tensor; "
-                "a checkpoint that wraps its state dict is unwrapped by "
+                "if the checkpoint wraps its state dict, read it with "
                 "paramattr.checkpoints.load_state_dict"
             )
     return without_prefixes(baseline)
@@ -242,22 +244,22 @@ def state_of(baseline: Baseline) -> dict[str, Tensor]:
 
 def _aliases(model: nn.Module) -> dict[str, list[str]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: dict[str, list[str]] = {name: [] for name in names.values()}
+    aliases: dict[str, list[str]] = {name: [] for name in names.values()}
     for alias, parameter in model.named_parameters(remove_duplicate=False):
-        found[names[id(parameter)]].append(alias)
-    return found
+        aliases[names[id(parameter)]].append(alias)
+    return aliases
 
 
-def _no_more(model: nn.Module, other: Mapping[str, Tensor]) -> list[str]:
-    """Name what the baseline has and the model lacks."""
+def _leftovers(model: nn.Module, other: Mapping[str, Tensor]) -> list[str]:
+    """List the baseline's entries that the model lacks."""
     known = set(model.state_dict())
     known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
     return [name for name in other if name not in known]
 
 
-def _check_no_more(model: nn.Module, other: Mapping[str, Tensor]) -> None:
-    for name in _no_more(model, other):
+def _check_no_leftovers(model: nn.Module, other: Mapping[str, Tensor]) -> None:
+    for name in _leftovers(model, other):
         raise ModelError(
             f"entry {name!r} of shape {tuple(other[name].shape)} in the baseline is missing in the "
             "model: expected two models of one architecture"

@@ -1,11 +1,11 @@
-"""Paths through parameter space: where one is at `alpha`, and how fast it moves there.
+"""Paths through parameter space: the parameters at each `alpha`, and their derivative.
 
 A path is anything with `evaluate(alpha)` and `derivative(alpha)`. Two more members are optional:
 
-- `breakpoints`: the increasing places in [0, 1], ends included, between which the path is smooth;
-  `(0.0, 1.0)` where it does not say.
-- `is_piecewise_linear`: whether the derivative stays the same between breakpoints; False where it
-  does not say. Gradients are then multiplied by it once per piece, not once per node.
+- `breakpoints`: increasing numbers from 0 to 1, between which the path is smooth; `(0.0, 1.0)` by
+  default.
+- `is_piecewise_linear`: whether the derivative is constant between breakpoints; False by default.
+  If it is, gradients are multiplied by it once per piece, not once per node.
 
 `alpha = 0` is the target model and `alpha = 1` the baseline, as in the paper.
 """
@@ -30,19 +30,19 @@ class Path(Protocol):
     """What every path offers."""
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the parameters at `alpha`."""
+        """Return the parameters at `alpha`."""
         ...
 
     def derivative(self, alpha: float) -> Parameters:
-        """Give the derivative of the parameters with respect to `alpha`."""
+        """Return the derivative of the parameters with respect to `alpha`."""
         ...
 
 
 def breakpoints(path: Path) -> tuple[float, ...]:
-    """Give the places between which a path is smooth: its own, or the two ends.
+    """Return a path's breakpoints; by default its two ends.
 
     Raises:
-        ModelError: if its own do not increase from 0 to 1.
+        ModelError: if they do not increase from 0 to 1.
     """
     places = tuple(getattr(path, "breakpoints", (0.0, 1.0)))
     rising = all(start < end for start, end in pairwise(places))
@@ -55,19 +55,19 @@ def breakpoints(path: Path) -> tuple[float, ...]:
 
 
 class FittedPath:
-    """A path seen through a model: its parameters alone, in its precision and on its device.
+    """A path restricted to a model's parameters, in their precision and on their device.
 
     Args:
-        path: may hold more, such as buffers and the further names of tied parameters.
-        start: the model's parameters, and those of its buffers that move.
-        rest: a line for what the path does not hold.
-        buffers: which of the names are buffers.
+        path: may hold more names, such as other buffers and aliases of tied parameters.
+        start: the model's parameters, and its buffers that move.
+        rest: a line for the names that the path lacks.
+        buffers: the names in `start` that are buffers.
 
     Attributes:
-        start: as given.
-        buffers: as given.
-        breakpoints: the places between which the path is smooth.
-        is_piecewise_linear: whether its derivative stays the same between them.
+        start: as passed.
+        buffers: as passed.
+        breakpoints: the path's breakpoints.
+        is_piecewise_linear: whether the path's derivative is constant between breakpoints.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class FittedPath:
         self.is_piecewise_linear = bool(getattr(path, "is_piecewise_linear", False))
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the model's parameters at `alpha`."""
+        """Return the model's parameters at `alpha`."""
         rest = {} if self._rest is None else self._rest.evaluate(alpha)
         return self._fit({**self._path.evaluate(alpha), **rest})
 
     def derivative(self, alpha: float) -> Parameters:
-        """Give the derivative of the model's parameters at `alpha`."""
+        """Return the derivative of the model's parameters at `alpha`."""
         rest = {} if self._rest is None else self._rest.derivative(alpha)
         return self._fit({**self._path.derivative(alpha), **rest})
 
@@ -97,11 +97,10 @@ class FittedPath:
 
 
 def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
-    """Refuse a path that does not lead from the target to the baseline.
+    """Reject a path that does not lead from the target to the baseline.
 
     Raises:
-        ModelError: naming the first parameter that is missing, not finite, or differs
-            at an end.
+        ModelError: naming the first parameter that is missing, not finite, or different at an end.
     """
     for alpha, end, what in ((0.0, target, "the model"), (1.0, baseline, "the baseline")):
         point = path.evaluate(alpha)
@@ -117,16 +116,16 @@ def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
             if ((reached - value).abs() > 8 * torch.finfo(value.dtype).eps * scale).any():
                 raise ModelError(
                     f"the path at alpha={alpha:g} is not {what}: parameter {name!r} differs; a "
-                    "path begins at the target (alpha=0) and ends at the baseline (alpha=1), so a "
-                    "list of checkpoints in training order must be reversed"
+                    "path starts at the target (alpha=0) and ends at the baseline (alpha=1), so "
+                    "reverse a list of checkpoints that is in training order"
                 )
 
 
 class PiecewiseLinear:
-    """Straight pieces through a list of models, the target first and the baseline last.
+    """Straight pieces through a list of models, from the target to the baseline.
 
-    Of `K + 1` points, point `k` lies at `alpha = k / K`. At a point between two
-    pieces the derivative is that of the piece which begins there.
+    With `K + 1` points, point `k` lies at `alpha = k / K`. At a point between two pieces, the
+    derivative is that of the piece that starts there.
 
     Args:
         points: two or more models, or mappings of names to tensors, of one architecture.
@@ -147,35 +146,35 @@ class PiecewiseLinear:
         self.points = [_values(point) for point in points]
         if len(self.points) < 2:
             raise ModelError(
-                f"a path needs at least two models, its ends: found {len(self.points)}; give "
+                f"a path needs at least two models, its ends: found {len(self.points)}; pass "
                 "[target, ..., baseline]"
             )
-        # A model says which are its parameters; a mapping may hold buffers too.
+        # A module distinguishes its parameters; a mapping may hold buffers too.
         pairs = zip(self.points, points, strict=True)
-        named = next((p for p, given in pairs if isinstance(given, nn.Module)), self.points[0])
+        named = next((p for p, model in pairs if isinstance(model, nn.Module)), self.points[0])
         for number, point in enumerate(self.points):
             _check_alike(named, point, number)
             self.points[number] = {name: point[name].to(value) for name, value in named.items()}
 
     @property
     def breakpoints(self) -> tuple[float, ...]:
-        """The places of the points."""
+        """The positions of the points."""
         pieces = len(self.points) - 1
         return tuple(k / pieces for k in range(pieces + 1))
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the parameters at `alpha` in [0, 1]; at a point, that point's bit for bit."""
+        """Return the parameters at `alpha` in [0, 1]; at a point, bit for bit that point's."""
         piece, within = self._locate(alpha)
         start, end = self.points[piece], self.points[piece + 1]
         if not start:
             return {}
         ends = [end[name] for name in start]
-        # One launch on a GPU, where one for each parameter would take longer than their values.
+        # One launch on a GPU: a launch per parameter would take longer than the arithmetic.
         values = torch._foreach_lerp(list(start.values()), ends, within)
         return dict(zip(start, values, strict=True))
 
     def derivative(self, alpha: float) -> Parameters:
-        """Give the derivative with respect to `alpha` on the piece that holds `alpha`."""
+        """Return the derivative with respect to `alpha` on the piece that holds `alpha`."""
         piece, _ = self._locate(alpha)
         start, end = self.points[piece], self.points[piece + 1]
         pieces = len(self.points) - 1
@@ -196,7 +195,7 @@ class StraightLine:
 
     Args:
         target: the model at `alpha = 0`, or a mapping of names to tensors.
-        baseline: the model at `alpha = 1`, likewise.
+        baseline: the model at `alpha = 1`, or a mapping of names to tensors.
 
     Raises:
         ModelError: if the two do not hold the same parameters.
@@ -217,11 +216,11 @@ class StraightLine:
         self._path = PiecewiseLinear([target, baseline])
 
     def evaluate(self, alpha: float) -> Parameters:
-        """Give the parameters at `alpha` in [0, 1]; at the ends, the models' bit for bit."""
+        """Return the parameters at `alpha` in [0, 1]; at the ends, bit for bit the models'."""
         return self._path.evaluate(alpha)
 
     def derivative(self, alpha: float) -> Parameters:
-        """Give the baseline minus the target, at every `alpha`."""
+        """Return the baseline minus the target, whatever `alpha`."""
         return self._path.derivative(alpha)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from paramattr.faithfulness.curves import Curve
 from paramattr.figures import COLOURS as COLOURS
 from paramattr.figures import GREY as GREY
 from paramattr.figures import empty_figure
+from paramattr.integration.profile import PathProfile
 from paramattr.units.selection import Selection
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def plot_comparison(
     """Draw the curves of a comparison: a column a function, a row own and other measures.
 
     The first method is drawn thick with its interval, the control grey with its interval. The
-    horizontal axis is a square root, so that small shares can be read.
+    horizontal axis is a square root, so that small shares can be read. Where the comparison knows
+    the truth, edits that are damage are crossed out.
 
     Args:
         comparison: of `paramattr.compare`.
@@ -52,6 +54,11 @@ def plot_comparison(
     labels = dict(labels or {})
     measured_labels = {**labels, **(measured_labels or {})}
     methods = list(comparison.rankings)
+    damaged = {
+        (row["method"], row["function"], row["fraction"])
+        for row in (comparison.damage() if comparison.truth is not None else [])
+        if row["damage"]
+    }
     functions = list(dict.fromkeys(function for _, function, _ in comparison.curves))
     figure = empty_figure((4.2 * len(functions) + 2.6, 3.1 * len(functions) + 0.9))
     grid = figure.subplots(len(functions), len(functions), sharex=True, squeeze=False)
@@ -62,6 +69,8 @@ def plot_comparison(
             for number, method in enumerate(methods):
                 curve = comparison.curves[method, function, measured]
                 _draw(axis, curve, comparison, number, method, labels.get(method, method))
+                crossed = [f for f in curve.fractions if (method, function, f) in damaged]
+                _cross_out(axis, curve, crossed)
             what = measured_labels.get(measured, measured)
             axis.set_title(f"{labels.get(function, function)} {units} {verb}: {what}", fontsize=9)
             axis.set_xscale("function", functions=(np.sqrt, np.square))
@@ -156,3 +165,46 @@ def _draw(
         found = [curve.at(fraction, comparison.bootstrap) for fraction in curve.fractions]
         low, high = [one.low for one in found], [one.high for one in found]
         axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _cross_out(axis: Axes, curve: Curve, fractions: Sequence[float]) -> None:
+    means = dict(zip(curve.fractions, curve.mean().tolist(), strict=True))
+    values = [means[fraction] for fraction in fractions]
+    if values:
+        percents = [100 * fraction for fraction in fractions]
+        axis.plot(percents, values, "x", color="black", markersize=5, zorder=4)
+
+
+def plot_profile(
+    profiles: PathProfile | Mapping[str, PathProfile],
+    *,
+    measure: str = "objective",
+) -> Figure:
+    """Draw the objective along the path, and the straight line that a barrier rises above.
+
+    Args:
+        profiles: of `FAIG.path_profile`; or of several conditions, by their names.
+        measure: what the vertical axis is called.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed, or there is no profile.
+    """
+    named = {"": profiles} if isinstance(profiles, PathProfile) else dict(profiles)
+    if not named:
+        raise ParamattrError("there is no profile to draw: give at least one")
+    figure = empty_figure((6.4, 3.8))
+    axis = figure.subplots()
+    for number, (name, profile) in enumerate(named.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        barrier = f"barrier {profile.barrier:.2g}"
+        label = f"{name}: {barrier}" if name else barrier
+        axis.plot(profile.alphas, profile.values, "o-", color=colour, markersize=3, label=label)
+        ends = [float(profile.values[0]), float(profile.values[-1])]
+        axis.plot([0, 1], ends, ":", color=colour, linewidth=1)
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["target", "0.25", "0.5", "0.75", "baseline"])
+    axis.set_xlabel("place on the path")
+    axis.set_ylabel(measure)
+    axis.legend(frameon=False, fontsize=8)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,4 +1,4 @@
-"""Which functions a sample calls for, read off the units that serve it (no training on labels)."""
+"""Prediction of the functions that a sample calls for, from the units that serve it."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 
 Label = str | Iterable[str]
-"""The conditions that a sample is in: one name, several, or none (an empty tuple)."""
+"""A sample's conditions: one name, several names, or none (an empty tuple)."""
 
 
 class OverlapClassifier:
-    """Tell a sample's conditions by the overlap of its own top units with each condition's.
+    """Predict a sample's conditions from the overlap of its top units with each condition's.
 
         OS(x, D) = |units_D ∩ units_x| / |units_x|
 
-    A sample is in condition D if its overlap score is at least the threshold of D. As many units
-    of the sample are taken as the condition has. The conditions are independent: a sample may be in
+    A sample is in condition D if its overlap score is at least D's threshold. The sample's top
+    units are as many as the condition's units. Conditions are independent: a sample may be in
     several, or in none.
 
     Args:
         found: condition to its units, such as `contrast(blur, noise).top(fraction=0.01)`.
-        rank: a sample to its own scores: `lambda sample: faig.score([sample], ...)`. Without
-            it the samples given to the methods are `Scores` themselves.
+        rank: a function from a sample to its scores: `lambda sample: faig.score([sample], ...)`.
+            Without it, the samples that you pass to the methods are `Scores` themselves.
         thresholds: condition to a number from 0 to 1; `fit` finds them.
-        notes: what else `save` writes to the file, of the kinds JSON knows, such as which models
-            the units belong to.
+        notes: anything else that `save` should write to the file, serialisable as JSON, such as
+            the models that the units belong to.
 
     Attributes:
-        thresholds: condition to its threshold, empty before `fit`.
-        notes: as given, or as `load` read them.
+        thresholds: condition to its threshold; empty before `fit`.
+        notes: as passed, or as `load` read them.
 
     Raises:
-        UnitError: if there is no condition, one is empty or not named by a string, they are of
-            different units, or a threshold does not fit.
+        UnitError: if there is no condition, a condition is empty or not named by a string, the
+            conditions have different units, or a threshold does not fit.
 
     Source: Xie et al. 2021, Sec. 4.3 and Eq. 8.
 
@@ -66,7 +66,7 @@ class OverlapClassifier:
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         if not found:
-            raise UnitError("there is no condition: give the units of at least one")
+            raise UnitError("there is no condition: pass the units of at least one")
         first = next(iter(found.values()))
         for condition, selection in found.items():
             if not isinstance(condition, str):
@@ -84,16 +84,16 @@ class OverlapClassifier:
         self._check_thresholds()
 
     def scores(self, samples: Iterable[Any]) -> dict[str, Float[Tensor, "samples"]]:
-        """Give every sample's overlap score with every condition (Eq. 8).
+        """Return every sample's overlap score with every condition (Eq. 8).
 
         Args:
-            samples: what `rank` takes, or `Scores`; ranked one at a time.
+            samples: arguments of `rank`, or `Scores`; they are ranked one at a time.
 
         Returns:
-            Condition to numbers from 0 to 1, one a sample.
+            Condition to numbers from 0 to 1, one per sample.
 
         Raises:
-            DataError: if there is no sample, or one that cannot be ranked.
+            DataError: if there is no sample, or a sample cannot be ranked.
         """
         rows = [self._overlaps(number, sample) for number, sample in enumerate(samples)]
         if not rows:
@@ -104,7 +104,7 @@ class OverlapClassifier:
     def fit(self, samples: Iterable[Any], labels: Sequence[Label]) -> OverlapClassifier:
         """Find for each condition the threshold that classifies the samples best.
 
-        Of thresholds that do equally well, the middle of the widest gap is taken.
+        If several do equally well, it is the middle of the widest gap.
 
         Args:
             samples: as in `scores`.
@@ -114,17 +114,17 @@ class OverlapClassifier:
             The classifier itself.
 
         Raises:
-            DataError: for a label that is no condition, as many labels as samples are not given,
-                or a condition that all or none of the samples are in.
+            DataError: if a label is not a condition, the numbers of labels and samples differ, or
+                all or none of the samples are in a condition.
         """
         return self.fit_scores(self.scores(samples), labels)
 
     def fit_scores(
         self, scores: Mapping[str, Float[Tensor, "samples"]], labels: Sequence[Label]
     ) -> OverlapClassifier:
-        """Do what `fit` does, on overlap scores that `scores` gave."""
+        """Do what `fit` does, on overlap scores that `scores` returned."""
         sets, thresholds = self._sets(labels), {}
-        for condition, values in self._given(scores).items():
+        for condition, values in self._checked(scores).items():
             if len(values) != len(sets):
                 raise DataError(
                     f"there are {len(values)} samples and {len(sets)} labels: expected as many"
@@ -140,27 +140,27 @@ class OverlapClassifier:
         return self
 
     def predict(self, samples: Iterable[Any]) -> list[frozenset[str]]:
-        """Tell the conditions of each sample.
+        """Predict the conditions of each sample.
 
         Args:
             samples: as in `scores`.
 
         Returns:
-            A set of conditions a sample; empty where no overlap reaches its threshold.
+            A set of conditions per sample; empty if no overlap reaches its threshold.
 
         Raises:
             ParamattrError: if there are no thresholds yet.
             DataError: as `scores`.
         """
-        self._check_fitted()  # before the ranking, which takes long
+        self._check_fitted()  # before the ranking, which is slow
         return self.predict_scores(self.scores(samples))
 
     def predict_scores(
         self, scores: Mapping[str, Float[Tensor, "samples"]]
     ) -> list[frozenset[str]]:
-        """Do what `predict` does, on overlap scores that `scores` gave."""
+        """Do what `predict` does, on overlap scores that `scores` returned."""
         self._check_fitted()
-        inside = {c: values >= self.thresholds[c] for c, values in self._given(scores).items()}
+        inside = {c: values >= self.thresholds[c] for c, values in self._checked(scores).items()}
         size = len(next(iter(inside.values())))
         return [frozenset(c for c in self.found if inside[c][k]) for k in range(size)]
 
@@ -169,13 +169,13 @@ class OverlapClassifier:
         index = next(iter(self.found.values())).index
         tensors, metadata = index.to_tensors()
         chosen = {f"chosen.{name}": selection.chosen for name, selection in self.found.items()}
-        own = {
+        description = {
             "kind": "overlap classifier",
             "conditions": list(self.found),
             "thresholds": self.thresholds,
             "notes": self.notes,
         }
-        save_state_dict(path, {**tensors, **chosen}, {**own, **metadata})
+        save_state_dict(path, {**tensors, **chosen}, {**description, **metadata})
 
     @classmethod
     def load(
@@ -188,7 +188,7 @@ class OverlapClassifier:
             rank: as in the constructor; functions are not saved.
 
         Raises:
-            CheckpointError: if the file is missing, broken, or holds no classifier.
+            CheckpointError: if the file is missing or broken, or holds no classifier.
         """
         tensors, metadata = load_tensors(path)
         if metadata.get("kind") != "overlap classifier":
@@ -198,47 +198,50 @@ class OverlapClassifier:
             )
         try:
             index = UnitIndex.from_tensors(tensors, metadata)
-            found = {c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]}
+            selections = {
+                c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]
+            }
             thresholds, notes = metadata["thresholds"], metadata["notes"]
         except KeyError as error:
             raise CheckpointError(
-                f"file {path} lacks {error}: expected a whole overlap classifier; save it again"
+                f"file {path} lacks {error}: expected a complete overlap classifier; save it again"
             ) from None
-        return cls(found, rank, thresholds=thresholds, notes=notes)
+        return cls(selections, rank, thresholds=thresholds, notes=notes)
 
     def _overlaps(self, number: int, sample: Any) -> list[float]:
         scores = sample if self.rank is None else self.rank(sample)
         if not isinstance(scores, Scores):
             raise DataError(
-                f"sample {number} is ranked by a {type(scores).__name__}: expected Scores; give "
+                f"sample {number} is ranked by a {type(scores).__name__}: expected Scores; pass "
                 "rank=lambda sample: faig.score([sample], reducer=...), or Scores as samples"
             )
         if bool((scores.values == scores.values[0]).all()):
             raise DataError(
-                f"sample {number} scores every unit {float(scores.values[0]):g}: expected some "
-                "above others, or there is no top; the sample leaves both models' outputs alike"
+                f"sample {number} gives every unit the score {float(scores.values[0]):g}: expected "
+                "scores that differ, since equal scores have no top; both models may give the same "
+                "output for this sample, so leave it out"
             )
         return [
             scores.top(count=len(selection), warn=False).overlap(selection)
             for selection in self.found.values()
         ]
 
-    def _given(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {c: torch.as_tensor(scores[c]) for c in self.found if c in scores}
-        shapes = {c: tuple(values.shape) for c, values in found.items()}
+    def _checked(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        overlaps = {c: torch.as_tensor(scores[c]) for c in self.found if c in scores}
+        shapes = {c: tuple(values.shape) for c, values in overlaps.items()}
         if shapes.keys() != self.found.keys() or len(set(shapes.values())) > 1:
             raise DataError(
-                f"the overlap scores are {shapes or 'none'}: expected as many numbers for each of "
-                f"{', '.join(map(repr, self.found))}, as scores(samples) gives"
+                f"the overlap scores are {shapes or 'none'}: expected as many numbers "
+                f"for each of {', '.join(map(repr, self.found))}, as scores(samples) returns"
             )
-        return found
+        return overlaps
 
     def _sets(self, labels: Sequence[Label]) -> list[frozenset[str]]:
         sets = [frozenset((label,) if isinstance(label, str) else label) for label in labels]
         for number, conditions in enumerate(sets):
             for condition in conditions - self.found.keys():
                 raise DataError(
-                    f"label {condition!r} of sample {number} is no condition: expected "
+                    f"label {condition!r} of sample {number} is not a condition: expected "
                     f"{', '.join(map(repr, self.found))}, several of them, or () for none"
                 )
         return sets
@@ -248,15 +251,15 @@ class OverlapClassifier:
             number = isinstance(threshold, Real) and 0 <= threshold <= 1
             if condition not in self.found or not number:
                 raise UnitError(
-                    f"threshold {condition!r}: {threshold!r} does not fit: expected a number from "
-                    f"0 to 1 for {', '.join(map(repr, self.found))}"
+                    f"threshold {threshold!r} of {condition!r} does not fit: expected a number "
+                    f"from 0 to 1 for {', '.join(map(repr, self.found))}"
                 )
 
     def _check_fitted(self) -> None:
         missing = [condition for condition in self.found if condition not in self.thresholds]
         if missing:
             raise ParamattrError(
-                f"condition {missing[0]!r} has no threshold: call fit first, or give thresholds"
+                f"condition {missing[0]!r} has no threshold: call fit first, or pass thresholds"
             )
 
 

@@ -1,4 +1,4 @@
-"""Quadrature rules on [0, 1] as data: nodes, weights, and the degree up to which they are exact."""
+"""Quadrature rules on [0, 1]: their nodes, weights and degrees of exactness."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Rule:
     """A rule ∫_0^1 f(α) dα ≈ Σ_k w_k f(α_k).
 
     Attributes:
-        name: what messages call it.
-        nodes: places in [0, 1], increasing.
-        weights: one a node; they sum to 1.
+        name: the rule's name in messages.
+        nodes: points in [0, 1], increasing.
+        weights: one per node; they sum to 1.
         degree: the highest degree up to which every polynomial is integrated exactly.
-        embedded_weights: weights of a coarser rule on the same nodes, whose difference from this
-            rule estimates the error; None where there is none.
+        embedded_weights: weights of a coarser rule on the same nodes. Its difference from this
+            rule estimates the error. None if there is no such rule.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Rule:
             )
         if not all(0 <= node <= 1 for node in self.nodes):
             raise ParamattrError(
-                f"rule {self.name!r} has nodes outside [0, 1]: expected places between the target "
+                f"rule {self.name!r} has nodes outside [0, 1]: expected points between the target "
                 f"(0) and the baseline (1), found {self.nodes}"
             )
 
     def settings(self) -> list[Any]:
-        """Describe the rule, so that two runs can be told apart."""
+        """Describe the rule, to tell runs apart."""
         return [self.name, list(self.nodes), list(self.weights)]
 
     def integrate(self, function: Callable[[float], float]) -> float:
@@ -51,14 +51,14 @@ class Rule:
         return sum(w * function(x) for x, w in zip(self.nodes, self.weights, strict=True))
 
     def error_estimate(self, function: Callable[[float], float]) -> float:
-        """Estimate the error on a function by the embedded rule: the size of the difference.
+        """Estimate the error on a function by the difference from the embedded rule.
 
         Raises:
             ParamattrError: if the rule has no embedded rule.
         """
         if self.embedded_weights is None:
             raise ParamattrError(
-                f"rule {self.name!r} has no embedded rule to estimate its error by: take "
+                f"rule {self.name!r} has no embedded rule to estimate its error by: use "
                 "gauss_kronrod"
             )
         pairs = zip(self.nodes, self.weights, self.embedded_weights, strict=True)
@@ -88,9 +88,9 @@ def riemann_middle(n: int) -> Rule:
 
 
 def riemann_trapezoid(n: int) -> Rule:
-    """Place `n` nodes evenly with both ends, which weigh half; the weights sum to 1.
+    """Place `n` even nodes, both ends included at half weight; the weights sum to 1.
 
-    Captum's weights of this name sum to `(n - 1) / n`.
+    The weights of Captum's rule of this name sum to `(n - 1) / n`.
     """
     _check("riemann_trapezoid", n, 2)
     weights = np.full(n, 1 / (n - 1))
@@ -99,9 +99,9 @@ def riemann_trapezoid(n: int) -> Rule:
 
 
 def simpson(n: int) -> Rule:
-    """Compose Simpson's 1/3 rule over `n` even nodes; an even `n` ends in one 3/8 rule.
+    """Compose Simpson's 1/3 rule over `n` even nodes; if `n` is even, a 3/8 rule comes last.
 
-    Exact to degree 3 either way.
+    Both are exact to degree 3.
     """
     _check("simpson", n, 3)
     weights = np.zeros(n)
@@ -114,7 +114,7 @@ def simpson(n: int) -> Rule:
 
 
 def gauss_legendre(n: int) -> Rule:
-    """Take the `n` nodes that make polynomials up to degree `2n - 1` exact.
+    """Place the `n` nodes that integrate polynomials up to degree `2n - 1` exactly.
 
     >>> rule = gauss_legendre(3)
     >>> round(rule.integrate(lambda x: x**5), 12) == round(1 / 6, 12)
@@ -126,26 +126,26 @@ def gauss_legendre(n: int) -> Rule:
 
 
 def gauss_kronrod(n: int) -> Rule:
-    """Extend the Gauss-Legendre rule of `(n - 1) / 2` nodes to `n`, with it as the embedded rule.
+    """Extend the Gauss-Legendre rule of `(n - 1) / 2` nodes, the embedded rule, to `n` nodes.
 
-    Exact to degree `(3n - 1) / 2`, and one more where `(n - 1) / 2` is odd (Kronrod 1965); nodes
-    by Laurie's algorithm (1997).
+    It is exact to degree `(3n - 1) / 2`, and to one more if `(n - 1) / 2` is odd (Kronrod 1965).
+    The nodes come from Laurie's algorithm (1997).
 
     Args:
-        n: nodes in all, odd, at least 3; 15 extends the 7-point Gauss rule.
+        n: total number of nodes, odd, at least 3; 15 extends the 7-point Gauss rule.
     """
     _check("gausskronrod", n, 3)
     if n % 2 == 0:
         raise ParamattrError(
-            f"gausskronrod takes an odd number of nodes, since it extends a Gauss rule of m by "
-            f"m + 1: found n_steps={n}; take {n - 1} or {n + 1}"
+            f"gausskronrod takes an odd number of nodes, since it adds m + 1 nodes to a Gauss rule "
+            f"of m: found n_steps={n}; use {n - 1} or {n + 1}"
         )
     m = (n - 1) // 2
     diagonal, off = _kronrod_jacobi(m)
     values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
     embedded = np.zeros(n)
     embedded[1::2] = np.polynomial.legendre.leggauss(m)[1] / 2
-    degree = 3 * m + 1 + m % 2  # symmetric: an odd degree comes for free
+    degree = 3 * m + 1 + m % 2  # by symmetry, an odd degree comes for free
     return _rule("gausskronrod", (values + 1) / 2, vectors[0] ** 2, degree, embedded)
 
 
@@ -161,10 +161,10 @@ RULES: dict[str, Callable[[int], Rule]] = {
 
 
 def get_rule(method: str | Rule, n_steps: int) -> Rule:
-    """Take a rule by name and number of nodes; a rule object is returned as it is.
+    """Look up a rule by name and number of nodes; a rule object is returned unchanged.
 
     Raises:
-        ParamattrError: for an unknown name, or a number of nodes that the rule cannot take.
+        ParamattrError: for an unknown name, or a number of nodes that the rule does not support.
     """
     if isinstance(method, Rule):
         return method
@@ -180,7 +180,7 @@ def _check(name: str, n: int, least: int) -> None:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
         raise ParamattrError(
             f"{name} takes at least {least} node{'s' if least > 1 else ''}: found n_steps={n!r}; "
-            "8 or 16 is plenty for gausslegendre"
+            "8 or 16 are plenty for gausslegendre"
         )
 
 

@@ -1,4 +1,4 @@
-"""Interrupted runs: what was done is kept in a file, and a run of the same settings resumes."""
+"""Interrupted runs: a file keeps the progress, and a run with the same settings resumes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError
 
 
-def check_stamp(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> None:
-    """Refuse to resume a run that was made with other settings.
+def check_stamp(
+    stamp: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    place: str,
+    way_out: str = "give another file, or remove this one",
+) -> None:
+    """Reject resuming a run that was made with other settings.
 
     Args:
-        found: the settings it was made with.
-        wanted: the settings of this run, of the kinds JSON knows.
-        place: what holds it, such as `"checkpoint run.safetensors"`.
+        stamp: the settings of the interrupted run.
+        wanted: the settings of this run, serialisable as JSON.
+        place: what holds the stamp, such as `"checkpoint run.safetensors"`.
+        way_out: what to do about it.
 
     Raises:
         CheckpointError: naming every setting that differs.
@@ -30,32 +36,31 @@ def check_stamp(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str)
     there, 'gausslegendre' here): give another file, or remove this one
     """
     differing = [
-        f"{key} differs: {_shown(found.get(key, 'nothing'))} there, "
+        f"{key} differs: {_shown(stamp.get(key, 'nothing'))} there, "
         f"{_shown(wanted.get(key, 'nothing'))} here"
-        for key in {**wanted, **found}
-        if found.get(key) != wanted.get(key)
+        for key in {**wanted, **stamp}
+        if stamp.get(key) != wanted.get(key)
     ]
     if differing:
         raise CheckpointError(
-            f"{place} was made with other settings ({'; '.join(differing)}): give another file, or "
-            "remove this one"
+            f"{place} was made with other settings ({'; '.join(differing)}): {way_out}"
         )
 
 
 class Unfinished:
-    """A file that holds what a run has done so far.
+    """A file that holds the progress of a run.
 
     Args:
-        path: the file; None keeps nothing.
-        stamp: what tells this run from any other, of the kinds JSON knows. A file of another stamp
-            is refused, and one that cannot be written shows now, not after the work.
+        path: the file; with None, nothing is kept.
+        stamp: the settings that identify this run, serialisable as JSON. A file with another stamp
+            is rejected. A file that cannot be written is reported at once, not after the work.
 
     Attributes:
-        tensors: what the file held; empty for a new run.
-        notes: what was noted beside the stamp.
+        tensors: the tensors that the file held; empty for a new run.
+        notes: the notes that were kept beside the stamp.
 
     Raises:
-        CheckpointError: if the file is of another run, broken, or cannot be written.
+        CheckpointError: if the file belongs to another run, is broken, or cannot be written.
     """
 
     def __init__(self, path: str | Path | None, stamp: Mapping[str, Any]) -> None:
@@ -72,11 +77,11 @@ class Unfinished:
         check_stamp(metadata, self.stamp, f"checkpoint {path}")
 
     def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
-        """Keep what is done so far, whole or not at all.
+        """Write the progress so far, in full or not at all.
 
         Args:
             tensors: names to tensors.
-            notes: what else to keep, of the kinds JSON knows.
+            notes: anything else to keep, serialisable as JSON.
         """
         if self.path is not None:
             save_state_dict(self.path, tensors, {**self.stamp, "notes": dict(notes or {})})

@@ -1,4 +1,4 @@
-"""Wrappers around a model: taken off, so that names are the plain model's."""
+"""Removal of model wrappers, so that parameters go by the plain model's names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paramattr.errors import ModelError
 
 
 def unwrapped(model: Any) -> Any:
-    """Take `torch.compile`, `DataParallel` and DDP off a model; all else stays as it is.
+    """Remove `torch.compile`, `DataParallel` and DDP from a model; return anything else unchanged.
 
     A PEFT model becomes the base model that holds its adapters.
     """
@@ -30,10 +30,10 @@ def unwrapped(model: Any) -> Any:
 
 
 def unwrapped_pair(model: Any, baseline: Any) -> tuple[Any, Any]:
-    """Take the wrappers off two models that are to be compared.
+    """Remove the wrappers from two models that will be compared.
 
-    Where only the first has adapters (PEFT), the other is what they were trained on: the first is
-    copied with its adapters merged into its weights, under the plain model's names.
+    If only the first has adapters (PEFT), the other must be the model they were trained on. The
+    first is then copied and its adapters are merged, so its weights go by the plain model's names.
 
     Raises:
         ModelError: if the adapters cannot be merged.
@@ -45,7 +45,7 @@ def unwrapped_pair(model: Any, baseline: Any) -> tuple[Any, Any]:
 
 
 def without_prefixes(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the prefixes off a state dict's names that the wrappers put on every one."""
+    """Strip the prefixes that wrappers put on every name of a state dict."""
     state = dict(names)
     for prefix in ("module.", "_orig_mod.", "module.", "base_model.model."):
         if state and all(name.startswith(prefix) for name in state):
@@ -79,8 +79,8 @@ def _merged(model: object) -> nn.Module:
         wrapper = inner
     if not hasattr(wrapper, "merge_and_unload"):
         raise ModelError(
-            f"the model ({type(model).__name__}) holds adapters and the baseline none: expected "
-            "both with adapters, or a PEFT model, which is merged; give model.merge_and_unload()"
+            f"the model ({type(model).__name__}) has adapters and the baseline has none: expected "
+            "adapters in both, or a PEFT model, which can be merged; pass model.merge_and_unload()"
         )
     merged: nn.Module = copy.deepcopy(wrapper).merge_and_unload()
     return merged

@@ -14,7 +14,9 @@ pytestmark = [
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_as_it_is_handed_in(name):
-    row = measure(name, Config())
+    jumps = name == "Mixtral, twice the change"  # and no number of evaluations would be enough
+    row = measure(name, Config(most=150 if jumps else 500))
     assert row["residual"] < 0.01 or row["jump"]
     assert row["substituted"] == 0.0
     assert row["units"] == pytest.approx(1, abs=1e-6)
+    assert row["jump"] == jumps

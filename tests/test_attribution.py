@@ -463,9 +463,9 @@ def test_a_users_curved_path_is_complete(small):
 
 def test_a_reversed_path_is_refused(small):
     model, baseline, _, _ = small
-    with pytest.raises(ModelError, match="reversed"):
+    with pytest.raises(ModelError, match="reverse a list"):
         FAIG(model, baseline, path=PiecewiseLinear([baseline, model]))
-    with pytest.raises(ModelError, match="reversed"):
+    with pytest.raises(ModelError, match="reverse a list"):
         FAIG(model, baseline, path=Detour(baseline, model))
 
 

@@ -222,7 +222,7 @@ MISTAKES = {
     "not finite in the model": (
         lambda _: attribute(holding("fc.bias", float("nan")), moved(convnet())),
         ModelError,
-        r"'fc.bias' of the model has 1 of 2 entries that are not finite: expected numbers; take",
+        r"'fc.bias' of the model has 1 of 2 entries that are not finite: expected finite numbers",
     ),
     "not finite in the baseline": (
         lambda _: attribute(baseline=holding("head.weight", float("inf"), model=moved(convnet()))),
@@ -243,7 +243,7 @@ MISTAKES = {
     "batch norm without running statistics": (
         lambda _: batch_statistics(),
         ModelError,
-        r"'1' \(BatchNorm1d\) keeps no running statistics.*expected samples that do not",
+        r"'1' \(BatchNorm1d\) keeps no running statistics.*expected samples that are independent",
     ),
     "objective that is no function": (
         lambda _: FAIG(convnet(), moved(convnet()), objective="mse"),
@@ -258,7 +258,7 @@ MISTAKES = {
     "contrast of a list": (
         lambda _: contrast(random_scores(convnet()), [random_scores(convnet())]),
         UnitError,
-        r"contrast takes Scores, one a condition: found a list",
+        r"contrast takes Scores, one per condition: found a list",
     ),
     "dropout in training mode": (
         lambda _: score([(X, Y)], model=training(convnet(), "dropout")),
@@ -289,7 +289,7 @@ MISTAKES = {
     "detached objective": (
         lambda _: attribute(objective=detached),
         ObjectiveError,
-        r"does not depend on the parameters: expected.*autograd.*leave detach",
+        r"does not depend on the parameters: expected.*autograd.*remove detach",
     ),
     "loss that is not finite": (
         lambda _: attribute(inputs=nan_in_one_sample()),
@@ -304,7 +304,7 @@ MISTAKES = {
     "no targets": (
         lambda _: attribute(targets=None),
         ObjectiveError,
-        r"squared_error needs targets: expected a tensor.*\(3, 2\), found None; give them",
+        r"squared_error needs targets: expected a tensor.*\(3, 2\), found None; pass them",
     ),
     # Rules.
     **{
@@ -333,7 +333,7 @@ MISTAKES = {
     "rule beyond the path": (
         lambda _: attribute(method=Rule("mine", (0.0, 1.5), (0.5, 0.5), 0)),
         ParamattrError,
-        r"rule 'mine' has nodes outside \[0, 1\]: expected places.*found \(0.0, 1.5\)",
+        r"rule 'mine' has nodes outside \[0, 1\]: expected points.*found \(0.0, 1.5\)",
     ),
     # Selections.
     **{
@@ -362,7 +362,7 @@ MISTAKES = {
     "empty selection": (
         lambda _: retrain_only(convnet(), chosen(convnet(), nothing=True)),
         UnitError,
-        r"selection is empty.*select a unit at least",
+        r"selection is empty.*select at least one unit",
     ),
     "strength": (
         lambda _: modulate(convnet(), moved(convnet()), chosen(convnet()), float("nan")),
@@ -450,7 +450,7 @@ MISTAKES = {
     "path the wrong way round": (
         lambda _: reversed_path(),
         ModelError,
-        r"path at alpha=0 is not the model: parameter 'head.weight' differs.*must be reversed",
+        r"path at alpha=0 is not the model: parameter 'head.weight' differs.*reverse a list",
     ),
     "path that holds less": (
         lambda _: path_of_less(),
@@ -460,7 +460,7 @@ MISTAKES = {
     "path of one point": (
         lambda _: PiecewiseLinear([convnet()]),
         ModelError,
-        r"path needs at least two models, its ends: found 1; give \[target, ..., baseline\]",
+        r"path needs at least two models, its ends: found 1; pass \[target, ..., baseline\]",
     ),
     "path through another architecture": (
         lambda _: PiecewiseLinear([convnet(), wider()]),
@@ -476,7 +476,7 @@ MISTAKES = {
     "pickled code": (
         lambda tmp_path: load_state_dict(code(tmp_path)),
         CheckpointError,
-        r"holds pickled code.*expected tensors and plain containers alone.*save its state dict",
+        r"holds pickled code.*expected only tensors and plain containers.*save its state dict",
     ),
     "missing file": (
         lambda tmp_path: load_state_dict(tmp_path / "gone"),

@@ -407,7 +407,7 @@ def raises(error, match, model=None, layers="head", loader=None, method=METHODS[
     ("options", "match"),
     [
         ({"method": "layer-lrp"}, "'layer-lrp' is not known.*layer-conductance"),
-        ({"quadrature": "simpson"}, "'simpson' is not Captum's.*gausslegendre"),
+        ({"quadrature": "simpson"}, "'simpson' is not one of Captum's.*gausslegendre"),
         ({"n_steps": 0}, "n_steps is 0: .* at least 1"),
         ({"n_steps": 2.0}, "n_steps is 2.0"),
         ({"n_steps": True}, "n_steps is True"),
@@ -542,7 +542,7 @@ def test_wrong_objectives_models_and_data(method):
     for loader, match in (
         (iter([]), "gave no batch"),
         ([((x, x[:, :1]), targets)], "expected one input, or a pair"),
-        ([((x, x, x), targets)], "wrapped in a module of one"),
+        ([((x, x, x), targets)], "wrap a model with several inputs"),
         ([((x, x[:1]), targets)], "2 samples"),
         ([(x.long(), targets)], "int64: expected floating-point"),
         ([((x, x.long()), targets)], "int64: expected floating-point"),
@@ -599,7 +599,7 @@ def test_over_weights_of_a_model_that_overwrites_its_input():
 
 def test_over_weights_refuses():
     model, x, targets = net(), draw(2, 2, 4, 4), draw(2, 4, 4, 2)
-    with pytest.raises(ParamattrError, match="'simpson' is not Captum's"):
+    with pytest.raises(ParamattrError, match="'simpson' is not one of Captum's"):
         captum_over_weights(model, moved(model), x, targets, method="simpson")
     with pytest.raises(ModelError, match="missing"):
         captum_over_weights(model, nn.Linear(2, 2), x, targets)

@@ -46,3 +46,39 @@ def test_conditions_of_different_units_raise(place):
     conditions[place] = Scores(index, torch.ones(len(index)))
     with pytest.raises(UnitError, match="same units"):
         contrast(*conditions)
+
+
+POSITIVE = scores_of(SMALL, st.floats(0.5, 9))
+
+
+@given(POSITIVE, POSITIVE, POSITIVE)
+def test_shares_are_contrasted_without_their_totals(a, b, c):
+    one, two, three = (s.values / s.values.sum() for s in (a, b, c))
+    assert torch.allclose(contrast(a, b, weight="share").values, one - two, atol=1e-15)
+    assert torch.equal(
+        contrast(a, b, weight="share").values, -contrast(b, a, weight="share").values
+    )
+    three_ways = contrast(a, b, c, weight="share").values
+    assert torch.allclose(three_ways, one - (two + three) / 2, atol=1e-15)
+    assert torch.allclose(contrast(a * 7, b, weight="share").values, one - two, atol=1e-15)
+
+
+@given(ANY, ANY, ANY, st.floats(-4, 4))
+def test_a_number_weighs_the_others(a, b, c, weight):
+    expected = a.values - weight * (b.values + c.values) / 2
+    assert torch.allclose(contrast(a, b, c, weight=weight).values, expected, atol=1e-9)
+    assert torch.equal(contrast(a, b, weight=0).values, a.values)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), True, "shares", None, [1.0]])
+def test_other_weights_are_refused(weight):
+    one = Scores(SMALL, torch.ones(9))
+    with pytest.raises(UnitError, match=r"weight is .*: expected a finite number.*or 'share'"):
+        contrast(one, one, weight=weight)
+
+
+def test_scores_of_no_total_have_no_share():
+    one, zero = (Scores(SMALL, torch.full((9,), value)) for value in (1.0, 0.0))
+    for pair in ((one, zero), (zero, one), (-one, one)):
+        with pytest.raises(UnitError, match=r"sum to .*: expected more than 0"):
+            contrast(*pair, weight="share")

@@ -280,7 +280,7 @@ MISTAKES = {
     "one too many": (lambda: ig_attribute(baselines=(X, X)), DataError, "expected a baseline of"),
     "a number": (lambda: ig_attribute(baselines=0.0), DataError, "targets hold a float"),
     "whole numbers": (lambda: ig_attribute(inputs=X.long()), DataError, "int64: expected floating"),
-    "whole baselines": (lambda: ig_attribute(baselines=X.long()), DataError, "tokens have none"),
+    "whole baselines": (lambda: ig_attribute(baselines=X.long()), DataError, "tokens have no path"),
     "training mode": (lambda: ig_attribute(convnet().train()), ModelError, "in training mode"),
     "unknown rule": (lambda: ig_attribute(method="euler"), ParamattrError, "'euler' is not known"),
     "no node": (lambda: ig_attribute(n_steps=0), ParamattrError, "at least 1 node"),
@@ -338,7 +338,7 @@ def test_input_path_refuses_gradients_that_are_not_finite():
 @pytest.mark.parametrize(
     ("loader", "error", "message"),
     [
-        ([X], DataError, "give .inputs, baselines."),
+        ([X], DataError, "pass .inputs, baselines."),
         ([(X, X[:, :, :5])], DataError, "expected a baseline of each"),
         ([(X.long(), X.long())], DataError, "expected floating-point"),
         ([], DataError, "gave no batch"),

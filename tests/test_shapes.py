@@ -11,8 +11,8 @@ from jaxtyping import install_import_hook
 
 with install_import_hook(["paramattr", "blind_sr"], "tests.type_check.check"):
     import paramattr
-    from blind_sr import degradations, measures
-    from blind_sr.networks import SRResNet
+    from blind_sr.data import degradations, measures
+    from blind_sr.models.networks import SRResNet
     from paramattr import objectives
 
 import torch

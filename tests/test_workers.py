@@ -172,13 +172,13 @@ def test_a_wrong_number_of_workers_is_refused(pair, workers):
     [({"compile": True}, "gausslegendre"), ({}, "adaptive"), ({}, Adaptive(rtol=0.1))],
 )
 def test_what_workers_cannot_share_is_refused_early(pair, options, method):
-    with pytest.raises(ParamattrError, match="take workers=1"):
+    with pytest.raises(ParamattrError, match="use workers=1"):
         FAIG(*pair, workers=2, **options).score([], reducer="layer", method=method)
 
 
 def test_a_model_that_cannot_be_copied_is_refused_with_the_way_out(pair):
     pair[0].lock = threading.Lock()
-    with pytest.raises(ParamattrError, match=r"cannot be copied .*take workers=1"):
+    with pytest.raises(ParamattrError, match=r"cannot be copied .*use workers=1"):
         FAIG(*pair, workers=2).attribute(torch.randn(2, 4).double(), torch.randn(2, 3).double())
 
 

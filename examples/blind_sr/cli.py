@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+
 import typer
 
-from blind_sr.commands.compare import compare
-from blind_sr.commands.mask import mask
-from blind_sr.commands.modulate import modulate
-from blind_sr.commands.predict import predict
-from blind_sr.commands.reproduce import reproduce
-from blind_sr.commands.retrain import retrain
-from blind_sr.commands.train import train
+from blind_sr.classify.command import classify
+from blind_sr.compare.command import compare
+from blind_sr.mask.command import mask
+from blind_sr.modulate.command import modulate
+from blind_sr.predict.command import predict
+from blind_sr.reproduce.command import reproduce
+from blind_sr.restore.command import restore
+from blind_sr.retrain.command import retrain
+from blind_sr.training.command import train
+
+
+def _unwrapped(command: Callable[..., None]) -> str:
+    """Give a command's docstring, a line per paragraph, so that it fills any terminal."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
 
 app = typer.Typer(
     name="blindsr",
     help="Blind super-resolution: which filters deblur, which denoise.",
     no_args_is_help=True,
 )
-for command in (train, mask, compare, predict, modulate, retrain, reproduce):
-    app.command()(command)
+for command in (train, mask, compare, predict, classify, modulate, restore, retrain, reproduce):
+    app.command(help=_unwrapped(command))(command)

@@ -1,4 +1,4 @@
-"""The absolute change of the parameters, blind to data: a method for comparison."""
+"""The absolute change of the parameters, a ranking that ignores data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def absolute_change(
 
         S_u = Σ_{i in u} |target_i - baseline_i|
 
-    It sees neither data nor objective, so one ranking serves every condition.
+    It uses neither data nor an objective, so one ranking serves every condition.
 
     Args:
         model: the target.
@@ -35,16 +35,16 @@ def absolute_change(
         Scores of all units, not negative.
 
     Raises:
-        ModelError: if the two are not of one architecture.
+        ModelError: if the two models differ in architecture.
         UnitError: for an unknown reducer.
 
     Source: Xie et al. 2021, Sec. 4.1 (Discussions) and Tab. 2.
     """
     model, baseline = unwrapped_pair(model, baseline)
     other = align(model, baseline, strict=strict, quiet=True) | moving_buffers(model, baseline)
-    own = named_parameters(model) | float_buffers(model)
+    target = named_parameters(model) | float_buffers(model)
     index = UnitIndex.of(model, reducer)
-    change = {name: (own[name] - value).abs() for name, value in other.items()}
+    change = {name: (target[name] - value).abs() for name, value in other.items()}
     units, rest = index.reduce_with_rest(change)
     total = float(units.sum() + rest)
     return Scores(index, units, unassigned=float(rest) / total if total else 0.0)

@@ -1,43 +1,35 @@
-"""Captum's layer methods brought to parameter units: the output channels of layers."""
+"""Scores of layers' output channels by Captum's layer methods."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 from functools import partial
 from numbers import Integral
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
+from paramattr.attribution.captum_layers import (
+    CaptumMethod,
+    ObjectiveOfInputs,
+    attribution,
+    watched_layers,
+)
+from paramattr.attribution.captum_samples import captum_samples
+from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.streaming import stream
 from paramattr.integration.sums import Reduced, Sample
 from paramattr.objectives import Objective, check_callable, squared_error
-from paramattr.parameters import named_parameters, owners
+from paramattr.parameters import named_parameters
 from paramattr.runtime.isolation import undisturbed
-from paramattr.units.index import UnitIndex
-from paramattr.units.reducers import only
 from paramattr.units.scores import Scores
-
-
-class CaptumMethod(NamedTuple):
-    """A class of `captum.attr`, and the arguments that its `attribute` takes beside the inputs."""
-
-    layer_class: str
-    arguments: tuple[str, ...] = ()
-
-    @property
-    def ablates(self) -> bool:
-        """Say whether it takes channels away, and needs no gradient."""
-        return "layer_mask" in self.arguments
-
+from paramattr.wrappers import unwrapped
 
 _ALONG_A_PATH = ("baselines", "n_steps", "method")
 
@@ -58,8 +50,6 @@ _RULES = (
     "riemann_right",
     "riemann_trapezoid",
 )
-_KINDS = nn.modules.conv._ConvNd | nn.Linear
-_ABLATIONS_AT_ONCE = 16
 
 
 def captum_scores(
@@ -69,6 +59,7 @@ def captum_scores(
     loader: Iterable[Any],
     *,
     objective: Objective = squared_error,
+    embedding: str | None = None,
     n_steps: int = 16,
     quadrature: str = "gausslegendre",
     show_progress: bool = False,
@@ -78,40 +69,43 @@ def captum_scores(
         S_c = 1/|X| Σ_{x in X} Σ_p |A_{c,p}(x)|
 
     with A the method's attribution of the objective to channel c of the layer's output at
-    position p. An ablation has one number a channel, which is not summed over positions. The
+    position p. An ablation gives one number per channel, so nothing is summed over positions. The
     units are those of `FAIG.score(loader, reducer=only("output_channel", layers))`, so the two
-    compare. Captum looks at activations of one model: it knows no kernels, and no change of
-    parameters.
+    are comparable. Captum looks at the activations of one model: it sees neither kernels nor a
+    change of parameters.
 
-    Captum's own habits stay. Its conductance takes each node's gradient times the step to the next
-    node, and so is complete only as `n_steps` grows, with `"gausslegendre"` too. The integrated
-    gradients of a layer move its activation alone, while the input stays at its end: what runs
-    past the layer does not move. An ablation puts zeros in a channel's place.
+    Captum's conventions are kept. Its conductance multiplies each node's gradient by the step to
+    the next node, so it is complete only as `n_steps` grows, even with `"gausslegendre"`. A layer's
+    integrated gradients vary only the layer's activation. The input stays at the end of its path,
+    so whatever bypasses the layer does not vary. An ablation sets a channel to zero.
 
     Args:
         method: a name from `CAPTUM_METHODS`.
-        model: in evaluation mode, a module of one floating-point input; it is copied.
+        model: in evaluation mode, with one floating-point input, or tokens; it is copied.
         layers: names of convolutions (plain, grouped or transposed) and linear layers.
-        loader: `((inputs, baselines), targets)` batches, where Captum's paths start at the
-            baselines, of the inputs' shape (in the study, the clean images); or `(inputs,
-            targets)`, or inputs alone, for baselines of zeros. A pair is of inputs and baselines
-            only inside another. Gradient times activation, and ablation, look at no baseline.
+        loader: batches `((inputs, baselines), targets)`. Captum's paths start at the baselines,
+            which have the inputs' shape (in the study, the clean images). With `(inputs, targets)`
+            or inputs alone, the baselines are zeros. A pair means inputs and baselines only if it
+            is inside another pair. Gradient times activation and ablation use no baseline.
         objective: `(output, targets)` to a tensor `(B,)`.
-        n_steps: nodes of the path; conductance takes one more. A sample's nodes run at once.
+        embedding: for a model of tokens or keyword arguments: the name of the module that embeds
+            the tokens. Captum varies its output, starting from zeros. By default, the module that
+            the model names (`get_input_embeddings`), or its only embedding.
+        n_steps: nodes of the path; conductance takes one more. A sample's nodes run in one batch.
         quadrature: Captum's `method`: `"gausslegendre"`, `"riemann_left"`, `"riemann_middle"`,
             `"riemann_right"` or `"riemann_trapezoid"` (whose weights sum to `1 - 1 / n_steps`).
-        show_progress: draw a bar on stderr.
+        show_progress: show a progress bar on stderr.
 
     Returns:
         Scores of the layers' output channels, not negative.
 
     Raises:
         ParamattrError: if Captum is not installed, or for an unknown method or rule.
-        UnitError: if a layer is unknown, of another kind, or has no units of its own.
-        ModelError: if a layer does not run exactly once, its output is not `(B, C, ...)`, or
-            `(B, ..., C)` of a linear layer, or the model is in training mode.
-        DataError: if the loader gives no batch, or inputs and baselines that do not match.
-        ObjectiveError: if the objective does not give one finite number a sample.
+        UnitError: if a layer is unknown, of another kind, or has no weight of its own.
+        ModelError: if a layer does not run exactly once, its output is not `(B, C, ...)` (for a
+            linear layer, `(B, ..., C)`), or the model is in training mode.
+        DataError: if the loader gives no batch, or inputs and baselines do not match.
+        ObjectiveError: if the objective does not give one finite number per sample.
 
     Source: Captum 0.9 (Kokhlikyan et al. 2020); "internal-influence" is IntInf of Leino et al.
     2018, "layer-conductance" is Dhamdhere et al. 2019.
@@ -130,31 +124,30 @@ def captum_scores(
         )
     check_rule(quadrature, n_steps)
     check_callable(objective)
+    model = unwrapped(model)
     with undisturbed(model):
         parameters = named_parameters(model)
         copied = copy.deepcopy(model).requires_grad_(False)
-        watched, index = _watched(copied, layers, objective)
+        watched, index = watched_layers(copied, layers, objective)
         values = ObjectiveOfParameters(FunctionalModel(copied), objective)
-        is_first = True
+        path, is_first = {"n_steps": n_steps, "method": quadrature}, True
 
         def check(condition: str, batch: Batch) -> Batch:
             nonlocal is_first
-            for sample, _ in _with_baselines(batch):
-                values.values(parameters, sample)  # what is wrong shows before the work
+            for sample in captum_samples(copied, batch, embedding):
+                values.values(parameters, sample.batch)  # errors surface before the work
                 for layer in watched if is_first else ():
-                    _ObjectiveOfInputs(layer, sample.targets).check(sample, chosen)
+                    ObjectiveOfInputs(layer, sample).check(chosen)
                 is_first = False
             return batch
 
         def work(batch: Batch) -> Iterator[Sample]:
-            for sample, baselines in _with_baselines(batch):
-                path = {"baselines": baselines, "n_steps": n_steps, "method": quadrature}
+            for sample in captum_samples(copied, batch, embedding):
                 sums = [torch.zeros(len(index), dtype=torch.float64) for _ in range(2)]
                 for layer in watched:
-                    function = _ObjectiveOfInputs(layer, sample.targets)
-                    found = _attribution(attr, chosen, function, sample, path)
-                    for place, given in zip(sums, (found.abs(), found), strict=True):
-                        place[layer.units] += layer.reduced(given, chosen)
+                    attributions = attribution(attr, chosen, ObjectiveOfInputs(layer, sample), path)
+                    for place, value in zip(sums, (attributions.abs(), attributions), strict=True):
+                        place[layer.units] += layer.reduced(value, chosen)
                 yield Sample({method: Reduced(sums[0], sums[1])})
 
         device = next(iter(parameters.values())).device
@@ -162,194 +155,18 @@ def captum_scores(
             [work],
             {"": loader},
             {method: index},
-            read=partial(Batch.from_loader, device=device),
+            read=partial(Batch.from_loader, device=device, model=model),
             check=check,
             show_progress=show_progress,
         )[""][method]
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A layer whose output channels are units."""
-
-    model: nn.Module
-    objective: Objective
-    name: str
-    units: slice
-
-    @property
-    def module(self) -> nn.Module:
-        return self.model.get_submodule(self.name)
-
-    @property
-    def channel(self) -> int:
-        return -1 if isinstance(self.module, nn.Linear) else 1
-
-    def check_output(self, output: Any, samples: int) -> None:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        weight = self.module.get_parameter("weight")
-        plain = isinstance(output, Tensor) and (self.channel < 0 or output.ndim == weight.ndim)
-        if not plain or output.ndim < 2 or output.shape[0] != samples:
-            raise ModelError(
-                f"layer {self.name!r} gives {found} for {samples} samples: expected a tensor with "
-                "the batch first, by which Captum tells samples apart; leave this layer out"
-            )
-        units = self.units.stop - self.units.start
-        if output.shape[self.channel] != units:
-            raise UnitError(
-                f"layer {self.name!r} gives {output.shape[self.channel]} channels, in the shape "
-                f"{found}, and its weight makes {units}: expected one channel a unit; leave this "
-                "layer out"
-            )
-
-    def mask(self, output: Tensor) -> Tensor:
-        shape = [1] * output.ndim
-        shape[self.channel] = output.shape[self.channel]
-        return torch.arange(output.shape[self.channel], device=output.device).reshape(shape)
-
-    def reduced(self, attribution: Tensor, method: CaptumMethod) -> Tensor:
-        flat = attribution.detach().double().movedim(self.channel, 0).flatten(1).cpu()
-        return flat[:, 0] if method.ablates else flat.sum(1)  # a channel's ablation is one number
-
-
-class _ObjectiveOfInputs:
-    """The objective of one sample's targets, as Captum calls it; it watches one layer run."""
-
-    def __init__(self, layer: _Layer, targets: Any) -> None:
-        self.layer, self.targets = layer, targets
-        self.outputs: list[Tensor] = []
-        self.samples = 0
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        self.outputs, self.samples = [], len(inputs)
-        handle = self.layer.module.register_forward_hook(self._watch)
-        try:
-            output = self.layer.model(inputs.clone())
-        finally:
-            handle.remove()
-        if not self.outputs:
-            raise ModelError(
-                f"layer {self.layer.name!r} does not run in the forward pass, or not as a module: "
-                "expected one run, which Captum's hooks see; leave this layer out"
-            )
-        return self.layer.objective(output, _repeated(self.targets, len(inputs)))
-
-    def _watch(self, module: nn.Module, arguments: Any, output: Any) -> Tensor:
-        if self.outputs:
-            raise ModelError(
-                f"layer {self.layer.name!r} runs more than once in a forward pass: expected one "
-                "run, since Captum's hooks take the last for all; leave this layer out"
-            )
-        self.layer.check_output(output, self.samples)
-        if torch.is_grad_enabled() and not output.requires_grad:
-            output.requires_grad_()
-        self.outputs.append(output)
-        return output.clone()  # Captum still needs what the model may overwrite in place
-
-    def check(self, sample: Batch, method: CaptumMethod) -> None:
-        """Run the layer on two copies of a sample, and refuse what Captum would fail on."""
-        values = self(torch.cat([sample.inputs[0]] * 2).requires_grad_())
-        if method.ablates:
-            return
-        if not values.requires_grad:
-            raise ObjectiveError(
-                "the objective does not depend on the layers: expected a value that autograd can "
-                "follow; leave detach(), .item() and no_grad() out of model and objective"
-            )
-        if torch.autograd.grad(values.sum(), self.outputs, allow_unused=True)[0] is None:
-            raise ModelError(
-                f"the objective does not depend on the output of layer {self.layer.name!r}: "
-                "expected one that autograd can follow to it; leave this layer out"
-            )
-
-
-def _attribution(
-    attr: ModuleType,
-    method: CaptumMethod,
-    function: _ObjectiveOfInputs,
-    sample: Batch,
-    path: Mapping[str, Any],
-) -> Tensor:
-    inputs = sample.inputs[0].clone().requires_grad_()
-    given = dict(path)
-    if method.ablates:
-        with torch.no_grad():
-            function(inputs)
-        given["layer_mask"] = function.layer.mask(function.outputs[0])
-        given["perturbations_per_eval"] = _ABLATIONS_AT_ONCE
-    of_layer = getattr(attr, method.layer_class)(function, function.layer.module)
-    return of_layer.attribute(inputs, **{name: given[name] for name in method.arguments})
-
-
-def _watched(
-    model: nn.Module, layers: Iterable[str], objective: Objective
-) -> tuple[list[_Layer], UnitIndex]:
-    names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
-    if not names:
-        raise UnitError("there is no layer: expected at least one name, such as 'conv1'")
-    modules, places = dict(model.named_modules()), owners(model)
-    for name in names:
-        if not name or name not in modules:
-            known = [n for n, m in modules.items() if n and isinstance(m, _KINDS)]
-            raise UnitError(
-                f"layer {name!r} is not one of the model's: expected names such as "
-                f"{', '.join(map(repr, known[:3]))}; a module with two names goes by its first, "
-                "and a model that is a single layer is put into a Sequential"
-            )
-        if not isinstance(modules[name], _KINDS):
-            raise UnitError(
-                f"layer {name!r} is a {type(modules[name]).__name__}: expected a convolution or a "
-                "linear layer, whose output channels are units"
-            )
-        if len(places.get(f"{name}.weight", ())) != 1:
-            raise UnitError(
-                f"layer {name!r} has no weight of its own: expected a parameter "
-                f"{f'{name}.weight'!r} that is not tied or computed from others; leave this layer "
-                "out"
-            )
-    index = UnitIndex.of(model, only("output_channel", names))
-    more = index.groups.keys() - {f"{name}.weight" for name in names}
-    if more:
-        raise UnitError(
-            f"parameter {min(more)!r} has units beside its layer's weight: expected layers whose "
-            "weight alone makes the output channels; leave this layer out"
-        )
-    watched = []
-    for name in names:
-        start, (channels,) = index.groups[f"{name}.weight"]
-        watched.append(_Layer(model, objective, name, slice(start, start + channels)))
-    return watched, index
-
-
-def _with_baselines(batch: Batch) -> Iterator[tuple[Batch, Tensor]]:
-    """Give a batch's samples one by one, each beside where its path starts."""
-    inputs, *more = batch.inputs
-    baselines = more[0] if more else torch.zeros_like(inputs)
-    if len(more) > 1 or inputs.shape != baselines.shape:
-        raise DataError(
-            f"the inputs have shapes {[tuple(one.shape) for one in batch.inputs]}: expected one "
-            "input, or a pair of inputs and baselines of one shape; a model of several inputs is "
-            "wrapped in a module of one"
-        )
-    for one in (inputs, baselines):
-        if not one.is_floating_point():
-            raise DataError(
-                f"the inputs or baselines are {one.dtype}: expected floating-point numbers, which "
-                "Captum differentiates by; give a model of their embeddings"
-            )
-    samples = Batch((inputs,), batch.targets, ()).chunks(1)
-    yield from zip(samples, baselines.split(1), strict=True)
-
-
-def cloned(batch: Batch) -> Batch:
-    """Copy a batch's inputs, which the model may write into."""
-    return replace(batch, inputs=tuple(one.clone() for one in batch.inputs))
-
-
 def check_rule(name: str, n_steps: int) -> None:
-    """Refuse a rule that Captum does not have, or that cannot take as many nodes."""
+    """Reject a rule that Captum lacks, or a number of nodes that the rule does not support."""
     if name not in _RULES:
-        raise ParamattrError(f"rule {name!r} is not Captum's: expected one of {', '.join(_RULES)}")
+        raise ParamattrError(
+            f"rule {name!r} is not one of Captum's: expected one of {', '.join(_RULES)}"
+        )
     least = 1 if name == "gausslegendre" else 2
     if isinstance(n_steps, bool) or not isinstance(n_steps, Integral) or n_steps < least:
         raise ParamattrError(
@@ -367,14 +184,3 @@ def captum_attr() -> ModuleType:
             "this needs Captum, which is not installed: pip install 'paramattr[captum]'"
         ) from None
     return captum.attr
-
-
-def _repeated(tree: Any, times: int) -> Any:
-    if isinstance(tree, Tensor):
-        return torch.cat([tree] * times)
-    if isinstance(tree, tuple | list):
-        branches = [_repeated(branch, times) for branch in tree]
-        return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
-    if isinstance(tree, dict):
-        return {key: _repeated(branch, times) for key, branch in tree.items()}
-    return tree

@@ -1,4 +1,4 @@
-"""Captum's path over the weights: an independent check of FAIG."""
+"""Captum's integrated gradients over the weights, an independent check of FAIG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from paramattr.attribution.captum import captum_attr, check_rule, cloned
+from paramattr.attribution.captum import captum_attr, check_rule
+from paramattr.attribution.captum_samples import cloned
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
@@ -32,12 +33,12 @@ def captum_over_weights(
 ) -> dict[str, Tensor]:
     """Attribute as FAIG does, by Captum's `IntegratedGradients` with the weights as its inputs.
 
-    Captum goes from a baseline to an input. With the weights in the inputs' place, the target's as
-    its "baseline" and the baseline's as its "input", that is Eq. 6: an independent check of
-    `FAIG.attribute`, for small models (`n_steps` copies of all weights are held at once).
+    Captum integrates from a baseline to an input. With the target's weights as its "baseline" and
+    the baseline's weights as its "input", this is Eq. 6. It checks `FAIG.attribute` independently,
+    on small models (`n_steps` copies of all weights are held at once).
 
     Captum rounds its rules' weights to float32, whatever the model's precision, so the two agree to
-    about 1e-7; and its trapezoid's weights sum to `1 - 1 / n_steps`, where FAIG's sum to 1.
+    about 1e-7. The weights of its trapezoid sum to `1 - 1 / n_steps`; FAIG's sum to 1.
 
     Args:
         model: the target, in evaluation mode; it is copied.
@@ -46,50 +47,49 @@ def captum_over_weights(
         targets: as in `FAIG.attribute`.
         objective: `(output, targets)` to a tensor `(B,)`.
         n_steps: nodes of the rule.
-        method: a rule of Captum's, as `quadrature` in `captum_scores`.
-        per_sample: keep the samples apart.
+        method: one of Captum's rules, as `quadrature` in `captum_scores`.
+        per_sample: whether to keep the samples apart.
 
     Returns:
         Names to attributions shaped like the parameters, summed over the batch, or `(B, *shape)`
         with `per_sample`; positive where the change lowered the objective, as in `FAIG`.
 
     Raises:
-        ParamattrError: if Captum is not installed, for an unknown rule, and what
-            `FAIG.attribute` raises.
+        ParamattrError: if Captum is not installed, for an unknown rule, and as `FAIG.attribute`.
 
     Source: Xie et al. 2021, Eq. 6; Captum 0.9 (Kokhlikyan et al. 2020).
 
     >>> target, baseline = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(target.weight, 1.0), nn.init.constant_(baseline.weight, 3.0)
-    >>> found = captum_over_weights(target, baseline, torch.ones(1, 1), torch.zeros(1, 1))
-    >>> round(found["weight"].item(), 4)  # 3 squared minus 1 squared
+    >>> attr = captum_over_weights(target, baseline, torch.ones(1, 1), torch.zeros(1, 1))
+    >>> round(attr["weight"].item(), 4)  # 3 squared minus 1 squared
     8.0
     """
     attr = captum_attr()
     check_rule(method, n_steps)
     check_callable(objective)
     with undisturbed(model):
-        own, other = named_parameters(model), align(model, baseline)
-        # A copy: functional_call does not restore a module with two names.
+        weights, other = named_parameters(model), align(model, baseline)
+        # Copy, since functional_call does not restore a module with two names.
         copied = copy.deepcopy(model).requires_grad_(False)
         values = ObjectiveOfParameters(FunctionalModel(copied), objective)
-        batch = Batch.of(inputs, targets, device=next(iter(own.values())).device)
+        batch = Batch.of(inputs, targets, device=next(iter(weights.values())).device)
         samples = []
         for sample in batch.chunks(1):
-            values.values(own, sample)
+            values.values(weights, sample)
 
             def of_weights(rows: Tensor, sample: Batch = sample) -> Tensor:
                 outputs = (
-                    functional_call(copied, _unflattened(row, own), cloned(sample).inputs)
+                    functional_call(copied, _unflattened(row, weights), cloned(sample).inputs)
                     for row in rows
                 )
                 return torch.cat([objective(output, sample.targets) for output in outputs])
 
-            found = attr.IntegratedGradients(of_weights).attribute(
-                _flattened(other), baselines=_flattened(own), n_steps=n_steps, method=method
+            attributions = attr.IntegratedGradients(of_weights).attribute(
+                _flattened(other), baselines=_flattened(weights), n_steps=n_steps, method=method
             )
-            samples.append(_unflattened(found[0].detach(), own))
-        stacked = {name: torch.stack([each[name] for each in samples]) for name in own}
+            samples.append(_unflattened(attributions[0].detach(), weights))
+        stacked = {name: torch.stack([each[name] for each in samples]) for name in weights}
     return stacked if per_sample else {name: value.sum(0) for name, value in stacked.items()}
 
 

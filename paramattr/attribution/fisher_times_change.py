@@ -1,4 +1,4 @@
-"""Squared gradient times squared change: the second-order estimate by the diagonal Fisher."""
+"""Squared gradient times squared change, the second-order estimate by the diagonal Fisher."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ def fisher_times_change(
         S_u = 1/|X| Σ_{x in X} Σ_{i in u} (∂L(θ, x)/∂θ_i)² (baseline_i - target_i)²
 
     The mean squared gradient of a log-likelihood is the diagonal of the (empirical) Fisher
-    information; with it this is the penalty that elastic weight consolidation puts on a change.
+    information. With such an objective, the score is elastic weight consolidation's penalty on the
+    change.
 
     Args:
         model: the target, in evaluation mode.
         baseline: the model it is compared with, or a mapping of names to tensors.
         loader: `(inputs, targets)` batches, as in `FAIG.score`.
         reducer: the units, as in `FAIG.score`.
-        objective: `(output, targets)` to a tensor `(B,)`; for a Fisher information a negative
+        objective: `(output, targets)` to a tensor `(B,)`. For Fisher information, use a negative
             log-likelihood such as `cross_entropy`.
-        show_progress: draw a bar on stderr.
+        show_progress: show a progress bar on stderr.
         checkpoint: as in `FAIG.score`.
         strict: as in `FAIG`.
 
@@ -49,7 +50,7 @@ def fisher_times_change(
         Scores of all units, not negative.
 
     Raises:
-        ParamattrError: what `FAIG.score` raises.
+        ParamattrError: as `FAIG.score`.
 
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", Eq. 3.
     """

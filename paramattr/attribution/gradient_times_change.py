@@ -1,4 +1,4 @@
-"""Gradient times change: the first-order estimate of what a change does, at one place."""
+"""Gradient times change, the first-order estimate of a change's effect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paramattr.parameters import Baseline
 from paramattr.quadrature import Rule
 
 PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
-"""Names of places on the straight line between the models."""
+"""Names of points on the straight line between the models."""
 
 
 @score_function
@@ -37,8 +37,9 @@ def gradient_times_change(
 
         S_u = 1/|X| Σ_{x in X} Σ_{i in u} |∂L(θ, x)/∂θ_i (baseline_i - target_i)|
 
-    at one place of the straight line between the models: FAIG with a single node. Pruning tools
-    call it first-order importance, with zero for the baseline (Molchanov et al. 2019, Eq. 8).
+    with θ one point of the straight line between the models: this is FAIG with a single node.
+    With a baseline of zeros, pruning tools call it first-order importance (Molchanov et al. 2019,
+    Eq. 8).
 
     Args:
         model: the target, in evaluation mode.
@@ -48,7 +49,7 @@ def gradient_times_change(
         objective: `(output, targets)` to a tensor `(B,)`.
         at: where the gradient is taken: `"target"`, `"middle"`, `"baseline"`, or a number from 0
             (target) to 1 (baseline).
-        show_progress: draw a bar on stderr.
+        show_progress: show a progress bar on stderr.
         checkpoint: as in `FAIG.score`.
         strict: as in `FAIG`.
 
@@ -56,7 +57,7 @@ def gradient_times_change(
         Scores of all units, not negative.
 
     Raises:
-        ParamattrError: for an unknown place, and what `FAIG.score` raises.
+        ParamattrError: for an unknown point, and as `FAIG.score`.
     """
     faig = ParameterPathIntegratedGradients(model, baseline, objective=objective, strict=strict)
     return faig.score(
@@ -69,15 +70,15 @@ def gradient_times_change(
 
 
 def single_node(at: str | float) -> Rule:
-    """Make the rule of one node at a place of the path.
+    """Make the rule with a single node, at one point of the path.
 
     Raises:
-        ParamattrError: for a place that is neither known by name nor from 0 to 1.
+        ParamattrError: for a point that is neither a known name nor a number from 0 to 1.
     """
     place = PLACES.get(at) if isinstance(at, str) else at
     if isinstance(place, bool) or not isinstance(place, Real) or not 0 <= place <= 1:
         raise ParamattrError(
-            f"the place {at!r} is not on the path: expected {', '.join(map(repr, PLACES))}, or a "
+            f"the point {at!r} is not on the path: expected {', '.join(map(repr, PLACES))}, or a "
             "number from 0 (target) to 1 (baseline)"
         )
     return Rule(f"one node at {place:g}", (float(place),), (1.0,), 1 if place == 0.5 else 0)

@@ -1,4 +1,4 @@
-"""The paper's modified IG: gradients by the parameters, integrated along a path of inputs."""
+"""The paper's modified IG: gradients of the parameters, integrated along a path of inputs."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ from paramattr.wrappers import unwrapped
 
 
 class InputPathIntegratedGradients:
-    """Integrate the gradient by the parameters while the input, not the model, changes.
+    """Integrate the gradient of the parameters while the input, not the model, changes.
 
         A_i(x) = ∫_0^1 ∂L(θ, x' + α (x - x')) / ∂θ_i dα
 
-    with x' the baseline input (in the study the clean image) and x the input (the degraded one).
-    It is multiplied by no difference, so it is not complete; it looks at one model alone.
+    with x' the baseline input (in the study, the clean image) and x the input (the degraded one).
+    The method looks at a single model. It multiplies by no difference, so it is not complete.
 
     Args:
         model: the target, in evaluation mode.
         objective: `(output, None)` to a tensor `(B,)`; the paper's is the sum of the output.
-        parameters: what is reported, as in `FAIG`.
+        parameters: the parameters to report, as in `FAIG`.
 
     Raises:
         ModelError: if `parameters` does not fit the model.
@@ -72,8 +72,8 @@ class InputPathIntegratedGradients:
         check_callable(objective)
         if isinstance(objective, SelfReference):
             raise ObjectiveError(
-                "self_reference needs targets, and the path of inputs has none to offer: expected "
-                "an objective of the output alone, such as paramattr.summed_output"
+                "self_reference needs targets, and a path of inputs has none: expected an "
+                "objective of the output alone, such as paramattr.summed_output"
             )
         self.model, self.objective = unwrapped(model), objective
         self._reported = pick(self.model, parameters)
@@ -93,24 +93,24 @@ class InputPathIntegratedGradients:
             inputs: floating-point, a tensor or a tuple of tensors, `(B, ...)`.
             baselines: of the same shapes.
             n_steps: nodes of the rule.
-            method: as in `FAIG.attribute`, `"adaptive"` aside.
-            per_sample: keep the samples apart.
+            method: as in `FAIG.attribute`, except `"adaptive"`.
+            per_sample: whether to keep the samples apart.
 
         Returns:
             Names to attributions shaped like the parameters, summed over the batch, or
             `(B, *shape)` with `per_sample`.
 
         Raises:
-            DataError: if the two do not match, or hold whole numbers (tokens have no path).
+            DataError: if the two do not match, or hold integers (tokens have no path).
             ModelError: if the model is in training mode.
-            ObjectiveError: if the objective does not give one finite number a sample.
+            ObjectiveError: if the objective does not give one finite number per sample.
         """
         with undisturbed(self.model):
-            own, rule, function = self._begin(method, n_steps)
-            batch = _checked(Batch.of(inputs, baselines, device=_device(own)))
+            parameters, rule, function = self._begin(method, n_steps)
+            batch = _checked(Batch.of(inputs, baselines, device=_device(parameters)))
             if not per_sample:
-                return self._over(function, own, rule, batch)
-            parts = [self._over(function, own, rule, one) for one in batch.chunks(1)]
+                return self._over(function, parameters, rule, batch)
+            parts = [self._over(function, parameters, rule, sample) for sample in batch.chunks(1)]
             return {name: torch.stack([part[name] for part in parts]) for name in self._reported}
 
     @score_method
@@ -124,43 +124,43 @@ class InputPathIntegratedGradients:
         show_progress: bool = False,
         checkpoint: str | Path | None = None,
     ) -> Any:
-        """Stream `(inputs, baselines)` batches into one score a unit, as `FAIG.score` does.
+        """Stream `(inputs, baselines)` batches into one score per unit, as `FAIG.score` does.
 
         Args:
             loader: any iterable of `(inputs, baselines)` batches.
             reducer: the units.
             n_steps: as in `attribute`.
             method: as in `attribute`.
-            show_progress: draw a bar on stderr.
+            show_progress: show a progress bar on stderr.
             checkpoint: as in `FAIG.score`.
 
         Returns:
             Scores of all units, not negative.
 
         Raises:
-            ParamattrError: what `attribute` raises, and for an unknown reducer, an empty loader
-                or a checkpoint of other settings.
+            ParamattrError: as `attribute`, and for an unknown reducer, an empty loader or a
+                checkpoint with other settings.
         """
         with undisturbed(self.model):
-            own, rule, function = self._begin(method, n_steps)
+            parameters, rule, function = self._begin(method, n_steps)
             request = Request(self.model, loader, reducer)
 
             def read(item: Any) -> Batch:
-                return Batch.from_loader(item, device=_device(own), model=self.model)
+                return Batch.from_loader(item, device=_device(parameters), model=self.model)
 
             def work(batch: Batch) -> Iterator[Sample]:
-                yield Sample(request.reduced(self._over(function, own, rule, batch)))
+                yield Sample(request.reduced(self._over(function, parameters, rule, batch)))
 
             settings = None
             if checkpoint is not None:
                 settings = {
                     "method": "input path",
                     "rule": rule.settings(),
-                    "model": fingerprint([own, dict(self.model.named_buffers())]),
+                    "model": fingerprint([parameters, dict(self.model.named_buffers())]),
                     "objective": described(self.objective),
                     "parameters": self._reported,
                 }
-            found = stream(
+            scores = stream(
                 [work],
                 request.loaders,
                 request.indexes,
@@ -170,24 +170,28 @@ class InputPathIntegratedGradients:
                 settings=settings,
                 show_progress=show_progress,
             )
-            return request.answer(found)
+            return request.answer(scores)
 
     def _begin(
         self, method: str | Rule, n_steps: int
     ) -> tuple[dict[str, Tensor], Rule, ObjectiveOfParameters]:
-        own = Compute().placed(named_parameters(self.model))
+        parameters = Compute().placed(named_parameters(self.model))
         function = ObjectiveOfParameters(FunctionalModel(self.model), self.objective)
-        return own, get_rule(method, n_steps), function
+        return parameters, get_rule(method, n_steps), function
 
     def _over(
-        self, function: ObjectiveOfParameters, own: dict[str, Tensor], rule: Rule, batch: Batch
+        self,
+        function: ObjectiveOfParameters,
+        parameters: dict[str, Tensor],
+        rule: Rule,
+        batch: Batch,
     ) -> dict[str, Tensor]:
-        sums = {name: torch.zeros_like(own[name]) for name in self._reported}
+        sums = {name: torch.zeros_like(parameters[name]) for name in self._reported}
         values = []
         for alpha, weight in zip(rule.nodes, rule.weights, strict=True):
-            found = function.gradient(own, _at(batch, alpha), self._reported)
-            values.append(found.values)
-            for name, gradient in found.by_name.items():
+            gradients = function.gradient(parameters, _at(batch, alpha), self._reported)
+            values.append(gradients.values)
+            for name, gradient in gradients.by_name.items():
                 sums[name].add_(gradient, alpha=weight)
         check_finite_values(values, batch.first)
         check_finite_gradients(sums, batch)
@@ -195,39 +199,41 @@ class InputPathIntegratedGradients:
 
 
 def _at(batch: Batch, alpha: float) -> Batch:
-    """Go from the baselines, which stand in the targets' place, towards the inputs."""
-    ends = zip(_several(batch.targets), batch.inputs, strict=True)
+    """Interpolate from the baselines, stored as the batch's targets, to the inputs."""
+    ends = zip(_as_tuple(batch.targets), batch.inputs, strict=True)
     return replace(batch, inputs=tuple(torch.lerp(*both, alpha) for both in ends), targets=None)
 
 
-def _device(own: dict[str, Tensor]) -> torch.device:
-    return next(iter(own.values())).device
+def _device(parameters: dict[str, Tensor]) -> torch.device:
+    return next(iter(parameters.values())).device
 
 
-def _several(tensors: Any) -> tuple[Any, ...]:
+def _as_tuple(tensors: Any) -> tuple[Any, ...]:
     return tuple(tensors) if isinstance(tensors, tuple | list) else (tensors,)
 
 
 def _checked(batch: Batch) -> Batch:
-    baselines = _several(batch.targets)
-    shapes = [tuple(one.shape) for one in batch.inputs]
-    found = [tuple(one.shape) if isinstance(one, Tensor) else type(one) for one in baselines]
-    if shapes != found:
+    baselines = _as_tuple(batch.targets)
+    shapes = [tuple(tensor.shape) for tensor in batch.inputs]
+    baseline_shapes = [
+        tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor) for tensor in baselines
+    ]
+    if shapes != baseline_shapes:
         raise DataError(
-            f"the inputs have shapes {shapes} and the baselines {found}: expected a baseline of "
-            "each input's shape; give (inputs, baselines)"
+            f"the inputs have shapes {shapes} and the baselines {baseline_shapes}: expected a "
+            "baseline of each input's shape; pass (inputs, baselines)"
         )
-    for one in (*batch.inputs, *baselines):
-        if not one.is_floating_point():
+    for tensor in (*batch.inputs, *baselines):
+        if not tensor.is_floating_point():
             raise DataError(
-                f"the inputs or baselines are {one.dtype}: expected floating-point numbers, since "
-                "a path runs between them; whole numbers such as tokens have none, so give a "
-                "model of their embeddings"
+                f"the inputs or baselines are {tensor.dtype}: expected floating-point numbers, "
+                "since a path connects them; integers such as tokens have no path, so pass a model "
+                "of their embeddings"
             )
-    for one, start in zip(batch.inputs, baselines, strict=True):
-        if one.dtype != start.dtype:
+    for tensor, start in zip(batch.inputs, baselines, strict=True):
+        if tensor.dtype != start.dtype:
             raise DataError(
-                f"the inputs are {one.dtype} and the baselines {start.dtype}: expected one "
+                f"the inputs are {tensor.dtype} and the baselines {start.dtype}: expected one "
                 "precision for both, the model's"
             )
     return batch

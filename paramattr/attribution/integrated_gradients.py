@@ -38,9 +38,8 @@ class ParameterPathIntegratedGradients:
 
         A_i(x) = ∫_0^1 ∂L(γ(α), x)/∂γ(α)_i · ∂γ(α)_i/∂α dα
 
-    with γ(0) the target and γ(1) the baseline. Over all parameters that
-    move, the attributions of one sample sum to `L(baseline) - L(target)`: a positive one says that
-    this parameter's change lowered the objective.
+    with γ(0) the target and γ(1) the baseline. Over all that moves, the attributions of one sample
+    sum to `L(baseline) - L(target)`: a positive one says that this change lowered the objective.
 
     Floating-point buffers that differ, such as the statistics of a batch norm, move along the path
     as parameters do, and have attributions under their own names. The model's parameters,
@@ -153,8 +152,7 @@ class ParameterPathIntegratedGradients:
                 as each sample needs; `spent` says how many, and `n_steps` is without effect.
             internal_batch_size: most samples that go through the model at once; all by default.
                 With `per_sample` one by default: more are differentiated in one pass by
-                `torch.func.vmap`, which takes so many times the memory of the parameters and pays
-                for small models (see docs/performance.md).
+                `torch.func.vmap`, which takes as many times the memory of the parameters.
             return_convergence_delta: give the delta too.
             per_sample: keep the samples apart.
             show_progress: draw a bar on stderr.
@@ -306,9 +304,6 @@ class ParameterPathIntegratedGradients:
             internal_batch_size: most samples that run together; a whole batch by default.
             show_progress: draw a bar on stderr.
 
-        Returns:
-            The mean objective at each place, and the barrier.
-
         Raises:
             ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
         """
@@ -316,8 +311,9 @@ class ParameterPathIntegratedGradients:
             check_count("internal_batch_size", internal_batch_size, ", or None")
             integrand = self._integrand()
             read = partial(Batch.from_loader, device=integrand.device, model=self.model)
-            options = {"at_once": internal_batch_size, "show_progress": show_progress}
-            return profile_of(integrand, loader, read, n_points, **options)  # type: ignore
+            return profile_of(
+                integrand, loader, read, n_points, internal_batch_size, show_progress=show_progress
+            )
 
     def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         if isinstance(method, str) and method == "adaptive":

@@ -1,4 +1,4 @@
-"""Random scores: the controls that every method must beat."""
+"""Random scores, the controls that every method must beat."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from paramattr.units.selection import Selection
 
 
 def random_scores(model: nn.Module, *, reducer: str | Reducer = "kernel", seed: int = 0) -> Scores:
-    """Score each unit by a number drawn evenly from [0, 1).
+    """Score each unit by a number drawn uniformly from [0, 1).
 
     Args:
-        model: whose units are scored.
+        model: the model whose units are scored.
         reducer: the units, as in `FAIG.score`.
-        seed: of the draw; the global random state is neither used nor changed.
+        seed: seed of the draw; the global random state is neither used nor changed.
 
     Returns:
         Scores of all units.
@@ -30,22 +30,22 @@ def random_scores(model: nn.Module, *, reducer: str | Reducer = "kernel", seed: 
 
 
 def random_scores_of(index: UnitIndex, *, seed: int = 0) -> Scores:
-    """Score units that are known already, as `random_scores` does."""
+    """Score the units of an index, as `random_scores` does."""
     draw = torch.Generator().manual_seed(seed)
     return Scores(index, torch.rand(len(index), generator=draw, dtype=torch.float64))
 
 
 def random_within_layers(like: Scores | Selection, *, seed: int = 0) -> Scores:
-    """Shuffle a ranking inside each layer: random filters, but as many of each layer.
+    """Shuffle a ranking inside each layer.
 
-    The top units of the result hold, layer by layer, as many units as those of the ranking, at
-    every fraction; only their positions are random. What is left of a method's lead over this
-    control is its choice of units in a layer, and the lead of this control over `random_scores` is
-    its choice of layers.
+    At every fraction, the result's top units hold as many units of each layer as the ranking's top
+    units do. Only their positions in the layer are random. A method's lead over this control is due
+    to its choice of units within layers. This control's lead over `random_scores` is due to the
+    choice of layers.
 
     Args:
-        like: scores, or a selection (take `.top(count=len(selection))` of the result).
-        seed: of the draw; the global random state is neither used nor changed.
+        like: scores, or a selection (use `.top(count=len(selection))` of the result).
+        seed: seed of the draw; the global random state is neither used nor changed.
 
     Returns:
         Scores of the same units. A unit that spans layers counts under its group.
@@ -56,7 +56,7 @@ def random_within_layers(like: Scores | Selection, *, seed: int = 0) -> Scores:
     if isinstance(like, Selection):
         values = like.chosen.double()
     elif isinstance(like, Scores):
-        # Ranks in place of values: ties are broken before the shuffle as `top` breaks them after.
+        # Ranks instead of values: ties break before the shuffle as `top` would break them.
         values = torch.empty(len(like), dtype=torch.float64)
         values[like.rank()] = -torch.arange(len(like), dtype=torch.float64)
     else:
@@ -66,7 +66,7 @@ def random_within_layers(like: Scores | Selection, *, seed: int = 0) -> Scores:
     draw = torch.Generator().manual_seed(seed)
     shuffled, left = values.clone(), torch.ones(len(values), dtype=torch.bool)
     for units in like.index.layers().values():
-        own = units[left[units]]
-        shuffled[own] = values[own[torch.randperm(len(own), generator=draw)]]
-        left[own] = False
+        numbers = units[left[units]]
+        shuffled[numbers] = values[numbers[torch.randperm(len(numbers), generator=draw)]]
+        left[numbers] = False
     return Scores(like.index, shuffled)

@@ -1,4 +1,4 @@
-"""The magnitude of the weights, blind to baseline and data: what plain pruning goes by."""
+"""The magnitude of the weights, a ranking that ignores baseline and data."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Whether the units that a ranking names are those that matter: masking, curves, comparison."""
+"""Faithfulness of rankings: masking curves and their comparison."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from paramattr.attribution.random import random_scores_of
 from paramattr.errors import UnitError
 from paramattr.faithfulness.curves import Bootstrap, Curve
+from paramattr.faithfulness.damage import Truth, measure_ends
 from paramattr.faithfulness.masking import FRACTIONS, Measure, curves, with_fractions
 from paramattr.parameters import Baseline
 from paramattr.units.agreement import agreement
@@ -35,12 +37,14 @@ class Comparison:
         curves: method, function whose units were exchanged, and function that was measured.
         fractions: at which the curves were measured.
         bootstrap: how intervals are drawn.
+        truth: what the objective against the truth says of every edit; None if it was not given.
     """
 
     rankings: dict[str, dict[str, list[Scores]]]
     curves: dict[tuple[str, str, str], Curve]
     fractions: tuple[float, ...]
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    truth: Truth | None = None
 
     def __repr__(self) -> str:
         """Say how much was compared."""
@@ -51,24 +55,78 @@ class Comparison:
         )
 
     def on(self, samples: slice) -> Comparison:
-        """Give the comparison on some of the samples, with intervals over these alone."""
-        return replace(self, curves={key: curve.on(samples) for key, curve in self.curves.items()})
+        """Give the comparison on some of the samples, with intervals over these alone.
+
+        The truth is too, if it is of as many samples as the measures; else it stays whole.
+        """
+        own = {curve.values.shape[1] for curve in self.curves.values()}
+        truth = self.truth
+        if truth is not None and own == {len(ends.target) for ends in truth.ends.values()}:
+            truth = truth.on(samples)
+        curves = {key: curve.on(samples) for key, curve in self.curves.items()}
+        return replace(self, curves=curves, truth=truth)
 
     def rows(self, fractions: Sequence[float] | None = None) -> list[dict[str, Any]]:
-        """Give the measured values: a row a method, function, measured function and fraction.
+        """Give the measured values: a row per method, function, measured function and fraction.
 
         Args:
             fractions: some of those that were measured; all by default.
 
         Returns:
-            Rows of `method`, `function`, `measured`, `fraction`, `value`, `low`, `high`.
+            Rows of `method`, `function`, `measured`, `fraction`, `value`, `low`, `high`; with the
+            truth also `lost_share`, `lost_low`, `lost_high` of the measured function, `damage` and
+            `reason` of the edit.
         """
         wanted = self.fractions if fractions is None else with_fractions(fractions)
-        return [
-            {**names, "fraction": fraction, **curve.at(fraction, self.bootstrap)._asdict()}
-            for names, curve in self._named("measured")
-            for fraction in wanted
-        ]
+        rows = []
+        for names, curve in self._named("measured"):
+            for fraction in wanted:
+                found = curve.at(fraction, self.bootstrap)
+                row = {**names, "fraction": fraction, **found._asdict()}
+                if self.truth is not None:
+                    row |= self.truth.columns(**names, fraction=fraction, bootstrap=self.bootstrap)
+                rows.append(row)
+        return rows
+
+    def damage(self, fractions: Sequence[float] | None = None) -> list[dict[str, Any]]:
+        """Say which edits are damage, by the objective against the truth.
+
+        A large drop is no proof that a function was found: a broken network drops too. An edit is
+        damage where the interval of the lost share lies above 1 (the edited model is worse than the
+        baseline), and a masking also where it costs another condition more than its own.
+
+        Args:
+            fractions: some of those that were measured; all by default.
+
+        Returns:
+            Rows of `method`, `function`, `fraction`; `lost_share`, `low`, `high`: the share of the
+            fine-tuning's gain on the function that the edit loses, NaN where there was none;
+            `selectivity`: the measured drop over the largest of another function (None if there is
+            no other, or no start at 0); `damage`, and the `reason`.
+
+        Raises:
+            UnitError: if the comparison was not given the truth.
+        """
+        if self.truth is None:
+            raise UnitError(
+                "the comparison does not know the truth: give compare(..., truth={function: "
+                "measure}), each the objective against the truth, lower for a better model"
+            )
+        wanted = self.fractions if fractions is None else with_fractions(fractions)
+        rows = []
+        for method, functions in self.rankings.items():
+            for function, fraction in product(functions, wanted):
+                verdict = self.truth.judged(method, function, fraction, self.bootstrap)
+                rows.append(
+                    {
+                        **{"method": method, "function": function, "fraction": fraction},
+                        **dict(zip(("lost_share", "low", "high"), verdict.lost, strict=True)),
+                        "selectivity": self._least_selective(method, function, fraction),
+                        "damage": verdict.damage,
+                        "reason": verdict.reason,
+                    }
+                )
+        return rows
 
     def areas(self) -> list[dict[str, Any]]:
         """Give each method's normalised area under the curve of each function's own measure.
@@ -140,6 +198,16 @@ class Comparison:
                     rows.append({**names, **found._asdict()})
         return rows
 
+    def _least_selective(self, method: str, function: str, fraction: float) -> float | None:
+        others = [
+            key for key in self.curves if key[:2] == (method, function) and key[2] != function
+        ]
+        if not others or self.fractions[0] != 0:
+            return None
+        own = self.curves[method, function, function]
+        once = replace(self.bootstrap, resamples=1)
+        return min(own.selectivity(self.curves[key], fraction, once).value for key in others)
+
     def _named(self, measured: str) -> Iterator[tuple[dict[str, str], Curve]]:
         # The names that each curve's rows begin with; what was measured is called `measured`.
         for (method, function, other), curve in self.curves.items():
@@ -155,6 +223,7 @@ def compare(
     fractions: Sequence[float] = FRACTIONS,
     edit: str = "masking",
     bootstrap: Bootstrap | None = None,
+    truth: Mapping[str, Measure] | None = None,
     checkpoint: str | Path | None = None,
     show_progress: bool = False,
     advance: Callable[[float], None] = lambda amount: None,
@@ -173,6 +242,9 @@ def compare(
         edit: `"masking"` (the target's top units become the baseline's) or `"insertion"` (the
             baseline's become the target's).
         bootstrap: how intervals are drawn; 1,000 resamples at 95% by default.
+        truth: condition to the objective against the truth, of the model, lower for a better one,
+            one number per sample: for every function of `measures`, and for conditions beside
+            them. With it the comparison says which edits are damage.
         checkpoint: a file that keeps what was measured, as `masking_curve` keeps it.
         show_progress: draw a bar on stderr.
         advance: called with 1 after each edited model.
@@ -199,13 +271,14 @@ def compare(
     if CONTROL not in spread:
         control = [random_scores_of(index, seed=seed) for seed in range(3)]
         spread[CONTROL] = dict.fromkeys(measures, control)
+    truth = _checked_truth(truth or {}, measures)
     fractions = with_fractions(fractions)
     distinct = distinct_scores(spread)
     drawn = curves(
         model,
         baseline,
         distinct,
-        list(measures.values()),
+        [*measures.values(), *truth.values()],
         fractions=fractions,
         edit=edit,
         checkpoint=checkpoint,
@@ -213,14 +286,28 @@ def compare(
         advance=advance,
     )
     by_scores = {id(scores): own for scores, own in zip(distinct, drawn, strict=True)}
-    found = {}
+    found: dict[tuple[str, str, str], Curve] = {}
+    judged: dict[tuple[str, str, str], Curve] = {}
     for method, functions in spread.items():
         for function, several in functions.items():
-            for place, measured in enumerate(measures):
+            for place, measured in enumerate([*measures, *truth]):
                 parts = [by_scores[id(scores)][place].values for scores in several]
                 mean = Curve(fractions, torch.stack(parts).mean(0))
-                found[method, function, measured] = mean
-    return Comparison(spread, found, fractions, bootstrap or Bootstrap())
+                (found if place < len(measures) else judged)[method, function, measured] = mean
+    known = Truth(measure_ends(model, baseline, truth), judged, edit) if truth else None
+    return Comparison(spread, found, fractions, bootstrap or Bootstrap(), known)
+
+
+def _checked_truth(
+    truth: Mapping[str, Measure], measures: Mapping[str, Measure]
+) -> Mapping[str, Measure]:
+    missing = [function for function in measures if function not in truth]
+    if truth and missing:
+        raise UnitError(
+            f"function {missing[0]!r} has no truth: found {', '.join(map(repr, truth))}; give the "
+            "objective against the truth for every function that is measured"
+        )
+    return truth
 
 
 def distinct_scores(rankings: Mapping[str, Mapping[str, Sequence[Scores]]]) -> list[Scores]:

@@ -1,4 +1,4 @@
-"""Faithfulness: what a model loses as the top units of a ranking are exchanged, as a curve."""
+"""Masking and insertion curves: a model's loss as the top units of a ranking are exchanged."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def masking_curve(
     Args:
         model: the target, in evaluation mode. It is edited in place and restored bit for bit
             between fractions.
-        baseline: where the values come from, or a mapping of names to tensors.
+        baseline: the model that the values come from, or a mapping of names to tensors.
         ranking: scores of units.
-        measure: a function of the model that gives one number a sample `(B,)`.
+        measure: a function of the model that gives one number per sample `(B,)`.
         fractions: shares of the units, increasing, from 0 to 1; see `with_fractions`.
-        show_progress: draw a bar on stderr.
+        show_progress: show a progress bar on stderr.
 
     Returns:
-        The curve; its value at 0 is the target's own.
+        The curve; its value at 0 is the unedited target's.
 
     Raises:
-        ParamattrError: if the models, the ranking, the fractions or what the measure gives do not
+        ParamattrError: if the models, the ranking, the fractions or the measure's values do not
             fit.
 
     Source: Xie et al. 2021, Sec. 5.2.1 and Fig. 3.
@@ -77,10 +77,10 @@ def insertion_curve(
     fractions: Sequence[float] = FRACTIONS,
     show_progress: bool = False,
 ) -> Curve:
-    """Measure the baseline as the target's top units are brought in.
+    """Measure the baseline as the target's top units are inserted.
 
-    Arguments, result and errors are those of `masking_curve`; the value at 0 is the baseline's,
-    with the target's buffers. What has no unit stays the baseline's.
+    Arguments, result and errors are those of `masking_curve`. The value at 0 is the baseline's.
+    Entries without a unit keep the baseline's values throughout.
     """
     return _only(
         curves(
@@ -107,7 +107,7 @@ def curves(
     show_progress: bool = False,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> list[list[Curve]]:
-    """Draw the curves of several rankings and measures; equal selections are measured once.
+    """Measure the curves of several rankings; equal selections are measured once.
 
     Args:
         model: as in `masking_curve`.
@@ -116,9 +116,9 @@ def curves(
         measures: functions of the model.
         fractions: as in `masking_curve`.
         edit: `"masking"` or `"insertion"`.
-        checkpoint: a file that keeps what was measured after each edited model; a call that is
-            repeated with it after an error or a kill resumes.
-        show_progress: draw a bar on stderr.
+        checkpoint: a file that keeps the measurements after each edited model; after an error or a
+            kill, the same call resumes from it.
+        show_progress: show a progress bar on stderr.
         advance: called with 1 after each edited model.
 
     Returns:
@@ -136,7 +136,7 @@ def curves(
     for ranking in rankings:
         check_units(model, ranking.index)
     memory = Memory(model, baseline, measures, edit, checkpoint)
-    found = []
+    rows = []
     with progress_bar("measuring", len(rankings) * len(fractions), show=show_progress) as draw:
         for ranking in rankings:
             columns, units = [], ranking.index.fingerprint()
@@ -147,11 +147,11 @@ def curves(
                 draw(1)
                 advance(1)
             values = zip(*columns, strict=True)
-            found.append([Curve(fractions, torch.stack(column)) for column in values])
-    return found
+            rows.append([Curve(fractions, torch.stack(column)) for column in values])
+    return rows
 
 
-def with_fractions(fractions: Sequence[float], *more: float) -> tuple[float, ...]:
+def with_fractions(fractions: Sequence[float], *extra: float) -> tuple[float, ...]:
     """Sort fractions and add some, such as 1% to the steps of 5%.
 
     Raises:
@@ -160,14 +160,14 @@ def with_fractions(fractions: Sequence[float], *more: float) -> tuple[float, ...
     >>> with_fractions((0, 0.5, 1), 0.01)
     (0.0, 0.01, 0.5, 1.0)
     """
-    for fraction in (*fractions, *more):
+    for fraction in (*fractions, *extra):
         if not 0 <= fraction <= 1:
             raise UnitError(f"fraction {fraction!r}: expected a share of the units from 0 to 1")
-    found = tuple(sorted({float(fraction) for fraction in (*fractions, *more)}))
-    if not found:
+    shares = tuple(sorted({float(fraction) for fraction in (*fractions, *extra)}))
+    if not shares:
         raise UnitError("there is no fraction: expected shares of the units from 0 to 1")
-    return found
+    return shares
 
 
-def _only(found: list[list[Curve]]) -> Curve:
-    return found[0][0]
+def _only(rows: list[list[Curve]]) -> Curve:
+    return rows[0][0]

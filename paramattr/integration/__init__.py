@@ -1,1 +1,1 @@
-"""From batches and a path to attributions, per sample, and to running sums over units."""
+"""Integration along a path: attributions per sample, and running sums over units."""

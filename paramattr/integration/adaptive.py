@@ -1,4 +1,4 @@
-"""Integration that spends evaluations where a path needs them, and no more than asked for."""
+"""Adaptive integration: evaluations go where the path needs them, up to a limit."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from paramattr.integration.path_integral import Integrated, Node, Spent, Values,
 from paramattr.quadrature import gauss_kronrod
 
 NODES = 7
-"""Of a panel: a Gauss-Kronrod rule, which extends three Gauss nodes and is exact to degree 11."""
+"""Nodes per panel: a Gauss-Kronrod rule that extends three Gauss nodes, exact to degree 11."""
 _NARROWEST = 2.0**-16
-"""Width of a panel that is halved no further."""
+"""Width below which a panel is not halved."""
 
 
 @dataclass(frozen=True)
 class Adaptive:
     """Gauss-Kronrod panels, halved until the attributions are complete.
 
-    A panel's attributions must sum to the objective's change between its two ends, which takes no
-    gradient to know: what is missing is its error. Panels are taken from the target on, and one is
-    kept if all that is kept so far is complete within the tolerance, else halved.
+    A panel's attributions must sum to the objective's change between its two ends, which needs no
+    gradient. The difference is the panel's error. Panels are processed from the target onwards. A
+    panel is kept if all panels kept so far are complete within the tolerance; otherwise it is
+    halved.
 
     Args:
-        rtol: the tolerated residual over the objective's whole change, for each sample (or, where
-            `attribute` sums a batch, for the sum).
-        max_evaluations: the most gradients per sample; when they are spent, the panels that remain
-            are taken as they are. Each smooth piece of the path takes at least 7.
+        rtol: the tolerated residual relative to the objective's whole change, per sample (or for
+            the sum, if `attribute` sums a batch).
+        max_evaluations: the most gradients per sample; after these, the remaining panels are not
+            refined. Each smooth piece of the path takes at least 7.
 
     Raises:
-        ParamattrError: for a tolerance or number that cannot be.
+        ParamattrError: for a tolerance or number out of range.
 
     >>> Adaptive(rtol=1e-4).max_evaluations
     217
@@ -51,7 +52,9 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         if not 0 < self.rtol < 1:
-            raise ParamattrError(f"rtol is {self.rtol!r}: expected a number in (0, 1), as 1e-3")
+            raise ParamattrError(
+                f"rtol is {self.rtol!r}: expected a number in (0, 1), such as 1e-3"
+            )
         if isinstance(self.max_evaluations, bool) or self.max_evaluations < NODES:
             raise ParamattrError(
                 f"max_evaluations is {self.max_evaluations!r}: expected at least {NODES}, the "
@@ -64,8 +67,8 @@ class _Panel(NamedTuple):
     end: float
 
 
-class _Kept(NamedTuple):
-    """What the panels that were kept came to, and why there are no more."""
+class _Accepted(NamedTuple):
+    """The sums over the accepted panels, and why the refinement stopped."""
 
     attributions: Attributions
     total: float
@@ -75,7 +78,7 @@ class _Kept(NamedTuple):
 
 
 class AdaptiveIntegral:
-    """The integral of an integrand by as many panels as each batch needs.
+    """The integral of an integrand, with as many panels as each batch needs.
 
     Args:
         integrand: the objective along the path.
@@ -91,7 +94,7 @@ class AdaptiveIntegral:
 
         Args:
             batch: samples.
-            whole: without effect: the total is always of all that moves, which the panels need.
+            whole: no effect: the panels need the total over everything that moves.
 
         Raises:
             ObjectiveError: if the objective or a gradient is not finite somewhere.
@@ -99,41 +102,41 @@ class AdaptiveIntegral:
         changes = _Changes(self.integrand, batch)
         change = changes.between(0.0, 1.0)
         allowed = max(self.adaptive.rtol * abs(change), changes.rounding)
-        kept = self._panels(batch, changes, allowed)
+        result = self._panels(batch, changes, allowed)
         device = self.integrand.device
         check_finite_gradients(
-            {**kept.attributions, "a parameter": torch.tensor(kept.total, device=device)}, batch
+            {**result.attributions, "a parameter": torch.tensor(result.total, device=device)}, batch
         )
-        missing = kept.total - change
+        missing = result.total - change
         relative = missing / abs(change) if change else math.inf if abs(missing) > allowed else 0.0
-        spent = Spent(kept.evaluations, kept.panels, relative, kept.reason)
-        total = torch.tensor(kept.total, dtype=torch.float64, device=device)
-        return Integrated(kept.attributions, total, changes.values(), spent)
+        spent = Spent(result.evaluations, result.panels, relative, result.reason)
+        total = torch.tensor(result.total, dtype=torch.float64, device=device)
+        return Integrated(result.attributions, total, changes.values(), spent)
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
-        """Integrate over the path for each sample by itself: each has panels of its own."""
+        """Integrate over the path for each sample separately, each with its own panels."""
         return (self.over(sample, whole=whole) for sample in batch.chunks(1))
 
     def settings(self) -> dict[str, Any]:
-        """Describe the integral, so that two runs can be told apart."""
+        """Describe the integral, to tell runs apart."""
         return {
             **self.integrand.settings(),
             "rule": self.rule.settings(),
             "adaptive": asdict(self.adaptive),
         }
 
-    def _panels(self, batch: Batch, changes: _Changes, allowed: float) -> _Kept:
+    def _panels(self, batch: Batch, changes: _Changes, allowed: float) -> _Accepted:
         sums = self.integrand.zeros(list(self.integrand.reported))
         stack = [_Panel(*ends) for ends in pairwise(self.integrand.path.breakpoints)][::-1]
         total, evaluations, panels, reason = 0.0, 0, 0, "converged"
-        lost = 0.0  # what panels that had to be taken as they are left missing
+        lost = 0.0  # the error of panels that could not be refined
         while stack:
             panel = stack.pop()
             attributions, part = self._over_panel(panel, batch)
             evaluations += NODES
             residual = total + part - changes.between(0.0, panel.end)
             is_complete = abs(residual - lost) <= allowed
-            # Halved, this panel takes two more, and each of the others one at least.
+            # If halved, this panel costs two more, and each remaining one at least one.
             affordable = evaluations + NODES * (len(stack) + 2) <= self.adaptive.max_evaluations
             if not is_complete and affordable and panel.end - panel.start > _NARROWEST:
                 middle = (panel.start + panel.end) / 2
@@ -146,7 +149,7 @@ class AdaptiveIntegral:
             for name, value in attributions.items():
                 sums[name].add_(value)
             total, panels = total + part, panels + 1
-        return _Kept(sums, total, panels, evaluations, reason)
+        return _Accepted(sums, total, panels, evaluations, reason)
 
     def _over_panel(self, panel: _Panel, batch: Batch) -> tuple[Attributions, float]:
         sums, total = self.integrand.zeros(list(self.integrand.reported)), 0.0
@@ -160,14 +163,14 @@ class AdaptiveIntegral:
     def _products(self, node: Node, batch: Batch) -> Iterator[tuple[str, Tensor]]:
         speed = self.integrand.path.derivative(node.alpha)
         moving = [name for name, value in speed.items() if value.any()]
-        found = self.integrand.gradients(node.alpha, batch, moving, each=False)
-        check_finite_values([found.values], batch.first)
-        for name, gradient in found.by_name.items():
+        gradients = self.integrand.gradients(node.alpha, batch, moving, each=False)
+        check_finite_values([gradients.values], batch.first)
+        for name, gradient in gradients.by_name.items():
             yield name, gradient * speed[name]
 
 
 class _Changes:
-    """How much a batch's objective changes between places of the path, each measured once."""
+    """Changes of a batch's objective between points of the path, each evaluated once."""
 
     def __init__(self, integrand: Integrand, batch: Batch) -> None:
         self.integrand, self.batch = integrand, batch
@@ -177,12 +180,12 @@ class _Changes:
         return self._at(end) - self._at(start)
 
     def values(self) -> Values:
-        """Give the places known so far, and the objective there."""
+        """Return the points evaluated so far, and the objective there."""
         return Values(tuple(self.known), torch.stack(list(self.known.values())))
 
     @property
     def rounding(self) -> float:
-        """How much the objective at the places known so far may be off by rounding."""
+        """The possible rounding error of the objective at the points evaluated so far."""
         precision = max(torch.finfo(v.dtype).eps for v in self.integrand.path.start.values())
         return 8 * precision * max(abs(float(value.sum())) for value in self.known.values())
 

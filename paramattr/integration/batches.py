@@ -1,4 +1,4 @@
-"""One batch of samples: what goes into the model, what the objective compares it with."""
+"""Batches of samples: the model's arguments and the objective's targets."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from paramattr.checkpoints import content
 from paramattr.errors import DataError
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Any]
-"""What goes into a model: one tensor, several, or keyword arguments."""
+"""A model's inputs: one tensor, several, or keyword arguments."""
 LABELS = "labels"
-"""The entry of a mapping that the objective is given as targets."""
+"""The entry of a mapping that goes to the objective as targets."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Arguments of the model and targets of the objective for some samples, all batch first.
+    """The model's arguments and the objective's targets for some samples, batch first.
 
     Attributes:
-        inputs: tensors `(B, ...)`, the model's first arguments; empty where all are keywords.
-        targets: a tensor `(B, ...)`, a tuple, list or dict of such, or None.
-        extra: the model's further arguments; tensors are batch first, all else is passed on as it
-            is to every sample.
-        keywords: the model's keyword arguments, likewise.
-        first: the number of the first sample in the batch that this one was cut from.
+        inputs: tensors `(B, ...)`, the model's first arguments; empty if all are keywords.
+        targets: a tensor `(B, ...)`; a tuple, list or dict of such tensors; or None.
+        extra: the model's further arguments. Tensors are batch first; anything else is passed
+            unchanged with every sample.
+        keywords: the model's keyword arguments, with the same rule.
+        first: the number of the first sample in the batch that this batch was cut from.
     """
 
     inputs: tuple[Tensor, ...]
@@ -55,15 +55,16 @@ class Batch:
 
         Args:
             inputs: a tensor, a tuple of tensors, or a mapping (or dataclass) of keyword arguments.
-                Of a mapping that comes without targets, `labels` are the targets.
+                A mapping's `labels` are the targets if no targets are passed.
             targets: what the objective compares the output with.
             additional_forward_args: one argument, a tuple of them, or a mapping of keywords.
-            device: where to.
-            model: whose arguments the keywords are; an encoder-decoder gives its decoder inputs.
+            device: where to put the tensors.
+            model: the model that takes the keywords; an encoder-decoder also makes its decoder
+                inputs from the labels.
 
         Raises:
-            DataError: if an input is no tensor, there is no sample, the numbers differ, or the
-                model takes no such keyword.
+            DataError: if an input is not a tensor, there is no sample, the numbers of samples
+                differ, or the model does not take a keyword.
         """
         keywords: dict[str, Any] = {}
         if _is_mapping(inputs):
@@ -76,19 +77,19 @@ class Batch:
             keywords, extra = {**keywords, **extra}, ()
         elif not isinstance(extra, tuple):
             extra = () if extra is None else (extra,)
-        several = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        positional = inputs if isinstance(inputs, tuple | list) else (inputs,)
         _check_tensors(targets)
-        _check_inputs(several, keywords)
+        _check_inputs(positional, keywords)
         _check_keywords(model, keywords)
         named = (
-            ("inputs", (several, keywords)),
+            ("inputs", (positional, keywords)),
             ("targets", targets),
             ("additional_forward_args", extra),
         )
         _check_sizes(named)
         moved = [
             mapped(part, lambda tensor: _usable(tensor, device))
-            for part in (tuple(several), targets, tuple(extra), keywords)
+            for part in (tuple(positional), targets, tuple(extra), keywords)
         ]
         return cls(*moved)
 
@@ -96,7 +97,7 @@ class Batch:
     def from_loader(
         cls, item: Any, *, device: torch.device | None = None, model: nn.Module | None = None
     ) -> Batch:
-        """Read what a data loader gives: `(inputs, targets)`, a tensor, or a mapping.
+        """Make a batch from an item of a data loader: `(inputs, targets)`, a tensor or a mapping.
 
         Raises:
             DataError: for anything else.
@@ -107,7 +108,7 @@ class Batch:
             return cls.of(*item, device=device, model=model)
         raise DataError(
             f"the loader gave {_described(item)}: expected (inputs, targets), a tensor alone, or a "
-            "mapping of keyword arguments; wrap the loader in a generator that gives that"
+            "mapping of keyword arguments; wrap the loader in a generator that yields one of these"
         )
 
     @property
@@ -120,7 +121,7 @@ class Batch:
         return len(next(tensors_in((self.inputs, self.keywords))))
 
     def feed(self, update: Callable[[bytes], object]) -> None:
-        """Give the batch's content to a digest's `update`, so that batches can be told apart."""
+        """Feed the batch's content to a digest's `update`, to tell batches apart."""
         for tensor in tensors_in(self._parts()):
             update(content(tensor))
         if self.keywords:
@@ -131,7 +132,7 @@ class Batch:
         return (self.part(start, size) for start in range(0, len(self), size))
 
     def part(self, start: int, size: int) -> Batch:
-        """Cut `size` samples out, or as many as there are."""
+        """Cut out `size` samples, or as many as are left."""
         samples = slice(start, start + size)
         inputs, targets, extra, keywords = mapped(
             self._parts(), lambda tensor: tensor[samples] if tensor.ndim else tensor
@@ -143,14 +144,14 @@ class Batch:
 
 
 def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to all tensors in tuples, lists and dicts; all else stays as it is."""
+    """Apply a function to all tensors in tuples, lists and dicts; keep everything else."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, tuple | list):
         branches = [mapped(branch, function) for branch in tree]
         return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
     if isinstance(tree, dict):
-        same = copy.copy(tree)  # of its own kind, such as an output that has attributes too
+        same = copy.copy(tree)  # keeps the type, such as an output with attributes
         for key, branch in tree.items():
             same[key] = mapped(branch, function)
         return same
@@ -158,7 +159,7 @@ def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """List all tensors in tuples, lists and dicts, in the order in which `mapped` meets them."""
+    """Yield all tensors in tuples, lists and dicts, in the order in which `mapped` visits them."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, tuple | list):
@@ -169,17 +170,17 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 def joined(trees: Sequence[Any]) -> Any:
-    """Put the tensors of several trees of one shape together along the batch."""
+    """Concatenate the tensors of trees of one structure along the batch."""
     rest = zip(*(tensors_in(tree) for tree in trees), strict=True)
     return mapped(trees[0], lambda first: torch.cat(next(rest)) if first.ndim else first)
 
 
 def no_batch(loader: Any) -> DataError:
-    """Say why a loader may have given nothing: an iterator is spent once it was read."""
+    """Return an error for a loader without batches; it says so if an iterator is spent."""
     if iter(loader) is loader:
         return DataError(
             f"the loader gave no batch: it is a {type(loader).__name__}, which can be read only "
-            "once, and was read before or made empty; give a list or a DataLoader, or make a new "
+            "once, and was already read or is empty; pass a list or a DataLoader, or make a new "
             "one for each call"
         )
     return DataError("the loader gave no batch: expected at least one (inputs, targets)")
@@ -198,21 +199,21 @@ def _as_dict(item: Any) -> dict[str, Any]:
 def _decoder_inputs(
     model: nn.Module | None, keywords: Mapping[str, Any], labels: Any
 ) -> dict[str, Any]:
-    # An encoder-decoder that is not given the labels cannot make its decoder's inputs of them.
+    # The model does not get the labels, so it cannot make its decoder's inputs from them.
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    given = {"decoder_input_ids", "decoder_inputs_embeds"} & keywords.keys()
-    if prepare is None or given or not isinstance(labels, Tensor):
+    decoder_names = {"decoder_input_ids", "decoder_inputs_embeds"} & keywords.keys()
+    if prepare is None or decoder_names or not isinstance(labels, Tensor):
         return {}
     return {"decoder_input_ids": prepare(labels=labels)}
 
 
-def _check_inputs(several: Sequence[Any], keywords: Mapping[str, Any]) -> None:
-    for number, one in enumerate(several):
-        if not isinstance(one, Tensor) or one.ndim == 0:
+def _check_inputs(positional: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+    for number, value in enumerate(positional):
+        if not isinstance(value, Tensor) or value.ndim == 0:
             raise DataError(
-                f"input {number} is {_described(one)}: expected a tensor with the batch first"
+                f"input {number} is {_described(value)}: expected a tensor with the batch first"
             )
-    if not several and next(tensors_in(dict(keywords)), None) is None:
+    if not positional and next(tensors_in(dict(keywords)), None) is None:
         raise DataError(
             "there is no input: expected a tensor, a tuple of tensors, or a mapping that holds one"
         )
@@ -228,7 +229,7 @@ def _check_keywords(model: nn.Module | None, keywords: Mapping[str, Any]) -> Non
     if unknown:
         raise DataError(
             f"the batch holds {unknown[0]!r}, which {type(model).__name__}.forward does not take: "
-            f"expected some of {', '.join(map(repr, taken))}; leave it out of the loader, and give "
+            f"expected some of {', '.join(map(repr, taken))}; leave it out of the loader, and pass "
             f"targets as {LABELS!r} or as (inputs, targets)"
         )
 
@@ -245,7 +246,7 @@ def _check_sizes(named: Sequence[tuple[str, Any]]) -> None:
                 raise DataError(
                     f"the inputs hold {size} samples and the {label} "
                     f"{tensor.shape[0] if tensor.ndim else 'a single number'}: expected as "
-                    "many of each, the batch first"
+                    "many of each, with the batch first"
                 )
 
 
@@ -257,7 +258,7 @@ def _check_tensors(targets: Any) -> None:
     elif isinstance(targets, Number | np.ndarray):
         raise DataError(
             f"the targets hold {_described(targets)}: expected a tensor with the batch first, or a "
-            "tuple, list or dict of such; torch.as_tensor makes one"
+            "tuple, list or dict of such tensors; torch.as_tensor makes one"
         )
 
 
@@ -266,9 +267,9 @@ def _usable(tensor: Tensor, device: torch.device | None) -> Tensor:
     return moved.clone() if moved.is_inference() else moved  # autograd refuses inference tensors
 
 
-def _described(found: Any) -> str:
-    if isinstance(found, Tensor):
-        return f"a tensor of shape {tuple(found.shape)}"
-    if isinstance(found, tuple | list):
-        return f"a {type(found).__name__} of {len(found)}"
-    return f"a {type(found).__name__}"
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""The two ends of a path: two models as they are, parameters and moving buffers alike."""
+"""The path between two models: its ends hold their parameters and moving buffers."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def path_between(
     strict: bool = True,
     quiet: bool = True,
 ) -> FittedPath:
-    """Lead from the target to the baseline.
+    """Make the path from the target to the baseline.
 
     Args:
         model: the target.
         baseline: the model it is compared with, or a mapping of names to tensors.
-        path: from one to the other; the straight line by default. Buffers that it does not hold
-            move in a straight line.
-        compute: where the path's tensors are; they are in float32 at least.
+        path: a path between them; the straight line by default. Buffers that it lacks move in a
+            straight line.
+        compute: where to put the path's tensors; they are in float32 at least.
         strict: as in `FAIG`.
-        quiet: whether to leave out the warning of what `strict=False` kept.
+        quiet: whether to suppress the warning about what `strict=False` left out.
 
     Raises:
-        ModelError: if the two do not fit, are equal, or are not the path's ends.
+        ModelError: if the two models do not fit, are equal, or are not the path's ends.
     """
-    own, other = named_parameters(model), align(model, baseline, strict=strict, quiet=quiet)
+    target, other = named_parameters(model), align(model, baseline, strict=strict, quiet=quiet)
     buffers = moving_buffers(model, baseline)
-    own |= {name: model.get_buffer(name).detach() for name in buffers}
+    target |= {name: model.get_buffer(name).detach() for name in buffers}
     other |= buffers
-    start, end = compute.placed(own), compute.placed(other)
+    start, end = compute.placed(target), compute.placed(other)
     if all(torch.equal(start[name], end[name]) for name in start):
         raise ModelError(
             "the baseline equals the model in every parameter: there is no change to "
-            "attribute; give the model from before the fine-tuning as the baseline"
+            "attribute; pass the model from before the fine-tuning as the baseline"
         )
     if path is None:
         return FittedPath(StraightLine(start, end), start, buffers=tuple(buffers))
@@ -51,7 +51,7 @@ def path_between(
     rest = [name for name in buffers if name not in held]
     check_ends(
         path,
-        {name: value for name, value in own.items() if name not in rest},
+        {name: value for name, value in target.items() if name not in rest},
         {name: value for name, value in other.items() if name not in rest},
     )
     line = StraightLine(*({name: side[name] for name in rest} for side in (start, end)))

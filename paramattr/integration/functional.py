@@ -1,4 +1,4 @@
-"""A model as a function of its parameters: the model itself is never written to."""
+"""A model as a function of its parameters; the model itself is never modified."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Call = Callable[[dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
 
 
 class FunctionalModel:
-    """Run a model on parameters and buffers that are not its own.
+    """Run a model on other parameters and buffers than those it holds.
 
-    It runs through `torch.func.functional_call` on the values it is given and on copies of its
-    remaining buffers, so any layer works that plain autograd can differentiate, tied ones included.
+    It calls `torch.func.functional_call` with the values you pass and with copies of the remaining
+    buffers. Any layer works that plain autograd can differentiate, tied layers included.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         compute: precision and compiler.
-        moving: names of the buffers that are given too, and differentiated.
+        moving: names of the buffers that you pass too, and that are differentiated.
 
     Raises:
-        ModelError: if a layer that acts otherwise in training (batch norm, dropout) is in training
-            mode.
+        ModelError: if a layer that behaves differently in training (batch norm, dropout) is in
+            training mode.
     """
 
     def __init__(
@@ -60,17 +60,17 @@ class FunctionalModel:
 
         Args:
             values: names to parameters, and to buffers that move.
-            batch: what the model is given.
-            compiled: whether the translated model runs, if it is translated.
+            batch: the model's arguments.
+            compiled: whether to run the compiled model, if there is one.
 
         Returns:
-            The model's output, its tensors in float32 at least if a precision was asked for.
+            The model's output. If a precision was requested, its tensors are in float32 at least.
 
         Raises:
             ModelError: if the model draws random numbers.
         """
-        # Every place is named once and ties are written out here: where one module has two names,
-        # functional_call's own tying swaps it twice and leaves the model with the second value.
+        # Ties are resolved here, with each place named once: if one module has two names,
+        # functional_call's tying swaps it twice and leaves the model with the second value.
         state = {
             place: value
             for name, value in values.items()
@@ -78,12 +78,15 @@ class FunctionalModel:
         }
         device = next(iter(state.values())).device
         state = {**_copied_buffers(self.model, device), **state}
-        given, keywords = mapped((batch.arguments, batch.keywords), torch.clone)  # it may write
+        # Cloned, since the model may modify them.
+        arguments, keywords = mapped((batch.arguments, batch.keywords), torch.clone)
         if self.given_dtype is not None:
-            state, given, keywords = (mapped(part, self.cast) for part in (state, given, keywords))
+            state, arguments, keywords = (
+                mapped(part, self.cast) for part in (state, arguments, keywords)
+            )
         before = torch.get_rng_state() if self.model.training else None
         with self.compute.autocast(device):
-            output = (self._compiled if compiled else self._call)(state, given, keywords)
+            output = (self._compiled if compiled else self._call)(state, arguments, keywords)
         if before is not None and not torch.equal(before, torch.get_rng_state()):
             raise ModelError(
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
@@ -92,16 +95,16 @@ class FunctionalModel:
         return output if self.given_dtype is None else mapped(output, _widened)
 
     def cast(self, tensor: Tensor) -> Tensor:
-        """Give a floating-point tensor the precision that the model takes."""
+        """Cast a floating-point tensor to the precision that the model takes."""
         if self.given_dtype is None or not tensor.is_floating_point():
             return tensor
         return tensor.to(self.given_dtype)
 
     def replica(self) -> FunctionalModel:
-        """Make one for another thread: modules of its own, around the same tensors.
+        """Return a copy for another thread: new modules around the same tensors.
 
-        `functional_call` puts its parameters into the model's modules while it runs, so two threads
-        cannot share them.
+        `functional_call` puts parameters into the model's modules while it runs, so two threads
+        cannot share the modules.
 
         Raises:
             ModelError: if the model's modules cannot be copied.
@@ -109,10 +112,10 @@ class FunctionalModel:
         tensors = (*self.model.parameters(), *self.model.buffers())
         try:
             model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
-        except Exception as error:  # whatever the modules hold
+        except Exception as error:  # modules may hold anything
             raise ModelError(
                 f"the model ({type(self.model).__name__}) cannot be copied for several workers "
-                f"({error}): expected modules that copy.deepcopy can copy; take workers=1"
+                f"({error}): expected modules that copy.deepcopy can copy; use workers=1"
             ) from error
         return FunctionalModel(model, self.compute, self.moving)
 

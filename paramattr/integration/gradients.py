@@ -1,4 +1,4 @@
-"""Gradients of the objective with respect to parameters that are not the model's own."""
+"""Gradients of the objective with respect to any values of the parameters."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 class Gradients(NamedTuple):
-    """What one place of the path gives.
+    """The objective and its gradients at one point of the path.
 
     Attributes:
-        values: the objective of each sample, `(B,)`; not looked at yet, see `check_finite_values`.
+        values: the objective of each sample, `(B,)`; not checked yet, see `check_finite_values`.
         by_name: names to gradients, shaped like the parameters, or `(B, *shape)` per sample.
     """
 
@@ -38,12 +38,12 @@ class ObjectiveOfParameters:
     """The objective as a function of the parameters.
 
     Args:
-        model: as a function.
+        model: the model as a function.
         objective: `(output, targets)` to a tensor `(B,)`.
 
     Attributes:
-        is_batchable: whether several samples may be differentiated in one pass; False once `vmap`
-            could not follow the model or the objective.
+        is_batchable: whether several samples may be differentiated in one pass; False after `vmap`
+            has failed on the model or the objective.
     """
 
     def __init__(self, model: FunctionalModel, objective: Objective) -> None:
@@ -52,7 +52,7 @@ class ObjectiveOfParameters:
         self._is_followed = False
 
     def replica(self) -> ObjectiveOfParameters:
-        """Make one for another thread.
+        """Return a copy for another thread.
 
         Raises:
             ModelError: as `FunctionalModel.replica`.
@@ -60,13 +60,13 @@ class ObjectiveOfParameters:
         return ObjectiveOfParameters(self.model.replica(), self.objective)
 
     def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "b"]:
-        """Evaluate the objective without a graph.
+        """Evaluate the objective without recording a graph.
 
         Returns:
             `(B,)`.
 
         Raises:
-            ObjectiveError: if the objective gives anything but one finite number per sample.
+            ObjectiveError: if the objective does not give one finite number per sample.
         """
         with torch.no_grad():
             values = self._evaluate(parameters, batch)
@@ -74,7 +74,7 @@ class ObjectiveOfParameters:
         return values
 
     def check_followed(self, parameters: Mapping[str, Tensor], batch: Batch) -> None:
-        """Refuse an objective that autograd can follow to none of the parameters.
+        """Reject an objective that autograd cannot trace back to any parameter.
 
         Raises:
             ObjectiveError: if it cannot.
@@ -83,52 +83,52 @@ class ObjectiveOfParameters:
         if not self._evaluate(leaves, batch).requires_grad:
             raise ObjectiveError(
                 "the objective does not depend on the parameters: expected a value that autograd "
-                "can follow; leave detach(), .item() and no_grad() out of model and objective"
+                "can follow; remove detach(), .item() and no_grad() from model and objective"
             )
 
     def gradient(
         self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
     ) -> Gradients:
-        """Differentiate the objective's sum over the batch; with one sample, that sample's.
+        """Differentiate the objective's sum over the batch.
 
         Args:
             parameters: values of all the model's parameters that take part.
             batch: samples.
-            names: the parameters to differentiate by.
+            names: the parameters to differentiate with respect to.
 
         Returns:
-            The objective's values, and gradients; zeros where it does not depend on a parameter.
+            The objective's values and gradients; zeros if it does not depend on a parameter.
 
         Raises:
             ObjectiveError: if the objective does not give one number per sample.
         """
-        # Cast before they are leaves: the same gradients, and nothing of the cast in the graph.
+        # Cast before they become leaves: the gradients are equal, and the graph omits the cast.
         leaves = {
             name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names
         }
         values = self._evaluate({**parameters, **leaves}, batch, compiled=True)
-        # Their own memory: where graphs are replayed, the output's is written over.
-        kept = values.detach().clone()
-        found: Sequence[Tensor | None] = [None] * len(leaves)
+        # Copy: replayed graphs overwrite the memory of their outputs.
+        copies = values.detach().clone()
+        gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if leaves and not values.requires_grad:  # it may depend on other parameters
             self.check_followed(parameters, batch)
         elif leaves:
-            found = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+            gradients = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
         by_name = {}
-        for name, gradient in zip(leaves, found, strict=True):
+        for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is None:
                 by_name[name] = torch.zeros_like(leaves[name])
             else:
                 by_name[name] = gradient.to(wide(gradient.dtype))
-        return Gradients(kept, by_name)
+        return Gradients(copies, by_name)
 
     def sample_gradients(
         self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
     ) -> Gradients:
         """Differentiate each sample's objective, all samples in one pass (`torch.func.vmap`).
 
-        Where `vmap` cannot follow the model or the objective, the samples go one by one, and
-        `is_batchable` says so from then on.
+        If `vmap` fails on the model or the objective, samples are processed one by one, and
+        `is_batchable` becomes False.
 
         Args:
             parameters: as in `gradient`.
@@ -136,7 +136,7 @@ class ObjectiveOfParameters:
             names: as in `gradient`.
 
         Returns:
-            The objective's values, and gradients `(B, *shape)`.
+            The objective's values and gradients `(B, *shape)`.
 
         Raises:
             ObjectiveError: as `gradient`.
@@ -144,35 +144,35 @@ class ObjectiveOfParameters:
         names = list(names)
         if self.is_batchable and len(batch) > 1:
             try:
-                with warnings.catch_warnings():  # vmap's, of layers that it loops over itself
+                with warnings.catch_warnings():  # vmap warns about layers that it loops over
                     warnings.simplefilter("ignore")
                     return self._in_one_pass(parameters, batch, names)
             except ParamattrError:
                 raise
-            except Exception as error:  # vmap fails in many ways; if it is not vmap, so does
-                self.is_batchable = False  # the loop
-                _log.info("samples go one by one, since vmap cannot follow: %s", error)
+            except Exception as error:  # vmap fails in many ways; other errors recur in the loop
+                self.is_batchable = False
+                _log.info("samples are processed one by one, since vmap failed: %s", error)
         each = [self.gradient(parameters, sample, names) for sample in batch.chunks(1)]
         return Gradients(
-            torch.cat([one.values for one in each]),
-            {name: torch.stack([one.by_name[name] for one in each]) for name in names},
+            torch.cat([gradients.values for gradients in each]),
+            {name: torch.stack([gradients.by_name[name] for gradients in each]) for name in names},
         )
 
     def referenced(
         self, parameters: Callable[[], Mapping[str, Tensor]], batch: Batch, at_once: int
     ) -> Batch:
-        """Give a batch the model's own outputs as targets, if the objective asks for them.
+        """Replace a batch's targets by the target model's outputs, if the objective needs them.
 
         Args:
-            parameters: gives those of the target.
+            parameters: returns the target's parameters.
             batch: samples.
-            at_once: most samples that run together.
+            at_once: the most samples that run together.
         """
         if not isinstance(self.objective, SelfReference):
             return batch
         with torch.no_grad():
-            own = parameters()
-            outputs = [prediction(self.model(own, part)) for part in batch.chunks(at_once)]
+            target = parameters()
+            outputs = [prediction(self.model(target, part)) for part in batch.chunks(at_once)]
         return replace(batch, targets=joined(outputs))
 
     def _in_one_pass(
@@ -184,8 +184,8 @@ class ObjectiveOfParameters:
         def value(leaves: Mapping[str, Tensor], *sample: Tensor) -> tuple[Tensor, Tensor]:
             rest = iter(sample)
             inputs, targets, extra, keywords = mapped(parts, lambda _: next(rest)[None])
-            one = Batch(inputs, targets, extra, keywords, batch.first)
-            values = self._evaluate({**parameters, **leaves}, one)
+            sample_batch = Batch(inputs, targets, extra, keywords, batch.first)
+            values = self._evaluate({**parameters, **leaves}, sample_batch)
             return values[0], values[0]
 
         leaves = {name: parameters[name].detach() for name in names}
@@ -206,11 +206,11 @@ class ObjectiveOfParameters:
 
 
 def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int) -> None:
-    """Refuse objectives that are not finite.
+    """Reject objectives that are not finite.
 
     Args:
-        values: of the same samples at several places; looked at once, since on an accelerator each
-            look waits for them.
+        values: the objectives of the same samples at several points, checked together because each
+            check on an accelerator waits for it.
         first: the number of the first sample.
 
     Raises:
@@ -229,12 +229,12 @@ def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int) -> Non
 
 
 def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
-    """Refuse gradients that are not finite.
+    """Reject gradients that are not finite.
 
     Raises:
         ObjectiveError: naming the parameter and the sample.
     """
-    # One pass over them and one wait for the device; a second look only if that overflows.
+    # One pass and one wait for the device; a second pass only if the sum overflows.
     totals = torch.stack([value.sum().double() for value in sums.values()])
     if torch.isfinite(totals).all():
         return
@@ -243,8 +243,8 @@ def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
             where = f"sample {batch.first}" if len(batch) == 1 else f"samples from {batch.first} on"
             raise ObjectiveError(
                 f"the gradient with respect to {name!r} is not finite for {where}, somewhere "
-                "on the path: expected numbers; a square root or logarithm of zero has none, so "
-                "add a small constant inside it"
+                "on the path: expected finite numbers; a square root or logarithm of zero has no "
+                "finite gradient, so add a small constant inside it"
             )
 
 

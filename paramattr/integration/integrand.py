@@ -1,4 +1,4 @@
-"""What is integrated: an objective along a path, at any place of it and over any batch."""
+"""The integrand: the objective along a path, and its gradients."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Integrand:
     """∂L(γ(α), x)/∂γ(α)_i · ∂γ(α)_i/∂α of Eq. 5, at any α and for any batch.
 
     Attributes:
-        objective: as a function of the parameters.
-        path: from the target to the baseline.
+        objective: the objective as a function of the parameters.
+        path: the path from the target to the baseline.
         reported: the names whose attributions are kept.
     """
 
@@ -38,11 +38,11 @@ class Integrand:
 
     @property
     def device(self) -> torch.device:
-        """Where the path's parameters are."""
+        """The device of the path's parameters."""
         return next(iter(self.path.start.values())).device
 
     def replica(self) -> Integrand:
-        """Make one for another thread.
+        """Return a copy for another thread.
 
         Raises:
             ModelError: as `FunctionalModel.replica`.
@@ -50,11 +50,11 @@ class Integrand:
         return replace(self, objective=self.objective.replica())
 
     def referenced(self, batch: Batch, at_once: int) -> Batch:
-        """Fill in the targets of a batch, if they are the target model's own outputs."""
+        """Fill in a batch's targets if the objective compares with the target model's outputs."""
         return self.objective.referenced(lambda: self.path.evaluate(0.0), batch, at_once)
 
     def values(self, alpha: float, batch: Batch, at_once: int) -> Float[Tensor, "b"]:
-        """Evaluate the objective at one place of the path, at most `at_once` samples together.
+        """Evaluate the objective at one point of the path, at most `at_once` samples together.
 
         Returns:
             `(B,)`, in float64.
@@ -64,30 +64,30 @@ class Integrand:
         return torch.cat(parts).double()
 
     def moving(self, alpha: float) -> list[str]:
-        """Name the parameters that move at one place."""
+        """List the parameters that move at one point."""
         return [name for name, speed in self.path.derivative(alpha).items() if speed.any()]
 
     def gradients(self, alpha: float, batch: Batch, names: list[str], *, each: bool) -> Gradients:
-        """Differentiate the objective at one place, per sample or summed over the batch."""
+        """Differentiate the objective at one point, per sample or summed over the batch."""
         function = self.objective.sample_gradients if each else self.objective.gradient
         return function(self.path.evaluate(alpha), batch, names)
 
     def zeros(
         self, names: list[str], leading: tuple[int, ...] = (), *, of_gradients: bool = False
     ) -> Attributions:
-        """Make zeros of the parameters' shapes, behind `leading` ones, in their memory layout.
+        """Make zeros of the parameters' shapes, after `leading` dimensions, in their memory layout.
 
         Args:
-            names: of parameters.
-            leading: sizes of the dimensions before the parameter's own.
-            of_gradients: whether they are in the gradients' precision, where that is wider.
+            names: names of parameters.
+            leading: sizes of the dimensions in front of the parameter's.
+            of_gradients: whether to use the gradients' precision if it is wider.
         """
-        zeros, given = {}, self.objective.model.given_dtype
+        zeros, precision = {}, self.objective.model.given_dtype
         for name in names:
             like = self.path.start[name]
             shape, kind = (*leading, *like.shape), wide(like.dtype)
-            if of_gradients and given is not None:
-                kind = torch.promote_types(kind, given)
+            if of_gradients and precision is not None:
+                kind = torch.promote_types(kind, precision)
             if leading:
                 zeros[name] = torch.zeros(shape, dtype=kind, device=like.device)
             else:
@@ -95,9 +95,9 @@ class Integrand:
         return zeros
 
     def settings(self) -> dict[str, Any]:
-        """Describe the integrand, so that two runs can be told apart."""
+        """Describe the integrand, to tell runs apart."""
         places = self.path.breakpoints
-        inside = [start + 0.38 * (end - start) for start, end in pairwise(places)]  # if curved
+        inside = [start + 0.38 * (end - start) for start, end in pairwise(places)]  # for curves
         points = (self.path.evaluate(alpha) for alpha in (*places, *inside))  # one at a time
         model = self.objective.model
         buffers: Iterator[dict[str, Tensor]] = iter([dict(model.model.named_buffers())])

@@ -1,4 +1,4 @@
-"""The integral of Eq. 5 over a batch by a rule of fixed nodes."""
+"""The integral of Eq. 5 over a batch, by a rule with fixed nodes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from paramattr.runtime.compute import wide
 
 
 class Spent(NamedTuple):
-    """What the adaptive integration of one sample (or of one summed batch) took.
+    """The cost of the adaptive integration of one sample (or of one summed batch).
 
     Attributes:
-        evaluations: gradients.
-        panels: pieces of the path that were kept.
-        residual: the attributions' sum minus the objective's change, over that change's size.
-        reason: `"converged"`; `"max_evaluations"` where they were spent before that; or
-            `"narrowest"` where a panel was halved 16 times and is not good enough yet.
+        evaluations: number of gradients.
+        panels: number of panels that were kept.
+        residual: the attributions' sum minus the objective's change, relative to that change.
+        reason: why it stopped: `"converged"`; `"max_evaluations"` if they ran out first; or
+            `"narrowest"` if a panel was halved 16 times and still is not accurate enough.
     """
 
     evaluations: int
@@ -37,25 +37,25 @@ class Spent(NamedTuple):
 
 
 class Values(NamedTuple):
-    """The objective of some samples at some places of the path.
+    """The objective of some samples at some points of the path.
 
     Attributes:
-        alphas: the places.
-        of_samples: `(places, B)`.
+        alphas: the points.
+        of_samples: `(points, B)`.
     """
 
     alphas: tuple[float, ...]
-    of_samples: Float[Tensor, "places b"]
+    of_samples: Float[Tensor, "points b"]
 
 
 class Integrated(NamedTuple):
-    """What an integral over one sample, or over a summed batch, came to.
+    """The result of an integral over one sample, or over a summed batch.
 
     Attributes:
-        attributions: of what is reported.
-        total: their sum, with all else that moves if that was asked for; a scalar in float64.
-        values: places on the path, and the objective there: `(places, B)`.
-        spent: what it took, where that is not known beforehand.
+        attributions: attributions of the reported parameters.
+        total: their sum, or the sum over everything that moves if requested; a float64 scalar.
+        values: the objective at points of the path.
+        spent: the cost, if it is not known beforehand.
     """
 
     attributions: Attributions
@@ -65,7 +65,7 @@ class Integrated(NamedTuple):
 
 
 class Integral(Protocol):
-    """What every way of integrating offers."""
+    """The interface of all integrals."""
 
     integrand: Integrand
 
@@ -74,25 +74,25 @@ class Integral(Protocol):
         ...
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
-        """Integrate for each sample by itself."""
+        """Integrate for each sample separately."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Describe the integral, so that two runs can be told apart."""
+        """Describe the integral, to tell runs apart."""
         ...
 
 
 class Node(NamedTuple):
-    """A node of a rule on the path: where it is, and how much it counts."""
+    """A node of a rule on the path: its position and its weight."""
 
     alpha: float
     weight: float
 
 
 class Stretch(NamedTuple):
-    """Nodes between which the path's speed does not change, and what moves there.
+    """Nodes between which the path's speed is constant, and the parameters that move there.
 
-    On a path of straight pieces these are the nodes of a piece; on a curved one each by itself.
+    On a piecewise linear path these are the nodes of a piece; on a curve, each node by itself.
     """
 
     nodes: tuple[Node, ...]
@@ -100,9 +100,9 @@ class Stretch(NamedTuple):
 
 
 class PathIntegral:
-    """The integral of an integrand by a rule that is placed on each smooth piece of the path.
+    """The integral of an integrand, by a rule placed on each smooth piece of the path.
 
-    On a stretch of constant speed the gradients are summed, and multiplied by the speed once:
+    On a stretch of constant speed, the gradients are summed and multiplied by the speed once:
 
         Σ_k w_k ∂L(γ(α_k))/∂γ_i · v_i = v_i Σ_k w_k ∂L(γ(α_k))/∂γ_i
 
@@ -123,11 +123,11 @@ class PathIntegral:
 
     @property
     def moving(self) -> list[str]:
-        """Name all that moves somewhere."""
+        """List all parameters that move somewhere."""
         return list(dict.fromkeys(name for stretch in self.stretches for name in stretch.moving))
 
     def replica(self) -> PathIntegral:
-        """Make one for another thread.
+        """Return a copy for another thread.
 
         Raises:
             ModelError: as `FunctionalModel.replica`.
@@ -141,7 +141,7 @@ class PathIntegral:
 
         Args:
             batch: samples.
-            whole: total all that moves, not what is reported alone.
+            whole: whether the total includes everything that moves, not only what is reported.
 
         Raises:
             ObjectiveError: if the objective or a gradient is not finite somewhere.
@@ -149,12 +149,12 @@ class PathIntegral:
         return self._integrated(batch, whole=whole, each=False)
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
-        """Integrate over the path for each sample by itself.
+        """Integrate over the path for each sample separately.
 
         Args:
             batch: samples.
             whole: as in `over`.
-            at_once: samples whose gradients are taken in one pass, while the model and the
+            at_once: samples whose gradients are taken in one pass, as long as the model and the
                 objective can be batched (`torch.func.vmap`).
         """
         start = 0
@@ -167,11 +167,11 @@ class PathIntegral:
                 continue
             sums, totals, (alphas, values), _ = self._integrated(part, whole=whole, each=True)
             for number in range(len(part)):
-                own = Values(alphas, values[:, number : number + 1])
-                yield Integrated({n: v[number] for n, v in sums.items()}, totals[number], own)
+                column = Values(alphas, values[:, number : number + 1])
+                yield Integrated({n: v[number] for n, v in sums.items()}, totals[number], column)
 
     def settings(self) -> dict[str, Any]:
-        """Describe the integral, so that two runs can be told apart."""
+        """Describe the integral, to tell runs apart."""
         return {**self.integrand.settings(), "rule": self.rule.settings()}
 
     def _integrated(self, batch: Batch, *, whole: bool, each: bool) -> Integrated:
@@ -186,11 +186,11 @@ class PathIntegral:
                 continue
             raw = integrand.zeros(names, leading, of_gradients=True)
             for node in stretch.nodes:
-                found = integrand.gradients(node.alpha, batch, names, each=each)
-                values.append(found.values)
+                gradients = integrand.gradients(node.alpha, batch, names, each=each)
+                values.append(gradients.values)
                 alphas.append(node.alpha)
-                _add(raw, found.by_name, node.weight)
-                del found  # before the next pass makes more
+                _add(raw, gradients.by_name, node.weight)
+                del gradients  # before the next pass allocates more
             speed = integrand.path.derivative(stretch.nodes[0].alpha)
             for name in names:
                 product = raw.pop(name).mul_(speed[name])
@@ -211,12 +211,12 @@ class PathIntegral:
 def place(
     nodes: tuple[float, ...], weights: tuple[float, ...], start: float, end: float
 ) -> tuple[Node, ...]:
-    """Put a rule's nodes on a piece of the path.
+    """Place a rule's nodes on a piece of the path.
 
     >>> place((0.0, 0.5), (0.5, 0.5), 0.0, 0.5)
     (Node(alpha=0.0, weight=0.25), Node(alpha=0.25, weight=0.25))
     """
-    # A node at a breakpoint belongs to the piece it was placed on: step inside it.
+    # A node at a breakpoint belongs to the piece it was placed on, so move it inside.
     low = start if start == 0 else math.nextafter(start, end)
     high = end if end == 1 else math.nextafter(end, start)
     return tuple(
@@ -226,7 +226,7 @@ def place(
 
 
 def _add(sums: Attributions, gradients: Attributions, weight: float) -> None:
-    """Add to the sums, all parameters in one call."""
+    """Add weighted gradients to the sums, all parameters in one call."""
     if gradients:
         torch._foreach_add_(
             [sums[name] for name in gradients], list(gradients.values()), alpha=weight

@@ -76,8 +76,8 @@ def profile_of(
     loader: Iterable[Any],
     read: Callable[[Any], Batch],
     n_points: int,
-    *,
     at_once: int | None = None,
+    *,
     show_progress: bool = False,
 ) -> PathProfile:
     """Evaluate the objective at evenly spaced places of the path.

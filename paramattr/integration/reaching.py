@@ -1,8 +1,8 @@
-"""Operations written out so that autograd reaches what they hold still.
+"""Rewritten operations that pass gradients where PyTorch's own cut them.
 
 PyTorch's batch norm in evaluation mode gives its running statistics no gradient, and an embedding
-cuts the gradient of its padding row. Where these differ between two models, a path moves them, and
-the change of the objective is theirs too.
+cuts the gradient of its padding row. If these differ between two models, a path moves them, and
+they share in the objective's change.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from paramattr.buffers import Statistics
 
 
 def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextManager[Any]:
-    """Write out what cuts gradients while the model runs, if the model holds any such thing.
+    """Replace operations that cut gradients while the model runs, if the model uses any.
 
     Args:
-        model: what is going to run.
+        model: the model that will run.
         moving: names of the buffers that move along the path.
     """
     names = set(moving)
@@ -40,13 +40,13 @@ def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextMan
 
 
 class Reaching(TorchFunctionMode):
-    """While it is entered, normalisation and embedding let every gradient through."""
+    """A mode in which normalisation and embedding let every gradient through."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the operation written out, where there is one, else the operation."""
-        return _WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))
+        """Call the rewritten operation if there is one, else the original."""
+        return _REWRITTEN.get(func, func)(*args, **(kwargs or {}))
 
 
 def _batch_norm(
@@ -110,11 +110,11 @@ def _embedding(
 
 
 def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
-    # Of a bag, `padding_idx` says what is left out of the sum: it stays.
+    # In a bag, `padding_idx` names an entry that the sum leaves out, so it stays.
     return F.embedding_bag(*args, **{**kwargs, "scale_grad_by_freq": False, "sparse": False})
 
 
-_WRITTEN_OUT: dict[Any, Callable[..., Tensor]] = {
+_REWRITTEN: dict[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,

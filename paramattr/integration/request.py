@@ -1,4 +1,4 @@
-"""What a `score` is asked for: one loader or several conditions, one set of units or several."""
+"""A request for scores: one loader or several conditions, one reducer or several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
 
 Loaders = Iterable[Any] | Mapping[str, Iterable[Any]]
-"""Batches, or the batches of each condition by its name."""
+"""Batches, or a mapping from the name of a condition to its batches."""
 Reducers = str | Reducer | Sequence[str | Reducer]
 """One reducer, or several."""
 
@@ -23,51 +23,51 @@ class Request:
     """The conditions and units of one call.
 
     Args:
-        model: whose units.
+        model: the model that holds the units.
         loader: batches, or a mapping of conditions to batches.
         reducer: a reducer, or a list of them.
 
     Attributes:
-        loaders: condition to batches; one without a name where no mapping was given.
+        loaders: condition to batches; without a mapping, one condition with an empty name.
         indexes: name of each reducer to its units.
 
     Raises:
-        DataError: for a mapping that holds tensors, which is a batch and no set of conditions.
-        UnitError: for an unknown reducer, or two of one name.
+        DataError: for a mapping that holds tensors, since it is a batch, not a set of conditions.
+        UnitError: for an unknown reducer, or two reducers of the same name.
     """
 
     def __init__(self, model: nn.Module, loader: Loaders, reducer: Reducers) -> None:
         self.loaders = _conditions(loader)
-        several = not isinstance(reducer, str) and isinstance(reducer, Sequence)
-        reducers: Sequence[Any] = reducer if several else [reducer]  # type: ignore[assignment]
+        is_list = not isinstance(reducer, str) and isinstance(reducer, Sequence)
+        reducers: Sequence[Any] = reducer if is_list else [reducer]  # type: ignore[assignment]
         if not reducers:
             raise UnitError("there is no reducer: expected at least one, such as 'kernel'")
         self.indexes: dict[str, UnitIndex] = {}
-        for one in reducers:
-            name = one if isinstance(one, str) else getattr(one, "__name__", repr(one))
+        for entry in reducers:
+            name = entry if isinstance(entry, str) else getattr(entry, "__name__", repr(entry))
             if name in self.indexes:
                 raise UnitError(
-                    f"reducer {name!r} is given twice: expected each once, under a name of its own"
+                    f"reducer {name!r} is given twice: expected reducers of different names"
                 )
-            self.indexes[name] = UnitIndex.of(model, one)
-        self._has_conditions, self._has_reducers = isinstance(loader, Mapping), several
+            self.indexes[name] = UnitIndex.of(model, entry)
+        self._has_conditions, self._has_reducers = isinstance(loader, Mapping), is_list
 
     def reduced(self, attributions: Mapping[str, Tensor]) -> dict[str, Reduced]:
         """Reduce one sample's attributions to every set of units."""
         return {name: reduced(attributions, index) for name, index in self.indexes.items()}
 
     def answer(self, scores: Mapping[str, Mapping[str, Scores]]) -> Any:
-        """Give scores as they were asked for.
+        """Return scores in the shape of the request.
 
         Args:
-            scores: of each condition and reducer.
+            scores: condition, then reducer, to scores.
 
         Returns:
             Scores; or a dict by condition, by reducer, or by condition and then by reducer.
         """
         by_condition = {
-            condition: dict(found) if self._has_reducers else next(iter(found.values()))
-            for condition, found in scores.items()
+            condition: dict(by_reducer) if self._has_reducers else next(iter(by_reducer.values()))
+            for condition, by_reducer in scores.items()
         }
         return by_condition if self._has_conditions else next(iter(by_condition.values()))
 
@@ -83,6 +83,6 @@ def _conditions(loader: Loaders) -> dict[str, Iterable[Any]]:
         if isinstance(batches, Tensor):
             raise DataError(
                 f"entry {name!r} of the loader is a tensor: expected a mapping of conditions to "
-                "loaders; a single batch that is a mapping is given in a list, [batch]"
+                "loaders; if the mapping is a single batch, put it in a list, [batch]"
             )
     return dict(loader)

@@ -1,4 +1,4 @@
-"""Score samples by an integral: their attributions, one by one, reduced to units as they come."""
+"""Scoring: integrate for each sample, and reduce its attributions to units at once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from paramattr.integration.sums import Sample
 from paramattr.units.scores import Scores
 
 Function = Callable[[Attributions], Attributions]
-"""One sample's attributions to what is reduced in their place; it may overwrite them."""
+"""A function of one sample's attributions, reduced in their place; it may overwrite them."""
 
 
 class Scored(NamedTuple):
-    """What a pass over the samples came to.
+    """The result of a pass over the samples.
 
     Attributes:
         scores: condition, then reducer, to scores.
-        spent: of each sample, where an integral says what it took.
+        spent: the cost of each sample, if the integral reports it.
     """
 
     scores: dict[str, dict[str, Scores]]
@@ -43,20 +43,20 @@ def score_samples(
     checkpoint: str | Path | None = None,
     show_progress: bool = False,
 ) -> Scored:
-    """Integrate for each sample of a request, and average what each unit gets.
+    """Integrate for each sample of a request, and average the units' scores.
 
     Args:
-        integral: over one sample or several.
+        integral: the integral over samples.
         request: the conditions and units.
-        function: of each sample's attributions; its name tells checkpoints apart.
-        preflight: the look at the first batch.
+        function: applied to each sample's attributions; its name identifies checkpoints.
+        preflight: the checks on the first batch.
         at_once: samples that are differentiated together.
-        workers: threads that take samples side by side.
+        workers: threads that process samples in parallel.
         checkpoint: a file that an interrupted run resumes from.
-        show_progress: draw a bar on stderr.
+        show_progress: show a progress bar on stderr.
 
     Raises:
-        ParamattrError: as `stream`, and what the objective raises.
+        ParamattrError: as `stream`; errors of the objective pass through.
     """
     integrand, spent = integral.integrand, list[Spent]()
     model = integrand.objective.model.model
@@ -64,13 +64,13 @@ def score_samples(
     def check(condition: str, batch: Batch) -> Batch:
         batch = integrand.referenced(batch, at_once)
         if not preflight.is_first(condition) and len(batch) > 1:
-            integrand.values(0.0, batch, 1)  # what is wrong shows before the work
+            integrand.values(0.0, batch, 1)  # errors surface before the work
         preflight(batch, condition, at_once)
         return batch
 
-    def work(one: Integral, part: Batch) -> Iterator[Sample]:
-        # Nothing here holds one sample's attributions while the next one's are made.
-        for attributions, _, values, taken in one.samples(part, whole=False, at_once=at_once):
+    def work(replica: Integral, part: Batch) -> Iterator[Sample]:
+        # One sample's attributions are released before the next one's are computed.
+        for attributions, _, values, taken in replica.samples(part, whole=False, at_once=at_once):
             yield Sample(request.reduced(function(attributions)), values, taken)
             del attributions
 
@@ -84,7 +84,7 @@ def score_samples(
     if checkpoint is not None:
         settings = {**integral.settings(), "function": function.__name__}
     scores = stream(
-        [partial(work, one) for one in replicas(integral, workers)],
+        [partial(work, replica) for replica in replicas(integral, workers)],
         request.loaders,
         request.indexes,
         read=partial(Batch.from_loader, device=integrand.device, model=model),
@@ -100,12 +100,12 @@ def score_samples(
 
 
 def as_they_are(attributions: Attributions) -> Attributions:
-    """Reduce the attributions themselves."""
+    """Return the attributions unchanged."""
     return attributions
 
 
 def replicas(integral: Integral, workers: int) -> Sequence[Integral]:
-    """Give each worker an integral of its own; the same one, where there is one worker.
+    """Copy the integral for each worker; a single worker gets the integral itself.
 
     Raises:
         ModelError: if the model cannot be copied.

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
+from paramattr.integration.cross_sums import CrossSums
 from paramattr.integration.sums import RunningSums, Sample
 from paramattr.resume import Unfinished
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.workers import in_order
+from paramattr.units.covariances import Paired
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 
@@ -32,22 +34,28 @@ class Condition:
     Attributes:
         loader: any iterable of batches.
         sums: name of a set of units to its sums.
-        held: batches that an earlier run already added.
+        held: batches that an earlier run already added, the last of them in part at least.
+        held_samples: samples that it added.
         data: digest of those batches.
+        finished: batches that are added, the last in part at least.
+        drawn: batches that were drawn from the loader in this run.
+        given: samples that were given to the workers or already added.
     """
 
     loader: Iterable[Any]
     sums: dict[str, RunningSums]
     held: int = 0
+    held_samples: int = 0
     data: str = ""
     finished: int = 0
     drawn: int = 0
+    given: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Give the tensors of its sums, under its name."""
         return {
-            f"{name}/{units}/{key}": tensor
+            f"of {name}/{units}/{key}": tensor
             for units, sums in self.sums.items()
             for key, tensor in sums.state().items()
         }
@@ -55,19 +63,35 @@ class Condition:
     def resume(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
         """Go back to a state that a file held."""
         self.held = self.finished = note["batches"]
+        self.held_samples = self.given = note["samples"]
         self.data = note["data"]
         for units, sums in self.sums.items():
-            start = f"{name}/{units}/"
-            found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            sums.resume(found)
+            sums.resume(_under(f"of {name}/{units}/", tensors))
+
+    def note(self) -> dict[str, Any]:
+        """Say what the sums hold."""
+        samples = next(iter(self.sums.values())).samples
+        return {"batches": self.finished, "samples": samples, "data": self.data}
 
 
 class _Part(NamedTuple):
-    """Where a part of a batch belongs; the last part of a batch carries the data read so far."""
+    """Some samples of a condition's batch.
+
+    Attributes:
+        condition: whose.
+        samples: to work on.
+        share: of the batch.
+        number: of the batch, from 1.
+        data: digest of the batches up to it.
+        is_last: whether they end the batch.
+    """
 
     condition: str
+    samples: Batch
     share: float
-    digest: str | None
+    number: int
+    data: str
+    is_last: bool
 
 
 def stream(
@@ -87,8 +111,9 @@ def stream(
 
         S_u = 1/|X| Σ_{x in X} Σ_{i in u} |A_i(x)|
 
-    Each worker holds one sample's attributions at a time; the samples are added in their order. The
-    conditions take turns, batch by batch.
+    Each worker holds one sample's attributions at a time; the samples are added in their order.
+    Conditions take turns, so that their samples of one number are seen close to each other and what
+    they have in common is kept without a second pass.
 
     Args:
         work: gives samples their attributions; one for each worker (see `paramattr.runtime`).
@@ -99,7 +124,7 @@ def stream(
         watch: called with a condition and each of its samples after the work, in their order.
         at_once: most samples of a batch that a worker is given together.
         checkpoint: a file that holds the running sums after each batch. Where it exists, the
-            batches that it already holds are passed over.
+            samples that it already holds are passed over.
         settings: what the checkpoint must have been made with, of the kinds JSON knows.
         show_progress: draw a bar on stderr.
 
@@ -114,34 +139,30 @@ def stream(
         name: Condition(loader, {units: RunningSums(index) for units, index in indexes.items()})
         for name, loader in loaders.items()
     }
-    file = _resumed(conditions, indexes, checkpoint, settings or {})
+    together = {u: CrossSums(list(conditions), len(index)) for u, index in indexes.items()}
+    file = _resumed(conditions, together, indexes, checkpoint, settings or {})
     waiting: deque[_Part] = deque()
-
-    def tasks() -> Iterator[Batch]:
-        for name, batch in _in_turns(conditions, read, checkpoint, advance):
-            one = conditions[name]
-            for part in check(name, batch).chunks(at_once):
-                is_last = part.first + len(part) == len(batch)
-                digest = one.digest.hexdigest() if is_last else None
-                waiting.append(_Part(name, len(part) / len(batch), digest))
-                yield part
-
     total = _lengths(loaders.values())
-    with (
-        progress_bar("attributing", total, show=show_progress) as advance,
-        closing(in_order(lambda each, part: list(each(part)), work, tasks())) as results,
-    ):
-        for samples in results:
-            part = waiting.popleft()
-            one = conditions[part.condition]
-            for sample in samples:
-                for units, sums in one.sums.items():
-                    sums.add(sample.reduced[units])
-                watch(part.condition, sample)
-            advance(part.share)
-            if part.digest is not None:
-                one.finished, one.data = one.finished + 1, part.digest
-                _save(file, conditions)
+    with progress_bar("attributing", total, show=show_progress) as advance:
+        reading = {
+            name: _parts(name, one, read, check, at_once, checkpoint, advance)
+            for name, one in conditions.items()
+        }
+        tasks = _in_turns(conditions, reading, waiting)
+        with closing(in_order(lambda each, part: list(each(part)), work, tasks)) as results:
+            for samples in results:
+                part = waiting.popleft()
+                one = conditions[part.condition]
+                for sample in samples:
+                    for units, sums in one.sums.items():
+                        own = sample.reduced[units]
+                        sums.add(own)
+                        together[units].add(part.condition, own.magnitudes, len(samples))
+                    watch(part.condition, sample)
+                advance(part.share)
+                one.finished, one.data = part.number, part.data
+                if part.is_last:
+                    _save(file, conditions, together)
     for one in conditions.values():
         if one.drawn < one.held:
             raise CheckpointError(
@@ -150,45 +171,80 @@ def stream(
             )
         if not one.finished:
             raise no_batch(one.loader)
-    return {
-        name: {units: sums.scores() for units, sums in one.sums.items()}
-        for name, one in conditions.items()
-    }
+    return _scores(conditions, together)
+
+
+def _parts(
+    name: str,
+    one: Condition,
+    read: Callable[[Any], Batch],
+    check: Callable[[str, Batch], Batch],
+    at_once: int,
+    checkpoint: str | Path | None,
+    advance: Callable[[float], None],
+) -> Iterator[_Part]:
+    """Draw a condition's batches, cut them, and pass over what is already added."""
+    before = 0
+    for item in one.loader:
+        batch = read(item)
+        one.drawn += 1
+        if checkpoint is not None:
+            batch.feed(one.digest.update)
+        data = one.digest.hexdigest()
+        if one.drawn == one.held and data != one.data:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} was made with other data: expected a loader that "
+                "gives the same batches in the same order; give another file for another "
+                "loader, or remove this one"
+            )
+        start, before = before, before + len(batch)
+        if before <= one.held_samples:
+            advance(1)
+            continue
+        for part in check(name, batch).chunks(at_once):
+            share, end = len(part) / len(batch), part.first + len(part)
+            held = max(0, one.held_samples - start - part.first)
+            if held < len(part):
+                rest = part.part(held, len(part))
+                yield _Part(name, rest, share, one.drawn, data, end == len(batch))
 
 
 def _in_turns(
     conditions: Mapping[str, Condition],
-    read: Callable[[Any], Batch],
-    checkpoint: str | Path | None,
-    advance: Callable[[float], None],
-) -> Iterator[tuple[str, Batch]]:
-    """Draw batches from the conditions in turns, and pass over those that are already added."""
-    reading = {name: iter(one.loader) for name, one in conditions.items()}
-    while reading:
-        for name in list(reading):
-            one = conditions[name]
-            for item in reading[name]:
-                one.drawn += 1
-                if checkpoint is not None or one.drawn > one.held:
-                    batch = read(item)
-                if checkpoint is not None:
-                    batch.feed(one.digest.update)
-                if one.drawn > one.held:
-                    yield name, batch
-                    break
-                if one.drawn == one.held and one.digest.hexdigest() != one.data:
-                    raise CheckpointError(
-                        f"checkpoint {checkpoint} was made with other data: expected a loader that "
-                        "gives the same batches in the same order; give another file for another "
-                        "loader, or remove this one"
-                    )
-                advance(1)
-            else:
-                del reading[name]
+    reading: Mapping[str, Iterator[_Part]],
+    waiting: deque[_Part],
+) -> Iterator[Batch]:
+    """Give the next part of the condition of which the fewest samples were given."""
+    unfinished = dict(reading)
+    while unfinished:
+        name = min(unfinished, key=lambda name: conditions[name].given)
+        part = next(unfinished[name], None)
+        if part is None:
+            del unfinished[name]
+            continue
+        conditions[name].given += len(part.samples)
+        waiting.append(part)
+        yield part.samples
+
+
+def _scores(
+    conditions: Mapping[str, Condition], together: Mapping[str, CrossSums]
+) -> dict[str, dict[str, Scores]]:
+    found: dict[str, dict[str, Scores]] = {name: {} for name in conditions}
+    for units, crossed in together.items():
+        several = {name: one.sums[units] for name, one in conditions.items()}
+        covariances = crossed.covariances(several)
+        for name, sums in several.items():
+            paired = None
+            if covariances is not None:
+                paired = Paired(covariances, [float(name == other) for other in several])
+            found[name][units] = sums.scores(paired)
+    return found
 
 
 def _resumed(
     conditions: Mapping[str, Condition],
+    together: Mapping[str, CrossSums],
     indexes: Mapping[str, UnitIndex],
     checkpoint: str | Path | None,
     settings: Mapping[str, Any],
@@ -196,22 +252,32 @@ def _resumed(
     stamp: dict[str, Any] = {}
     if checkpoint is not None:
         units = {name: index.fingerprint() for name, index in indexes.items()}
-        stamp = {"kind": "running sums", "units": units, "conditions": list(conditions), **settings}
+        stamp = {"kind": "sums", "units": units, "conditions": list(conditions), **settings}
     file = Unfinished(checkpoint, stamp)
     for name, one in conditions.items():
         if name in file.notes:
             one.resume(name, file.tensors, file.notes[name])
+    for reducer, crossed in together.items():
+        if file.notes:
+            crossed.resume(_under(f"together/{reducer}/", file.tensors))
     return file
 
 
-def _save(file: Unfinished, conditions: Mapping[str, Condition]) -> None:
+def _save(
+    file: Unfinished, conditions: Mapping[str, Condition], together: Mapping[str, CrossSums]
+) -> None:
     if file.path is None:
         return
     tensors: dict[str, Tensor] = {}
     for name, one in conditions.items():
         tensors |= one.state(name)
-    notes = {name: {"batches": one.finished, "data": one.data} for name, one in conditions.items()}
-    file.save(tensors, notes)
+    for reducer, crossed in together.items():
+        tensors |= {f"together/{reducer}/{key}": t for key, t in crossed.state().items()}
+    file.save(tensors, {name: one.note() for name, one in conditions.items()})
+
+
+def _under(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
 
 
 def _lengths(loaders: Iterable[Iterable[Any]]) -> float | None:

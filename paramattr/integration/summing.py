@@ -1,4 +1,4 @@
-"""Attributions of a batch, summed or per sample, and what they lack of the objective's change."""
+"""Attributions of a batch, summed or per sample, and their convergence delta."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from paramattr.runtime.workers import in_order
 
 
 class Summed(NamedTuple):
-    """What a batch came to.
+    """The result of integrating over a batch.
 
     Attributes:
         attributions: summed over the batch, or `(B, *shape)` per sample.
-        totals: their sum over all that moves, per sample or per part of the batch.
-        spent: of each sample or part, where an integral says what it took.
+        totals: their sums over everything that moves, per sample or per part of the batch.
+        spent: the cost of each sample or part, if the integral reports it.
     """
 
     attributions: Attributions
@@ -46,33 +46,33 @@ def sum_samples(
     """Integrate over a batch, part by part.
 
     Args:
-        integral: over one sample or several.
+        integral: the integral over samples.
         batch: samples.
-        whole: total all that moves, not what is reported alone.
-        per_sample: keep the samples apart.
+        whole: whether totals include everything that moves, not only what is reported.
+        per_sample: whether to keep the samples apart.
         at_once: samples that go through the model together.
-        workers: threads that take parts side by side.
-        show_progress: draw a bar on stderr.
+        workers: threads that process parts in parallel.
+        show_progress: show a progress bar on stderr.
     """
     integrand, leading = integral.integrand, (len(batch),) if per_sample else ()
     sums = integrand.zeros(list(integrand.reported), leading)
     totals, spent = list[Tensor](), list[Spent]()
 
-    def work(one: Integral, part: Batch) -> list[Integrated]:
+    def work(replica: Integral, part: Batch) -> list[Integrated]:
         if per_sample:
-            return list(one.samples(part, whole=whole, at_once=at_once))
-        return [one.over(part, whole=whole)]
+            return list(replica.samples(part, whole=whole, at_once=at_once))
+        return [replica.over(part, whole=whole)]
 
     parts = in_order(work, replicas(integral, workers), batch.chunks(at_once))
     with (
         progress_bar("attributing", len(batch), show=show_progress) as advance,
-        closing(parts) as several,
+        closing(parts) as results,
     ):
-        for part in several:
+        for part in results:
             for attributions, total, values, taken in part:
                 for name, value in attributions.items():
-                    kept = sums[name]
-                    (kept[len(totals)] if per_sample else kept).add_(value)
+                    place = sums[name]
+                    (place[len(totals)] if per_sample else place).add_(value)
                 totals.append(total)
                 if taken is not None:
                     spent.append(taken)
@@ -99,10 +99,10 @@ def check_complete(attributions: Mapping[str, Tensor], moving: Iterable[str]) ->
 def delta_of(
     attributions: Mapping[str, Tensor], integrand: Integrand, batch: Batch
 ) -> Float[Tensor, "..."]:
-    """Compare attributions with the change of the objective that they should sum to.
+    """Compare the sum of the attributions with the objective's change.
 
     Args:
-        attributions: of all that moves, summed over the batch or per sample.
+        attributions: attributions of everything that moves, summed over the batch or per sample.
         integrand: the objective along the path.
         batch: samples.
 
@@ -111,7 +111,7 @@ def delta_of(
         per sample, else a scalar.
 
     Raises:
-        ModelError: if an attribution has another shape than its parameter.
+        ModelError: if an attribution does not have its parameter's shape.
     """
     start, end = (integrand.values(alpha, batch, len(batch)) for alpha in (0.0, 1.0))
     shapes = {
@@ -119,13 +119,13 @@ def delta_of(
         for name, value in attributions.items()
         if name in integrand.path.start
     }
-    if all(found == shape for found, shape in shapes.values()):
+    if all(actual == shape for actual, shape in shapes.values()):
         total = sum(value.double().sum() for value in attributions.values())
         return torch.as_tensor(total - (end - start).sum())
-    for name, (found, shape) in shapes.items():
-        if found != (len(batch), *shape):
+    for name, (actual, shape) in shapes.items():
+        if actual != (len(batch), *shape):
             raise ModelError(
-                f"the attribution of parameter {name!r} has shape {found}: expected "
+                f"the attribution of parameter {name!r} has shape {actual}: expected "
                 f"{shape}, or {(len(batch), *shape)} per sample"
             )
     flat = (value.double().reshape(len(batch), -1) for value in attributions.values())

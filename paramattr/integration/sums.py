@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.integration.path_integral import Spent, Values
+from paramattr.units.covariances import Paired
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 
@@ -69,13 +70,16 @@ class RunningSums:
         self.rest += sample.rest
         self.samples += 1
 
-    def scores(self) -> Scores:
+    def scores(self, paired: Paired | None = None) -> Scores:
         """Give the means over the samples, and the standard error of the mean magnitude.
 
             S_u = 1/n Σ_x m_u(x),    SE_u = sqrt( Σ_x (m_u(x) - S_u)² / (n (n - 1)) )
 
         with m_u(x) the summed magnitude in the unit. The absolute value and the sum over the unit
         come before the mean: the two do not commute.
+
+        Args:
+            paired: what is known of them together with other conditions' scores.
         """
         n, mean = self.samples, self.magnitudes / self.samples
         error = None
@@ -89,6 +93,8 @@ class RunningSums:
             signed=self.signed / n,
             standard_error=error,
             unassigned=self.rest / total if total else 0.0,
+            samples=n,
+            paired=paired,
         )
 
     def state(self) -> dict[str, Tensor]:

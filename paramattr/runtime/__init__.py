@@ -1,1 +1,1 @@
-"""Where and how a model computes: alone, on which device, beside how many others."""
+"""Running a model: its isolation, device, precision, threads and progress."""

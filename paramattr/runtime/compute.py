@@ -1,4 +1,4 @@
-"""Where and how a model computes: the device, the precision, the compiler, the threads."""
+"""Where and how a model computes: device, precision, compiler and threads."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from paramattr.errors import ParamattrError
 
 @dataclass(frozen=True)
 class Compute:
-    """Everything about a run that changes its speed and its rounding, and nothing else.
+    """The options of a run that change only its speed and its rounding.
 
     Attributes:
-        device: where to compute; where the model is by default.
-        dtype: precision that the model computes in. By default its own, float32 at least. A half
-            precision is mixed (`torch.autocast`): parameters and inputs are float32, and matrix
-            products and convolutions alone compute in it.
-        compile: whether `torch.compile` translates the model where it is differentiated.
-        workers: threads on the CPU that take samples side by side.
+        device: where to compute; by default the model's device.
+        dtype: precision that the model computes in; by default the model's, float32 at least. Half
+            precision is mixed (`torch.autocast`): parameters and inputs are float32, and only
+            matrix products and convolutions compute in half precision.
+        compile: whether to differentiate the model under `torch.compile`.
+        workers: CPU threads that process samples in parallel.
 
     Raises:
-        ParamattrError: for a precision or a number of workers that cannot be.
+        ParamattrError: for an unusable precision or number of workers.
 
     >>> Compute(dtype=torch.bfloat16).is_mixed, Compute(dtype=torch.float64).is_mixed
     (True, False)
@@ -46,11 +46,11 @@ class Compute:
 
     @property
     def is_mixed(self) -> bool:
-        """Say whether matrix products alone compute in the precision (`torch.autocast`)."""
+        """Return whether only matrix products use the precision (`torch.autocast`)."""
         return self.dtype is not None and self.dtype.itemsize < torch.float32.itemsize
 
     def given_dtype(self, model: nn.Module) -> torch.dtype | None:
-        """Name the precision that parameters and inputs are cast to; None for as they are."""
+        """Return the precision that parameters and inputs are cast to; None if they are not."""
         if self.dtype is not None:
             return torch.float32 if self.is_mixed else self.dtype
         is_half = any(
@@ -60,24 +60,24 @@ class Compute:
         return torch.float32 if is_half else None
 
     def placed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put tensors where it computes, each in float32 at least."""
+        """Move tensors to the device, each in float32 at least."""
         return {
             name: value.to(self.device or value.device, wide(value.dtype))
             for name, value in values.items()
         }
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Let matrix products compute in the half precision, if it is one."""
+        """Let matrix products compute in half precision, if requested."""
         if not self.is_mixed:
             return nullcontext()
-        # Its cache would outlive a point of the path, and does not know vmap's tensors.
+        # The cache would outlive a point of the path, and does not recognise vmap's tensors.
         return torch.autocast(device.type, self.dtype, cache_enabled=False)
 
     def check_workers(self, model: nn.Module, *, adaptive: bool) -> None:
-        """Refuse several workers where samples can only go one after the other.
+        """Reject several workers if samples can only be processed one after the other.
 
         Raises:
-            ParamattrError: naming what stands in the way.
+            ParamattrError: naming the option that prevents it.
         """
         device = self.device or next(model.parameters()).device
         refused = {
@@ -88,13 +88,13 @@ class Compute:
         for what, holds in refused.items():
             if self.workers > 1 and holds:
                 raise ParamattrError(
-                    f"workers is {self.workers} with {what}, which takes one sample after the "
-                    "other: expected the CPU, no compile and a rule of fixed nodes; take workers=1"
+                    f"workers is {self.workers} with {what}, which processes samples one after the "
+                    "other: expected the CPU, no compile and a rule with fixed nodes; use workers=1"
                 )
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Give the precision that sums are kept in: float32 at least.
+    """Return the precision for sums: float32 at least.
 
     >>> wide(torch.float16), wide(torch.float64)
     (torch.float32, torch.float64)
@@ -103,7 +103,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def check_count(label: str, count: int | None, or_none: str = "") -> None:
-    """Refuse what is no whole number of at least 1; None passes.
+    """Reject anything but a whole number of at least 1, or None.
 
     Raises:
         ParamattrError: naming the number by its `label`.

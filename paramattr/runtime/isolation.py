@@ -1,4 +1,4 @@
-"""A model by itself: its input alone decides its output, and looking at it leaves no trace."""
+"""Isolation: a model's output depends only on its input, and a call leaves no trace."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from paramattr.errors import ModelError
 
 @contextmanager
 def undisturbed(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
-    """Leave the random state of torch, NumPy and Python as it was, also after an error.
+    """Restore the random state of torch, NumPy and Python afterwards, even after an error.
 
-    The state is that of the CPU, of where the model is and of `device`. Inside, autograd records
-    whatever the caller had switched off, and attention computes in one way with and without
-    gradients: its fast path, for inference alone, treats padding otherwise.
+    This covers the CPU, the model's devices and `device`. Inside the block, autograd records even
+    if the caller had switched it off. Attention does not use its inference-only fast path, which
+    treats padding differently.
     """
     gpus = {parameter.get_device() for parameter in model.parameters() if parameter.is_cuda}
     if device is not None and torch.device(device).type == "cuda":
@@ -42,13 +42,13 @@ def undisturbed(model: nn.Module, device: str | torch.device | None = None) -> I
 
 
 def check_evaluating(model: nn.Module) -> None:
-    """Refuse a model whose output depends on chance or on the other samples.
+    """Reject a model whose output for a sample depends on chance or on other samples.
 
     Raises:
         ModelError: naming the layer.
     """
     for path, module in model.named_modules():
-        if module.training and _acts_otherwise_in_training(module):
+        if module.training and _behaves_differently_in_training(module):
             raise ModelError(
                 f"layer {path or 'model'!r} ({type(module).__name__}) is in training mode, where "
                 "its output depends on chance or on the other samples: call model.eval() first"
@@ -57,12 +57,12 @@ def check_evaluating(model: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ModelError(
                 f"layer {path or 'model'!r} ({type(module).__name__}) keeps no running statistics, "
-                "so each sample's output depends on the others: expected samples that do not; "
-                "train it with track_running_stats=True, or use a group norm"
+                "so each sample's output depends on the others: expected samples that are "
+                "independent; train it with track_running_stats=True, or use a group norm"
             )
 
 
-def _acts_otherwise_in_training(module: nn.Module) -> bool:
+def _behaves_differently_in_training(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU):
         return True
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):

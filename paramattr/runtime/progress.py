@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where one is asked for."""
+"""An optional progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from paramattr.errors import ParamattrError
 def progress_bar(
     description: str, total: float | None, *, show: bool
 ) -> Iterator[Callable[[float], None]]:
-    """Draw a bar while the block runs; the block calls what it is given with the progress made.
+    """Show a progress bar while the block runs.
 
     Args:
-        description: what is being done.
-        total: how much there is to do; None where that is not known.
-        show: nothing is drawn, and nothing needed, without it.
+        description: the label of the bar.
+        total: the amount of work; None if it is unknown.
+        show: whether to show the bar; if False, Rich is not needed.
+
+    Yields:
+        A function that the block calls with each amount of progress.
 
     Raises:
-        ParamattrError: if a bar is asked for and Rich is not installed.
+        ParamattrError: if `show` is True and Rich is not installed.
     """
     if not show:
         yield lambda amount: None
@@ -31,7 +34,7 @@ def progress_bar(
     except ModuleNotFoundError:
         raise ParamattrError(
             "a progress bar needs Rich, which is not installed: pip install 'paramattr[cli]', or "
-            "leave show_progress out"
+            "leave out show_progress"
         ) from None
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)

@@ -1,4 +1,4 @@
-"""Threads that take tasks side by side, their results in the tasks' order."""
+"""Worker threads that process tasks in parallel and return results in order."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """Give each task to a free worker; yield the results in the order of the tasks.
 
-    The threads that torch computes with are shared out among the workers. Tasks are drawn, and
-    results taken, in the caller's thread; no task is drawn more than `len(workers) + 1` results
-    ahead of the caller. One worker works in the caller's thread, a task a result.
+    The workers share torch's threads. Tasks are drawn and results are yielded in the caller's
+    thread. No task is drawn more than `len(workers) + 1` results ahead of the caller. A single
+    worker runs in the caller's thread, with no task drawn ahead.
 
     Args:
-        work: what a worker does with a task.
-        workers: what each thread has for itself alone, such as a copy of a model.
+        work: a function of a worker and a task.
+        workers: an object for each thread to use alone, such as a copy of a model.
         tasks: drawn one by one.
 
     Raises:
-        BaseException: what `work` or `tasks` raise, when the task's turn comes; no further task
-            is begun.
+        BaseException: whatever `work` or `tasks` raise, when the task's turn comes; no further
+            task is started.
 
     >>> list(in_order(lambda factor, number: factor * number, [2, 2], range(4)))
     [0, 2, 4, 6]
@@ -46,18 +46,18 @@ def in_order(
     threads = torch.get_num_threads()
     autocast, narrow = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
-    def begin() -> None:
+    def start() -> None:
         torch.set_num_threads(max(1, threads // len(workers)))
 
     def run(task: Task) -> Result:
         worker = free.get()
         try:
-            with torch.autocast("cpu", narrow, autocast):  # each thread has its own
+            with torch.autocast("cpu", narrow, autocast):  # autocast is set per thread
                 return work(worker, task)
         finally:
             free.put(worker)
 
-    pool = ThreadPoolExecutor(len(workers), "paramattr", begin)
+    pool = ThreadPoolExecutor(len(workers), "paramattr", start)
     waiting: deque[Future[Result]] = deque()
     try:
         for task in tasks:
@@ -68,4 +68,4 @@ def in_order(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # what threads to come begin with
+        torch.set_num_threads(threads)  # the default of later threads

@@ -1,1 +1,1 @@
-"""What is done to a model with a selection: edits, retraining, export."""
+"""Surgery on a model by a selection of units: edits, retraining, export."""

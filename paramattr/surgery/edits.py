@@ -1,4 +1,4 @@
-"""Edits of a model by a selection: substitute, insert, modulate."""
+"""Edits of a model's selected units: substitute, insert, modulate."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from paramattr.wrappers import unwrapped, unwrapped_pair
 def substitute(
     model: nn.Module, baseline: Baseline, selection: Selection, *, strict: bool = True
 ) -> nn.Module:
-    """Put the baseline's values in the place of the selected entries ("masking" in the paper).
+    """Replace the selected entries by the baseline's values ("masking" in the paper).
 
-    Buffers with units, such as a batch norm's statistics, take part. A buffer of whole numbers,
-    such as `num_batches_tracked`, is the baseline's where all that its module holds is selected.
+    Buffers with units, such as a batch norm's statistics, take part. An integer buffer, such as
+    `num_batches_tracked`, becomes the baseline's if everything in its module is selected.
 
     Args:
-        model: the target, left as it is.
-        baseline: where the values come from, or a mapping of names to tensors; buffers that a
-            mapping lacks stay the target's.
-        selection: what is substituted. Nothing gives the target, and everything, where every entry
-            has a unit (`"layer"`, `"scalar"`), the baseline, both bit for bit.
-        strict: as in `FAIG`: if False, what only one model has stays the target's.
+        model: the target; it is not modified.
+        baseline: the model that the values come from, or a mapping of names to tensors. Buffers
+            that a mapping lacks keep the target's values.
+        selection: the units to substitute. An empty selection gives the target. Selecting
+            everything gives the baseline if every entry has a unit (`"layer"`, `"scalar"`). Both
+            hold bit for bit.
+        strict: as in `FAIG`: if False, what only one model has keeps the target's values.
 
     Returns:
         A new module, without wrappers such as `torch.compile` and `DataParallel`.
 
     Raises:
-        ModelError: if the two are not of one architecture.
-        UnitError: if the selection is of another model's units.
+        ModelError: if the two models differ in architecture.
+        UnitError: if the selection belongs to another model.
 
     Source: Xie et al. 2021, Sec. 5.2.1.
     """
@@ -59,20 +60,20 @@ def modulate(
     """Blend the selected entries: strength * target + (1 - strength) * baseline.
 
     Args:
-        model: the target, left as it is.
-        baseline: what is blended with, or a mapping of names to tensors.
-        selection: what is blended, buffers with units included.
-        strength: 0 gives `substitute`, 1 the target, both bit for bit; above 1 the function
-            found is exaggerated.
+        model: the target; it is not modified.
+        baseline: the model to blend with, or a mapping of names to tensors.
+        selection: the units to blend, buffers with units included.
+        strength: 0 gives `substitute` and 1 the target, both bit for bit; above 1, the function
+            is exaggerated.
         strict: as in `substitute`.
 
     Returns:
         A new module, without wrappers such as `torch.compile` and `DataParallel`.
 
     Raises:
-        ModelError: if the two are not of one architecture, `strength` is not finite, or a running
+        ModelError: if the two models differ in architecture, `strength` is not finite, or a running
             variance would become negative.
-        UnitError: if the selection is of another model's units.
+        UnitError: if the selection belongs to another model.
     """
     if not isinstance(strength, Real) or not math.isfinite(strength):
         raise ModelError(
@@ -82,9 +83,9 @@ def modulate(
     pair = _Pair(*unwrapped_pair(model, baseline), strict=strict)
     values = {}
     for name, mask in pair.masks(selection):
-        own = pair.own[name]
-        blended = torch.lerp(pair.other[name], own, float(strength))
-        values[name] = torch.where(mask, blended, own)
+        target = pair.target[name]
+        blended = torch.lerp(pair.other[name], target, float(strength))
+        values[name] = torch.where(mask, blended, target)
         pair.check_variance(name, values[name], float(strength))
     if strength == 0:
         values |= pair.counters(selection, selected=True)
@@ -100,15 +101,15 @@ def modulate(
 def substituted(
     model: nn.Module, baseline: Baseline, selection: Selection, *, strict: bool = True
 ) -> Iterator[nn.Module]:
-    """Substitute in place for the length of a `with` block, and restore bit for bit after it.
+    """Substitute in place inside a `with` block, then restore the model bit for bit.
 
-    The same edit as `substitute`, without a copy of the model::
+    This is the same edit as `substitute`, without a copy of the model::
 
-        with substituted(target, baseline, found):
+        with substituted(target, baseline, selection):
             outputs = target(inputs)
 
     Args:
-        model: the target; edited inside the block, as it was after it, also after an error.
+        model: the target; edited inside the block and restored after it, even after an error.
         baseline: as in `substitute`.
         selection: as in `substitute`.
         strict: as in `substitute`.
@@ -117,12 +118,12 @@ def substituted(
         The model itself.
 
     Raises:
-        ModelError: if the two are not of one architecture.
-        UnitError: if the selection is of another model's units.
+        ModelError: if the two models differ in architecture.
+        UnitError: if the selection belongs to another model.
     """
     pair = _Pair(unwrapped(model), unwrapped(baseline), strict=strict)
     values = {
-        name: torch.where(mask, pair.other[name], pair.own[name])
+        name: torch.where(mask, pair.other[name], pair.target[name])
         for name, mask in pair.masks(selection)
     }
     with holding(pair.model, values | pair.counters(selection, selected=True)):
@@ -133,43 +134,43 @@ def substituted(
 def inserted(
     model: nn.Module, baseline: Baseline, selection: Selection, *, strict: bool = True
 ) -> Iterator[nn.Module]:
-    """Make the model the baseline in place, but for the selected entries, and restore it after.
+    """Turn all but the selected entries into the baseline's inside a `with` block, then restore.
 
-    The counterpart of `substituted`: only what is selected stays the target's, so every parameter
-    without a unit (biases, for kernels) is the baseline's, and so is every such buffer.
+    This is the counterpart of `substituted`: only the selected entries keep the target's values.
+    Parameters and buffers without a unit (biases, for kernels) take the baseline's.
 
     Args:
-        model: the target; edited inside the block, as it was after it, also after an error.
+        model: the target; edited inside the block and restored after it, even after an error.
         baseline: as in `substitute`.
-        selection: what stays the target's.
+        selection: the units that keep the target's values.
         strict: as in `substitute`.
 
     Yields:
         The model itself.
 
     Raises:
-        ModelError: if the two are not of one architecture.
-        UnitError: if the selection is of another model's units.
+        ModelError: if the two models differ in architecture.
+        UnitError: if the selection belongs to another model.
     """
     pair = _Pair(unwrapped(model), unwrapped(baseline), strict=strict)
     values = dict(pair.other)
     for name, mask in pair.masks(selection):
-        values[name] = torch.where(mask, pair.own[name], pair.other[name])
+        values[name] = torch.where(mask, pair.target[name], pair.other[name])
     with holding(pair.model, values | pair.counters(selection, selected=False)):
         yield model
 
 
 @contextmanager
 def holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Hold other values of some parameters and buffers in place, and restore their own after it.
+    """Set some parameters and buffers in place inside a `with` block, then restore them.
 
     Args:
-        model: edited inside the `with` block, as it was bit for bit after it.
+        model: edited inside the block, and restored bit for bit after it.
         values: names of parameters and buffers to tensors of their shapes.
     """
     every = _tensors(model)
     tensors = {name: every[name] for name in values}
-    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    originals = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     try:
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -178,22 +179,22 @@ def holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for name, tensor in tensors.items():
-                tensor.copy_(kept[name])
+                tensor.copy_(originals[name])
                 path, _, attribute = name.rpartition(".")
                 buffers = model.get_submodule(path)._buffers
-                if attribute in buffers:  # a forward may have put another in its place
+                if attribute in buffers:  # a forward pass may have replaced it
                     buffers[attribute] = tensor
 
 
 def check_units(model: nn.Module, index: UnitIndex) -> None:
-    """Refuse units of another model.
+    """Reject an index that belongs to another model.
 
     Raises:
         UnitError: naming the first parameter or buffer that differs.
     """
     shapes = {name: tuple(value.shape) for name, value in named_parameters(model).items()}
-    own = {n: tuple(b.shape) for n, b in float_buffers(model).items() if n in index.buffers}
-    shapes |= own
+    buffers = {n: tuple(b.shape) for n, b in float_buffers(model).items() if n in index.buffers}
+    shapes |= buffers
     other = index.shapes | {name: placed.shape for name, placed in index.buffers.items()}
     if shapes != other:
         differing = [n for n in {**shapes, **other} if shapes.get(n) != other.get(n)]
@@ -206,10 +207,10 @@ def check_units(model: nn.Module, index: UnitIndex) -> None:
 
 
 def check_selection(model: nn.Module, selection: Selection) -> None:
-    """Refuse anything but a selection of this model's units.
+    """Reject anything but a selection of this model's units.
 
     Raises:
-        UnitError: saying what was found.
+        UnitError: naming what was found.
     """
     if not isinstance(selection, Selection):
         raise UnitError(
@@ -227,25 +228,26 @@ class _Pair:
         self.other = align(model, baseline, strict=strict, quiet=True)
         self.other |= moving_buffers(model, baseline)
         every = named_parameters(model) | float_buffers(model)
-        self.own = {name: every[name] for name in self.other}
+        self.target = {name: every[name] for name in self.other}
 
     def masks(self, selection: Selection) -> Iterator[tuple[str, Bool[Tensor, "..."]]]:
-        """Give what has units, each with the mask of its selected entries."""
+        """Yield the names that have units, each with the mask of its selected entries."""
         check_selection(self.model, selection)
         for name in (*selection.index.labels, *selection.index.buffers):
-            if name in self.own:
-                yield name, selection.mask(name).to(self.own[name].device)
+            if name in self.target:
+                yield name, selection.mask(name).to(self.target[name].device)
 
     def counters(self, selection: Selection, *, selected: bool) -> dict[str, Tensor]:
-        """Give the baseline's other buffers, where they differ and their module is selected.
+        """Return the baseline's integer buffers that differ, of modules that are fully selected.
 
-        A module is selected if all that it holds is, and one that holds nothing if all of the model
-        is. With `selected=False` the buffers of all other modules are given.
+        A module is fully selected if all its entries are. A module without entries counts if the
+        whole model is selected. With `selected=False`, the buffers of the other modules are
+        returned.
         """
         other = state_of(self.baseline)
         if isinstance(self.baseline, nn.Module):
             other |= {name: buffer.detach() for name, buffer in self.baseline.named_buffers()}
-        found = {}
+        counters = {}
         floating = float_buffers(self.model)
         whole = self._whole(selection)
         for name, buffer in self.model.named_buffers():
@@ -256,11 +258,11 @@ class _Pair:
                 continue
             path = name.rpartition(".")[0]
             if whole.get(path, all(whole.values())) == selected:
-                found[name] = value.detach().to(buffer)
-        return found
+                counters[name] = value.detach().to(buffer)
+        return counters
 
     def check_variance(self, name: str, values: Tensor, strength: float) -> None:
-        """Refuse a running variance below zero."""
+        """Reject a running variance below zero."""
         path, _, attribute = name.rpartition(".")
         if attribute != "running_var" or not bool((values < 0).any()):
             return
@@ -268,18 +270,18 @@ class _Pair:
             channel = int(values.argmin())
             raise ModelError(
                 f"strength {strength:g} makes buffer {name!r} {float(values[channel]):.3g} in "
-                f"channel {channel}: a variance is not negative; the target's is "
-                f"{float(self.own[name][channel]):.3g} and the baseline's "
+                f"channel {channel}: a variance cannot be negative; the target's is "
+                f"{float(self.target[name][channel]):.3g} and the baseline's "
                 f"{float(self.other[name][channel]):.3g}; choose a strength from 0 to 1, or leave "
                 "this norm's units out of the selection"
             )
 
     def _whole(self, selection: Selection) -> dict[str, bool]:
-        # Paths of modules that hold something that may differ, and whether all of it is selected.
+        # Paths of modules with entries that may differ, and whether all of these are selected.
         places = {name: [o.path for o in held] for name, held in owners(self.model).items()}
         whole: dict[str, bool] = {}
         known = (*selection.index.shapes, *selection.index.buffers)
-        for name in self.own:
+        for name in self.target:
             full = name in known and bool(selection.mask(name).all())
             for path in places.get(name, [name.rpartition(".")[0]]):
                 whole[path] = whole.get(path, True) and full

@@ -1,4 +1,4 @@
-"""Retraining of the selected entries alone."""
+"""Retraining of only the selected entries."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from paramattr.units.selection import Selection
 
 
 def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
-    """Make the selected entries, and nothing else, trainable under any optimiser.
+    """Make only the selected entries trainable, under any optimiser.
 
-    The selected entries of each parameter become one small vector, and the parameter is put
-    together from it and the frozen rest at each use. So every other entry stays the same bit for
-    bit, under weight decay and momentum too, and an optimiser's state is of the selection's size::
+    The selected entries of each parameter become one small vector. At each use, the parameter is
+    assembled from this vector and the frozen rest. So every other entry stays the same bit for bit,
+    even under weight decay and momentum, and the optimiser's state has the selection's size::
 
         trainable = retrain_only(model, selection)
         optimiser = torch.optim.AdamW(trainable.parameters())
@@ -29,23 +29,23 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
         model.load_state_dict(trainable.state_dict())  # the plain names and shapes
 
     Args:
-        model: left as it is.
-        selection: what is to be trained.
+        model: the model to copy; it is not modified.
+        selection: the units to train.
 
     Returns:
-        A new module of the same behaviour. Its `state_dict()` has the original's names and
-        shapes, and it loads such. Norms with running statistics use them, and keep them still, in
-        training mode too. `torch.save` takes the whole module, unless it has hooks that pickle
-        refuses, such as those of torch's `weight_norm`.
+        A new module of the same behaviour. Its `state_dict()` has the original's names and shapes,
+        and it loads such state dicts. Norms with running statistics use them and never update them,
+        even in training mode. `torch.save` takes the whole module, unless it has hooks that pickle
+        rejects, such as those of torch's `weight_norm`.
 
     Raises:
-        UnitError: if the selection is empty, holds no entry of a parameter, or is of another
-            model's units.
+        UnitError: if the selection is empty, holds no entry of a parameter, or belongs to another
+            model.
 
     Source: Xie et al. 2021, Sec. 5.2.2.
     """
     if not len(selection):
-        raise UnitError("the selection is empty: there is nothing to train; select a unit at least")
+        raise UnitError("the selection is empty: nothing to train; select at least one unit")
     check_selection(model, selection)
     masks = {name: selection.mask(name) for name in selection.index.labels}
     if not any(bool(mask.any()) for mask in masks.values()):
@@ -58,10 +58,10 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
         if parametrize.is_parametrized(module):
             _give_own_class(module)
     places = owners(trainable)
-    paths: dict[int, list[str]] = {}  # a module may stand in several places
+    paths: dict[int, list[str]] = {}  # a module may have several paths
     for path, module in trainable.named_modules(remove_duplicate=False):
         paths.setdefault(id(module), []).append(path)
-    names: list[tuple[str, str]] = []  # of the plain parameter, and of what it is put together from
+    names: list[tuple[str, str]] = []  # of the plain parameter and of its parametrisation
     for name, parameter in list(trainable.named_parameters()):
         parameter.requires_grad_(False)
         if name not in masks or not masks[name].any():
@@ -81,14 +81,14 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
         if isinstance(module, Statistics) and module.running_mean is not None:
             module.register_forward_pre_hook(_as_in_evaluation)
             module.register_forward_hook(_as_it_was, always_call=True)
-    # Saved and loaded under the names of the plain model.
+    # Save and load under the names of the plain model.
     trainable.register_state_dict_post_hook(partial(_after_saving, names, list(model.state_dict())))
     trainable.register_load_state_dict_pre_hook(partial(_before_loading, names))
     return trainable
 
 
 class _Entries(nn.Module):
-    """A parameter put together from its frozen values and a vector of trainable entries."""
+    """A parameter assembled from its frozen values and a vector of trainable entries."""
 
     places: Tensor
 
@@ -104,7 +104,7 @@ class _Entries(nn.Module):
 
 
 def _as_in_evaluation(module: nn.Module, inputs: Any) -> None:
-    # In evaluation mode a norm uses its running statistics, and does not update them.
+    # In evaluation mode a norm uses its running statistics and does not update them.
     module._mode_outside, module.training = module.training, False  # type: ignore[assignment]
 
 
@@ -113,23 +113,24 @@ def _as_it_was(module: nn.Module, inputs: Any, output: Any) -> None:
 
 
 def _give_own_class(module: nn.Module) -> None:
-    # A copy shares its class with the original, which would get the new parametrisations too.
+    # A copy shares the original's class, so the original would get the new parametrisations too.
     cls = type(module)
-    own = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = type(cls.__name__, cls.__bases__, own)
+    attributes = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(cls.__name__, cls.__bases__, attributes)
 
 
 def _can_be_saved(module: nn.Module) -> None:
-    # Torch gives a parametrised module a class of its own, which pickle cannot find, and forbids
-    # it. The class is this module's alone.
+    # Torch gives a parametrised module its own class. Pickle cannot find that class, so torch
+    # forbids pickling. No other module shares the class.
     type(module).__reduce_ex__ = _reduced  # type: ignore[method-assign,assignment]
 
 
 def _reduced(module: nn.Module, protocol: int) -> tuple[Any, ...]:
     plain = type(module).__mro__[1]
     state = dict(module.__dict__)
-    own = getattr(plain, "__getstate__", None)
-    if own is not getattr(object, "__getstate__", None):  # recurrent layers keep references out
+    getstate = getattr(plain, "__getstate__", None)
+    # Recurrent layers leave references out of their state.
+    if getstate is not getattr(object, "__getstate__", None):
         state = plain.__getstate__(module)  # type: ignore[attr-defined]
     return _blank, (plain,), state, None, None, _filled
 
@@ -147,8 +148,8 @@ def _filled(module: nn.Module, state: dict[str, Any]) -> None:
 
 
 def _keep_no_weights(module: nn.RNNBase) -> None:
-    # Recurrent layers keep a list of their weights, which are put together anew at each use: one
-    # that outlives the use would hold its graph, and could not be copied.
+    # Recurrent layers keep a list of their weights, which are assembled anew at each use. A list
+    # that outlives the use would hold the graph, and could not be copied.
     if module._flat_weights:
         module.register_forward_pre_hook(_list_weights)
         module.register_forward_hook(_forget_weights)
@@ -176,7 +177,7 @@ def _after_saving(
         state.pop(f"{prefix}{inner}.original")
         state.pop(f"{prefix}{inner}.0.values")
         state[prefix + plain] = values[plain]
-    for name in order:  # as the plain model's
+    for name in order:  # the plain model's order
         state[prefix + name] = state.pop(prefix + name)
 
 
@@ -192,7 +193,8 @@ def _before_loading(
             value = state.pop(prefix + plain)
             places = module.get_buffer(f"{inner}.0.places").to(value.device)
             state[f"{prefix}{inner}.original"] = value
-            if value.shape == module.get_parameter(f"{inner}.original").shape:  # else torch says so
+            # Another shape is left for torch to report.
+            if value.shape == module.get_parameter(f"{inner}.original").shape:
                 state[f"{prefix}{inner}.0.values"] = value.flatten()[places]
 
 

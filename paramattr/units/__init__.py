@@ -1,1 +1,1 @@
-"""Units: what falls into one, the scores they get, and the sets that are chosen by them."""
+"""Units: which parameters form one, their scores, and selections of them."""

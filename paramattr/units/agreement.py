@@ -1,4 +1,4 @@
-"""How far rankings agree: between methods, and as samples, nodes or seeds change."""
+"""Agreement of rankings: between methods, and as samples, nodes or seeds change."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Setting = TypeVar("Setting", bound=Hashable)
 
 
 class Agreement(NamedTuple):
-    """How far two rankings agree.
+    """How well two rankings agree.
 
     Attributes:
-        spearman: rank correlation over all units, -1 to 1; ties take their mean rank.
+        spearman: rank correlation over all units, -1 to 1; ties get their mean rank.
         overlap: share of the top units that both have, corrected for chance: 1 if the two top
-            sets are one, 0 if they share as many as two random sets.
+            sets are equal, 0 if they share as many units as two random sets would.
     """
 
     spearman: float
@@ -67,8 +67,8 @@ class Stability(Generic[Setting]):
     """How the top units settle as a setting grows.
 
     Attributes:
-        overlaps: setting to the chance-corrected overlap of its top units with the reference's,
-            one for each of its rankings.
+        overlaps: setting to the chance-corrected overlaps of its top units with the reference's,
+            one per ranking.
         tolerance: how far below 1 an overlap may lie.
     """
 
@@ -77,14 +77,14 @@ class Stability(Generic[Setting]):
 
     @property
     def enough(self) -> Setting | None:
-        """The first setting from which on every overlap is at least 1 - tolerance, or None."""
-        found = None
+        """The first setting after which every overlap is at least 1 - tolerance, or None."""
+        first = None
         for setting, overlaps in self.overlaps.items():
             if min(overlaps) < 1 - self.tolerance - 1e-12:  # to the last digit
-                found = None
-            elif found is None:
-                found = setting
-        return found
+                first = None
+            elif first is None:
+                first = setting
+        return first
 
 
 def stability(
@@ -94,40 +94,40 @@ def stability(
     fraction: float = 0.01,
     tolerance: float = 0.05,
 ) -> Stability[Setting]:
-    """Say from which setting on the top units no longer change.
+    """Find the setting from which the top units no longer change.
 
-    A setting is whatever was varied: the number of nodes, of samples, a seed. Several scores of one
-    setting (subsets of the data, seeds) each have their own overlap::
+    A setting is whatever you varied: the number of nodes or samples, or a seed. If a setting has
+    several scores (subsets of the data, seeds), each has its own overlap::
 
         nodes = {n: faig.score(data, reducer="kernel", n_steps=n) for n in (2, 4, 8, 16, 32)}
         stability(nodes).enough
 
     Args:
-        rankings: setting to its scores, from the cheapest to the dearest.
-        reference: what counts as converged; by default the last setting's only scores, which is
-            then left out of the answer.
+        rankings: setting to its scores, from the cheapest setting to the most expensive.
+        reference: the scores that count as converged; by default the last setting's, which must be
+            a single `Scores` and is then left out of the answer.
         fraction: share of the units in the top sets.
         tolerance: how far below 1 the chance-corrected overlap may lie, above 0 and below 1.
 
     Raises:
         UnitError: if there is nothing to compare, no converged ranking, or the units differ.
     """
-    several = {key: _several(value) for key, value in rankings.items()}
+    by_setting = {key: _as_list(value) for key, value in rankings.items()}
     if reference is None:
-        if len(several) < 2 or len(list(several.values())[-1]) != 1:
+        if len(by_setting) < 2 or len(list(by_setting.values())[-1]) != 1:
             raise UnitError(
                 "stability needs a converged ranking: end the settings with one Scores, after at "
-                "least one other setting, or give reference=..."
+                "least one other setting, or pass reference=..."
             )
-        reference = several.popitem()[1][0]
-    if not several or not all(several.values()):
+        reference = by_setting.popitem()[1][0]
+    if not by_setting or not all(by_setting.values()):
         raise UnitError("stability needs at least one Scores for each setting: found none")
     if not 0 < tolerance < 1:
         raise UnitError(f"tolerance is {tolerance!r}: expected a number above 0 and below 1")
     return Stability(
         {
             key: tuple(agreement(s, reference, fraction=fraction).overlap for s in scores)
-            for key, scores in several.items()
+            for key, scores in by_setting.items()
         },
         tolerance,
     )
@@ -138,22 +138,22 @@ def subset_means(
 ) -> dict[int, list[Scores]]:
     """Average the scores of random subsets of the samples, for `stability`.
 
-    Since scores are means over samples, those of a subset need no new gradient.
+    Scores are means over samples, so a subset needs no new gradient.
 
     Args:
         per_sample: scores of one sample each, such as `faig.score([sample], ...)`.
-        sizes: numbers of samples, each from 1 to all of them.
-        repeats: subsets of each size; all of them together are one subset.
-        seed: of the draw.
+        sizes: sizes of subsets, each from 1 to the number of samples.
+        repeats: subsets per size; the whole set is drawn only once.
+        seed: seed of the draw.
 
     Returns:
         Size to the scores of its subsets.
 
     Raises:
-        UnitError: for a size that cannot be drawn, or other units.
+        UnitError: for a size that cannot be drawn, or if the units differ.
     """
     draw = torch.Generator().manual_seed(seed)
-    found = {}
+    means = {}
     for size in sizes:
         if not 1 <= size <= len(per_sample):
             raise UnitError(
@@ -161,11 +161,11 @@ def subset_means(
             )
         times = 1 if size == len(per_sample) else repeats
         subsets = [torch.randperm(len(per_sample), generator=draw)[:size] for _ in range(times)]
-        found[size] = [_mean([per_sample[k] for k in subset.tolist()]) for subset in subsets]
-    return found
+        means[size] = [_mean([per_sample[k] for k in subset.tolist()]) for subset in subsets]
+    return means
 
 
-def _several(scores: Scores | Sequence[Scores]) -> list[Scores]:
+def _as_list(scores: Scores | Sequence[Scores]) -> list[Scores]:
     return [scores] if isinstance(scores, Scores) else list(scores)
 
 

@@ -1,4 +1,4 @@
-"""Attention and feed-forward blocks: the table of the names that their modules go by."""
+"""Attention and feed-forward blocks: a table of the names that models use for their modules."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class AttentionNames:
     """How one family of models names the projections of an attention block.
 
     Attributes:
-        rows: paths of the projections into heads, seen from the block, each with the parts that
-            it makes: `q`, `k`, `v`, or several fused.
-        columns: path of the projection out of the heads.
+        rows: paths of the projections into heads, relative to the block, each with the parts that
+            it makes: `q`, `k`, `v`, or several of them fused.
+        columns: path of the projection out of the heads, relative to the block.
         interleaved: whether fused parts are stored head by head, `(heads, parts, size)`, rather
             than part by part, `(parts, heads, size)`.
         having: an attribute that the block must have.
@@ -67,7 +67,7 @@ TORCH_ATTENTION = (  # nn.MultiheadAttention: attribute, parts, dimension
 )
 
 HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "heads")
-"""Attributes of a block, or of a configuration, that count its query heads."""
+"""Attributes of a block or configuration that count its query heads."""
 
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads")
 """Attributes that count its key-value heads."""
@@ -76,8 +76,8 @@ HEAD_BIASES = ("relative_attention_bias.weight", "relative_position_bias_table")
 """Parameters of a block with one column per head."""
 
 FEED_FORWARD: tuple[tuple[tuple[str, ...], str, int], ...] = (
-    # The projections into the neurons, the one out of them, and how many of the rows of each of
-    # the first are one neuron's: 2 where a gate is fused, rows j and j + n.
+    # The projections into the neurons, the one out of them, and the rows per neuron in each of
+    # the former: 2 if a gate is fused, rows j and j + n.
     (("gate_proj", "up_proj"), "down_proj", 1),  # Llama, Mistral, Qwen, Gemma
     (("up_proj",), "down_proj", 1),
     (("gate_up_proj",), "down_proj", 2),  # Phi-3
@@ -98,7 +98,7 @@ FEED_FORWARD: tuple[tuple[tuple[str, ...], str, int], ...] = (
 )
 
 NO_FEED_FORWARD = ("pooler", "classifier", "head", "pre_classifier", "score")
-"""Names of modules that are no feed-forward blocks, nor hold any."""
+"""Names of modules that are not, and do not hold, feed-forward blocks."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ class Side:
 
 
 class Projections:
-    """The parameters of a model's linear layers, found by the path of the layer.
+    """The parameters of a model's linear layers, by the path of the layer.
 
-    A layer that PEFT has wrapped is found by its own path: the rows of LoRA's `B` are outputs,
-    the columns of its `A` inputs.
+    A layer wrapped by PEFT keeps its path: the rows of LoRA's `B` are outputs, and the columns of
+    its `A` are inputs.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -127,7 +127,7 @@ class Projections:
         self._paths = {path for path, _ in model.named_modules()}
 
     def weight(self, path: str) -> Layout | None:
-        """Give the layout of a layer's weight, or None if there is no such layer."""
+        """Return the layout of a layer's weight, or None if there is no such layer."""
         for inner in (path, f"{path}.base_layer"):
             for layout in self._layouts.get(inner, []):
                 if len(layout.shape) > 1 and None not in (layout.output, layout.input):
@@ -135,11 +135,11 @@ class Projections:
         return None
 
     def outputs(self, path: str) -> Iterator[Side]:
-        """Give what makes a layer's outputs: weight, bias, LoRA's `B`."""
+        """Yield the parameters that make a layer's outputs: weight, bias, LoRA's `B`."""
         yield from self._sides(path, "output", f"{path}.lora_B.")
 
     def inputs(self, path: str) -> Iterator[Side]:
-        """Give what reads a layer's inputs: weight, LoRA's `A`."""
+        """Yield the parameters that read a layer's inputs: weight, LoRA's `A`."""
         yield from self._sides(path, "input", f"{path}.lora_A.")
 
     def _sides(self, path: str, side: str, low_rank: str) -> Iterator[Side]:
@@ -151,30 +151,30 @@ class Projections:
                     yield Side(layout.name, layout.shape, dimension)
 
     def with_weights(self, path: str) -> list[str]:
-        """List the children of a module that are, or hold, something with a known weight."""
+        """List the children of a module that have, or contain, a weight of known layout."""
         prefix = f"{path}." if path else ""
         inner = [p for p in self._layouts if p.startswith(prefix) and p != path]
         return list(dict.fromkeys(p.removeprefix(prefix).partition(".")[0] for p in inner))
 
 
 def joined(path: str, relative: str) -> str:
-    """Give the path of a module seen from another's."""
+    """Join a module's path and the path of a module relative to it."""
     return f"{path}.{relative}" if path else relative
 
 
 def group_of(path: str, module: nn.Module) -> str:
-    """Name a block: its path, or its class where it is the whole model."""
+    """Name a block by its path, or by its class if it is the whole model."""
     return path or type(module).__name__
 
 
 def unlabelled(model: nn.Module, endings: tuple[str, ...], known: Collection[str]) -> list[str]:
-    """List the weights in modules of classes so called that are not known.
+    """List the unknown weights in modules whose class name ends in one of `endings`.
 
-    Biases, LoRA's matrices and a router among experts are no part of a head or a neuron.
+    Biases, LoRA's matrices and routers of experts do not count: they belong to no head or neuron.
     """
     modules = dict(model.named_modules())
     inside = tuple(f"{p}." for p, m in modules.items() if p and type(m).__name__.endswith(endings))
-    found = []
+    weights = []
     for name, parameter in model.named_parameters():
         holder = type(modules[name.rpartition(".")[0]]).__name__
         other = holder.endswith("Router") or name.endswith("bias") or ".lora_" in name
@@ -184,5 +184,5 @@ def unlabelled(model: nn.Module, endings: tuple[str, ...], known: Collection[str
             and not other
             and name.startswith(tuple(inside))
         ):
-            found.append(name)
-    return found
+            weights.append(name)
+    return weights

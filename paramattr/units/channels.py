@@ -29,16 +29,16 @@ def scalar(name: str, parameter: Tensor, module: nn.Module) -> Units:
 
 @of_buffers
 def layer(name: str, parameter: Tensor, module: nn.Module) -> Units:
-    """Take all the parameters that one module holds, weight and bias alike, as a unit."""
+    """Take all the parameters of one module, weight and bias alike, as a unit."""
     path = layer_of(name)
     return Units(path, (1,), torch.zeros([1] * parameter.ndim, dtype=torch.int32))
 
 
 @OfModel
 def kernel(model: nn.Module) -> Reducer:
-    """Take each spatial slice `weight[i, j]` of the convolutions, the paper's "filter", as a unit.
+    """Take each spatial slice `weight[i, j]` of a convolution, the paper's "filter", as a unit.
 
-    Biases, and all that is no convolution, are left out (Xie et al. 2021, footnote 2).
+    Biases and other layers are left out (Xie et al. 2021, footnote 2).
     """
     layouts = by_parameter(model)
 
@@ -56,30 +56,31 @@ def kernel(model: nn.Module) -> Reducer:
 
 @OfModel
 def output_channel(model: nn.Module) -> Reducer:
-    """Take the weights that make one output channel (or neuron of a linear layer) as a unit.
+    """Take the weights of one output channel (or neuron of a linear layer) as a unit.
 
-    Biases and parameters of fewer than two dimensions are left out. A tied weight is taken as the
-    first of its modules has it: the outputs of an embedding are the dimensions of its vectors. In
-    a stack of experts the position is `(expert, channel)`.
+    Biases and parameters of fewer than two dimensions are left out. A tied weight is laid out as in
+    the first of its modules. The outputs of an embedding are the dimensions of its vectors. In a
+    stack of experts, the position is `(expert, channel)`.
     """
     return _channels(model, "output")
 
 
 @OfModel
 def input_channel(model: nn.Module) -> Reducer:
-    """Take the weights that read one input channel (or feature of a linear layer) as a unit.
+    """Take the weights of one input channel (or feature of a linear layer) as a unit.
 
-    Biases and parameters of fewer than two dimensions are left out. A tied weight is taken as the
-    first of its modules has it. In a stack of experts the position is `(expert, channel)`.
+    Biases and parameters of fewer than two dimensions are left out. A tied weight is laid out as in
+    the first of its modules. In a stack of experts, the position is `(expert, channel)`.
     """
     return _channels(model, "input")
 
 
 @OfModel
 def embedding_row(model: nn.Module) -> Reducer:
-    """Take each row of an embedding, the vector of one word, as a unit.
+    """Take each row of an embedding, the vector of one token, as a unit.
 
-    The group is the parameter, the position `(row,)`. A weight that is tied to an embedding is one.
+    The group is the parameter and the position is `(row,)`. A weight that is tied to an embedding
+    counts as one.
     """
     places = owners(model)
 
@@ -106,9 +107,9 @@ def _channels(model: nn.Module, side: str) -> Reducer:
             return UNKNOWN
         if layout.experts and parameter.ndim == 2:  # their biases
             return None
-        found = layout.labels(side)
-        if found is None:  # weight norm's lengths belong to one side alone
+        channels = layout.labels(side)
+        if channels is None:  # weight norm's lengths belong to one side alone
             return UNKNOWN if isinstance(layout.module, nn.Bilinear) else None
-        return Units(layout.plain, *found)
+        return Units(layout.plain, *channels)
 
     return of_parameter

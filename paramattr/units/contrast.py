@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
+from numbers import Real
 from operator import add
 
 from paramattr.errors import UnitError
 from paramattr.units.scores import Scores
 
+SHARE = "share"
+"""The weight that divides each condition's scores by their total first."""
 
-def contrast(of_interest: Scores, *others: Scores) -> Scores:
+
+def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) -> Scores:
     """Subtract the mean of the other conditions' scores from those of the one of interest.
 
-        S_D - 1/|others| Σ_{d in others} S_d
+        S_D - weight / |others| Σ_{d in others} S_d
 
-    For two conditions this is the paper's gradient elimination, and antisymmetric.
+    For two conditions this is the paper's gradient elimination with the weight 1. It is
+    antisymmetric with the weights 1 and `"share"`.
 
     Args:
-        of_interest: scores of the condition whose units are sought.
+        of_interest: scores of the condition whose units are sought. Scores of one call on a mapping
+            of conditions have paired standard errors here, scores of separate calls unpaired ones.
         others: scores of one or more other conditions, of the same units.
+        weight: of the others: 1 as in the paper, 0 leaves them out, more keeps away from what they
+            need. `"share"` divides each condition's scores by their total first, so that a
+            condition of larger attributions does not weigh more; the errors take the totals as
+            known.
 
     Returns:
         Scores that are high where the condition of interest alone needs the unit.
 
     Raises:
-        UnitError: if there is no other condition, or the units differ.
+        UnitError: if there is no other condition, the units differ, the weight is neither a finite
+            number nor `"share"`, or scores sum to no share.
 
-    Source: Xie et al. 2021, Sec. 4.2 and Eq. 7.
+    Source: Xie et al. 2021, Sec. 4.2 and Eq. 7, where the weight is 1.
     """
     if not others:
         raise UnitError(
@@ -36,7 +48,23 @@ def contrast(of_interest: Scores, *others: Scores) -> Scores:
     for scores in (of_interest, *others):
         if not isinstance(scores, Scores):
             raise UnitError(
-                f"contrast takes Scores, one a condition: found a {type(scores).__name__}; write "
+                f"contrast takes Scores, one per condition: found a {type(scores).__name__}; write "
                 "contrast(blur, noise, rain), without a list"
             )
-    return of_interest - reduce(add, others) / len(others)
+    if weight == SHARE:
+        of_interest, *others = [_share(scores) for scores in (of_interest, *others)]  # type: ignore
+        weight = 1.0
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+        raise UnitError(f"weight is {weight!r}: expected a finite number, such as 1, or {SHARE!r}")
+    mean = reduce(add, others) / len(others)
+    return of_interest - (mean if weight == 1 else mean * float(weight))
+
+
+def _share(scores: Scores) -> Scores:
+    total = float(scores.values.sum())
+    if not total > 0:
+        raise UnitError(
+            f"the scores sum to {total:.4g}: expected more than 0, to divide by; a weight of "
+            f"{SHARE!r} takes scores that are not negative"
+        )
+    return scores / total

@@ -1,4 +1,4 @@
-"""Experts of a mixture: stacks of weights (experts, ...), or modules in a list called `experts`."""
+"""Experts of a mixture as units: stacks of weights (experts, ...), or lists named `experts`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Axes = tuple[int | None, int | None]
 
 @OfModel
 def expert(model: nn.Module) -> Reducer:
-    """Take all that one expert of a mixture holds as a unit.
+    """Take all the parameters of one expert of a mixture as a unit.
 
-    The group is the path of the experts, the position `(expert,)`. The router and shared experts
-    belong to no expert.
+    The group is the path of the experts and the position is `(expert,)`. The router and shared
+    experts belong to no unit.
     """
     answers: dict[str, Answer] = {}
     paths = {name: places[0].path for name, places in owners(model).items()}
@@ -46,7 +46,7 @@ def expert(model: nn.Module) -> Reducer:
 
 
 def is_stack(module: nn.Module) -> bool:
-    """Say whether a module holds the weights of several experts, one behind the other."""
+    """Return whether a module stacks the weights of several experts."""
     named = type(module).__name__.endswith("Experts")
     return named and any(p.ndim > 2 for p in module.parameters(recurse=False))
 
@@ -57,18 +57,18 @@ def stack_size(module: nn.Module) -> int:
 
 
 def stacked_axes(module: nn.Module) -> dict[str, Axes]:
-    """Give the axes of a stack's weights and biases, by attribute; nothing if it is no known stack.
+    """Return the axes of a stack's weights and biases, by attribute; empty for an unknown stack.
 
-    Known are `gate_up_proj` (or `up_proj`) with `down_proj`, as Hugging Face's transformers has
-    them, `(experts, out, in)` or `(experts, in, out)`: their sizes tell the two apart.
+    Known stacks have `gate_up_proj` (or `up_proj`) and `down_proj`, as in Hugging Face's
+    transformers. Their sizes tell `(experts, out, in)` from `(experts, in, out)`.
     """
     if not is_stack(module):
         return {}
-    own = dict(module.named_parameters(recurse=False))
-    down = own.get("down_proj")
-    times = 2 if "gate_up_proj" in own else 1
+    parameters = dict(module.named_parameters(recurse=False))
+    down = parameters.get("down_proj")
+    times = 2 if "gate_up_proj" in parameters else 1
     up_name = "gate_up_proj" if times == 2 else "up_proj"
-    up = own.get(up_name)
+    up = parameters.get(up_name)
     if up is None or down is None or up.ndim != 3 or down.ndim != 3:
         return {}
     fits = [
@@ -79,15 +79,15 @@ def stacked_axes(module: nn.Module) -> dict[str, Axes]:
     if len(fits) != 1:  # without a gate, a stack of square weights may be either
         return {}
     biases: dict[str, Axes] = {
-        name: (1, None) for name in (f"{up_name}_bias", "down_proj_bias") if name in own
+        name: (1, None) for name in (f"{up_name}_bias", "down_proj_bias") if name in parameters
     }
     return {up_name: fits[0], "down_proj": fits[0], **biases}
 
 
 def stacked_neurons(module: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
-    """Give each attribute of a known stack that has neurons, its dimension, and their numbers.
+    """Yield each attribute of a known stack that has neurons, their dimension and their numbers.
 
-    A gated neuron has two rows, j and j + n, or 2j and 2j + 1 where the module says so.
+    A gated neuron has rows j and j + n, or 2j and 2j + 1 if the module is not `is_concatenated`.
     """
     axes = stacked_axes(module)
     for attribute, (output, input_) in axes.items():
@@ -109,7 +109,7 @@ def _within(path: str, outer: str) -> bool:
 
 
 def _together(model: nn.Module, path: str) -> str:
-    # Two stacks side by side, such as an input and an output layer, are one set of experts.
+    # Sibling stacks, such as an input and an output layer, form one set of experts.
     parent = path.rpartition(".")[0]
     siblings = [m for m in model.get_submodule(parent).children() if is_stack(m)]
     return parent if len(siblings) > 1 else path

@@ -1,4 +1,4 @@
-"""The grid of units that a reducer gives a parameter, and what a reducer is."""
+"""The reducer protocol, and the grids of units that reducers return."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from paramattr.errors import UnitError
 
 @dataclass(frozen=True)
 class Units:
-    """How one parameter falls into units.
+    """How one parameter is divided into units.
 
     Attributes:
-        group: name of the grid of units; parameters that give the same group share its units.
+        group: name of the grid of units; parameters of the same group share its units.
         shape: shape of the grid.
-        labels: the unit of each entry, counted row by row over the grid; -1 for none. Of the
-            parameter's number of dimensions, with size 1 along those that a unit spans.
+        labels: the unit of each entry, counted row by row over the grid; -1 for none. It has as
+            many dimensions as the parameter, each of the parameter's size, or of size 1 if a unit
+            spans it.
     """
 
     group: str
@@ -32,21 +33,21 @@ class Units:
 
 
 class Unknown(Enum):
-    """The answer of a reducer that cannot tell how a parameter is laid out."""
+    """A reducer's answer if it does not know a parameter's layout."""
 
     UNKNOWN = "unknown"
 
 
 UNKNOWN = Unknown.UNKNOWN
-"""Given in place of `Units`: the parameter is left out, and `UnitIndex.of` warns of it."""
+"""Returned instead of `Units`: the parameter is left out, and `UnitIndex.of` warns about it."""
 
 Answer = Units | Unknown | None
 Reducer = Callable[[str, Tensor, nn.Module], Answer]
 """`(name, parameter, module)` to the parameter's units, or None to leave it out.
 
 A reducer may have two attributes. `for_model(model)` is called once with the whole model and
-returns the reducer that is asked about its parameters. `of_buffers = True` says that it is asked
-about floating-point buffers too.
+returns the reducer of its parameters. With `of_buffers = True` the reducer is called on
+floating-point buffers too.
 """
 
 _Any = TypeVar("_Any", bound=Reducer)
@@ -54,27 +55,27 @@ _Any = TypeVar("_Any", bound=Reducer)
 
 @dataclass(frozen=True)
 class OfModel:
-    """A reducer made of a function that looks at the whole model first.
+    """A reducer made from a function that looks at the whole model first.
 
-    Called with one parameter, it takes the module that holds it for the whole model.
+    Called with one parameter, it treats the module that holds it as the whole model.
 
     Attributes:
-        rule: a model to the reducer of its parameters.
+        rule: a function from a model to the reducer of its parameters.
     """
 
     rule: Callable[[nn.Module], Reducer]
 
     @property
     def __name__(self) -> str:
-        """Give the name of the function."""
+        """Return the function's name."""
         return self.rule.__name__
 
     def for_model(self, model: nn.Module) -> Reducer:
-        """Give the reducer of one model's parameters."""
+        """Return the reducer of one model's parameters."""
         return self.rule(model)
 
     def __call__(self, name: str, parameter: Tensor, module: nn.Module) -> Answer:
-        """Give the units of a parameter by the module that holds it."""
+        """Return the units of a parameter by the module that holds it."""
         path, _, attribute = name.rpartition(".")
         answer = self.rule(module)(attribute, parameter, module)
         if not isinstance(answer, Units) or not path:
@@ -84,25 +85,24 @@ class OfModel:
 
 
 def asked_of(reducer: Reducer, model: nn.Module) -> Reducer:
-    """Give what is asked about a model's parameters: `for_model` where there is one."""
-    for_model = getattr(reducer, "for_model", None)
-    found: Reducer = reducer if for_model is None else for_model(model)
-    return found
+    """Return the reducer of a model's parameters: from `for_model` if there is one."""
+    for_model: Callable[[nn.Module], Reducer] | None = getattr(reducer, "for_model", None)
+    return reducer if for_model is None else for_model(model)
 
 
 def of_buffers(reducer: _Any) -> _Any:
-    """Mark a reducer as one that is asked about floating-point buffers too."""
+    """Mark a reducer as one that is called on floating-point buffers too."""
     reducer.of_buffers = True  # type: ignore[attr-defined]
     return reducer
 
 
 def looked_up(answers: dict[str, Answer]) -> Reducer:
-    """Make a reducer of a table from names to answers; names that it lacks are left out."""
+    """Make a reducer from a table of names to answers; missing names are left out."""
     return lambda name, parameter, module: answers.get(name)
 
 
 def layer_of(name: str) -> str:
-    """Name the layer of a parameter: its module's path, or its own name at the model's root.
+    """Name the layer of a parameter: its module's path, or the parameter's name at the root.
 
     >>> layer_of("body.0.conv1.weight"), layer_of("weight")
     ('body.0.conv1', 'weight')
@@ -123,17 +123,17 @@ def along(labels: Int[Tensor, "n"], dimension: int, ndim: int) -> Int[Tensor, ".
 
 
 class Grids:
-    """The groups of units met so far."""
+    """The groups of units seen so far."""
 
     def __init__(self) -> None:
         self.groups: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._length = 0
 
     def labels(self, units: object, name: str, parameter: Tensor) -> Int[Tensor, "..."]:
-        """Number a parameter's units behind those of the groups before it.
+        """Number a parameter's units after those of the groups before it.
 
         Raises:
-            UnitError: if what the reducer gave does not fit the parameter, or the group.
+            UnitError: if the reducer's answer does not fit the parameter or the group.
         """
         units = _checked(units, name, parameter)
         if units.group not in self.groups:
@@ -143,10 +143,10 @@ class Grids:
         if shape != tuple(units.shape):
             raise UnitError(
                 f"the reducer gave group {units.group!r} the shape {shape} and, for parameter "
-                f"{name!r}, {tuple(units.shape)}: expected one shape a group"
+                f"{name!r}, {tuple(units.shape)}: expected one shape per group"
             )
-        own = units.labels.to("cpu", torch.int32)
-        return torch.where(own < 0, own, own + start)
+        labels = units.labels.to("cpu", torch.int32)
+        return torch.where(labels < 0, labels, labels + start)
 
 
 def _checked(units: object, name: str, parameter: Tensor) -> Units:
@@ -157,7 +157,7 @@ def _checked(units: object, name: str, parameter: Tensor) -> Units:
         )
     labels = units.labels
     fits = labels.ndim == parameter.ndim and all(
-        own in (1, size) for own, size in zip(labels.shape, parameter.shape, strict=True)
+        length in (1, size) for length, size in zip(labels.shape, parameter.shape, strict=True)
     )
     if not fits:
         raise UnitError(

@@ -1,4 +1,4 @@
-"""Attention heads as units, over all the projections of their block."""
+"""Attention heads as units."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along
 
 @OfModel
 def attention_head(model: nn.Module) -> Reducer:
-    """Take each attention head as a unit: its rows of the projections, and its columns of the last.
+    """Take each attention head as a unit: its query, key and value rows, and its output columns.
 
-    The group is the path of the block, the position `(head,)`. Where several query heads share a
-    key and a value, they are one unit, and the position is `(key-value group,)`. Biases of the
-    query, key and value belong to their heads, that of the output to none.
+    The group is the path of the block and the position is `(head,)`. Query heads that share a key
+    and a value form one unit, with the position `(key-value group,)`. The biases of query, key and
+    value belong to their heads; the output bias belongs to no head.
 
-    Known are `nn.MultiheadAttention` and the names in `paramattr.units.blocks.ATTENTION`. Weights
-    of other modules whose class is called `...Attention` are left out with the warning.
+    The reducer knows `nn.MultiheadAttention` and the names in `paramattr.units.blocks.ATTENTION`.
+    Weights of other modules whose class is named `...Attention` are left out with a warning.
     """
     answers: dict[str, Answer] = {}
     projections = Projections(model)
@@ -47,20 +47,20 @@ def attention_head(model: nn.Module) -> Reducer:
 
 @dataclass(frozen=True)
 class _Count:
-    """How many query heads a block has, and how many key-value heads."""
+    """The numbers of query heads and of key-value heads of a block."""
 
     heads: int
     groups: int
 
     def of_rows(self, parts: str, size: int, *, interleaved: bool) -> Int[Tensor, "size"] | None:
-        """Give the group of each of `size` rows, or None if they do not divide."""
+        """Return the group of each of `size` rows, or None if they do not divide evenly."""
         if interleaved:
             return _even(size, self.groups)
         shares = [self.heads if part == "q" else self.groups for part in parts]
         sizes = [share * size // sum(shares) for share in shares]
-        if sum(sizes) != size or any(own % self.groups for own in sizes):
+        if sum(sizes) != size or any(rows % self.groups for rows in sizes):
             return None
-        return torch.cat([torch.arange(own) // (own // self.groups) for own in sizes])
+        return torch.cat([torch.arange(rows) // (rows // self.groups) for rows in sizes])
 
 
 def _block(
@@ -134,7 +134,7 @@ def _count(
     rows: list[tuple[Side, str]],
     columns: list[Side],
 ) -> _Count | None:
-    """Find the numbers of heads: from the block, else from the nearest configuration."""
+    """Read the numbers of heads from the block, or else from the nearest configuration."""
     inner = [joined(path, name).rpartition(".")[0] for name, _ in naming.rows]
     places = [model.get_submodule(p) for p in dict.fromkeys([path, *inner])]
     outer = [path.rsplit(".", n)[0] for n in range(path.count(".") + 1)] if path else []
@@ -151,7 +151,7 @@ def _count(
             groups = inferred
     groups = groups or heads
     count = _Count(heads, groups)
-    whole = columns[0].size * (heads + 2 * groups)  # rows of all parts, times the heads
+    whole = columns[0].size * (heads + 2 * groups)  # rows of all parts, times the number of heads
     fit = all(
         count.of_rows(parts, side.size, interleaved=naming.interleaved) is not None
         and (parts != "qkv" or side.size * heads == whole)

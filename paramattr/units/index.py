@@ -1,4 +1,4 @@
-"""Units: the groups of parameter entries that get one number each."""
+"""The index of units: which entries of which parameters belong to which unit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from paramattr.wrappers import unwrapped
 
 
 class Unit(NamedTuple):
-    """One unit: the parameter (or group of parameters) it lies in, and its position there."""
+    """One unit: its parameter (or group of parameters), and its position in it."""
 
     name: str
     position: tuple[int, ...]
@@ -41,12 +41,12 @@ class UnitIndex:
     Make one with `UnitIndex.of(model, reducer)`. Indexing it by a number gives the `Unit`.
 
     Attributes:
-        shapes: names of all the model's parameters to their shapes.
-        labels: names of the parameters that have units to the unit of each entry, -1 for none, of
-            size 1 along dimensions that a unit spans.
-        groups: names of the grids of units to their first unit and shape, in the units' order.
-        buffers: names of the floating-point buffers that have units to their shape and labels. A
-            norm's statistics have the labels of its weight.
+        shapes: name of each of the model's parameters to its shape.
+        labels: name of each parameter with units to the unit of each entry: -1 for none, and size 1
+            along dimensions that a unit spans.
+        groups: name of each grid of units to its first unit and its shape, in the units' order.
+        buffers: name of each floating-point buffer with units to its shape and labels. A norm's
+            statistics have the labels of its weight.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class UnitIndex:
             UserWarning: once, naming the weights whose layout the reducer does not know.
 
         Raises:
-            ModelError: if `model` is no module, or a parameter of it is lazy or complex.
-            UnitError: for an unknown reducer, one that leaves every parameter out, or one whose
-                answer does not fit the parameter; the message names it.
+            ModelError: if `model` is not a module, or has a lazy or complex parameter.
+            UnitError: if the reducer is unknown, leaves every parameter out, or returns an answer
+                that does not fit the parameter that the message names.
         """
         model = unwrapped(model)
-        given, parameters = get_reducer(reducer), named_parameters(model)
-        asked, places, grids = asked_of(given, model), owners(model), Grids()
+        rule, parameters = get_reducer(reducer), named_parameters(model)
+        asked, places, grids = asked_of(rule, model), owners(model), Grids()
         shapes = {name: tuple(value.shape) for name, value in parameters.items()}
         labels: dict[str, Tensor] = {}
         unknown: list[str] = []
@@ -86,19 +86,21 @@ class UnitIndex:
             elif units is not None:
                 labels[name] = grids.labels(units, name, parameter)
         buffers: dict[str, Placed] = {}
-        ask = getattr(given, "of_buffers", False) is True
+        ask = getattr(rule, "of_buffers", False) is True
         for name, answer in labels_or_answers(model, asked, labels, ask=ask).items():
             buffer = model.get_buffer(name)
             if answer is not None and answer is not UNKNOWN:
-                own = answer if isinstance(answer, Tensor) else grids.labels(answer, name, buffer)
-                buffers[name] = Placed(tuple(buffer.shape), own)
+                numbers = (
+                    answer if isinstance(answer, Tensor) else grids.labels(answer, name, buffer)
+                )
+                buffers[name] = Placed(tuple(buffer.shape), numbers)
         if not labels and not buffers:
             raise UnitError(_nothing_left(reducer, model, unknown))
         if unknown:
             warn(
                 f"{len(unknown)} weights are left out, since their layout is not known to the "
-                f"reducer: {_listed(unknown)}; `Scores.unassigned` counts them; a reducer of your "
-                "own can name their units"
+                f"reducer: {_listed(unknown)}; `Scores.unassigned` counts them; write your own "
+                "reducer to give them units"
             )
         return cls(shapes, labels, grids.groups, buffers)
 
@@ -113,7 +115,7 @@ class UnitIndex:
                 yield Unit(name, position)
 
     def __getitem__(self, number: int) -> Unit:
-        """Name the unit of a number."""
+        """Return the unit with a number."""
         if not -len(self) <= number < len(self):
             raise IndexError(f"unit {number} of {len(self)}")
         number = int(number) % len(self)
@@ -124,7 +126,7 @@ class UnitIndex:
         raise AssertionError("unreachable: the groups cover all units")
 
     def __eq__(self, other: object) -> bool:
-        """Say whether two indexes hold the same units of the same parameters."""
+        """Return whether two indexes hold the same units of the same parameters."""
         if not isinstance(other, UnitIndex):
             return NotImplemented
         if self is other:
@@ -133,12 +135,12 @@ class UnitIndex:
             self.shapes == other.shapes
             and self.groups == other.groups
             and self.labels.keys() == other.labels.keys()
-            and all(torch.equal(own, other.labels[name]) for name, own in self.labels.items())
+            and all(torch.equal(labels, other.labels[name]) for name, labels in self.labels.items())
             and self.buffers.keys() == other.buffers.keys()
             and all(
-                own.shape == other.buffers[name].shape
-                and torch.equal(own.labels, other.buffers[name].labels)
-                for name, own in self.buffers.items()
+                placed.shape == other.buffers[name].shape
+                and torch.equal(placed.labels, other.buffers[name].labels)
+                for name, placed in self.buffers.items()
             )
         )
 
@@ -148,8 +150,8 @@ class UnitIndex:
         """Sum the entries of each unit, in float64.
 
         Args:
-            magnitudes: names to tensors shaped like the parameters and buffers; those that are
-                missing count as zero, those that have no unit do not count.
+            magnitudes: names to tensors shaped like the parameters and buffers. Missing ones count
+                as zero; entries without a unit do not count.
         """
         return self._sums(magnitudes)[:-1]
 
@@ -159,10 +161,11 @@ class UnitIndex:
         """Sum the entries of each unit, and those of no unit, in float64.
 
         Args:
-            magnitudes: names to tensors; all of one whose name has no units is of no unit.
+            magnitudes: names to tensors; a tensor whose name has no units counts as rest.
 
         Returns:
-            What `reduce` gives, and the sum of the rest: the two add up to the sum of all entries.
+            The sums per unit, and the sum of the rest. Together they add up to the sum of all
+            entries.
         """
         sums = self._sums(magnitudes)
         rest = sums[-1]
@@ -196,38 +199,38 @@ class UnitIndex:
         return spare[labels.to(torch.int64)].expand(shape).clone()
 
     def layers(self) -> dict[str, Int[Tensor, "..."]]:
-        """Give the numbers of the units of each layer, in the model's order; each stands once.
+        """Return the numbers of each layer's units, in the model's order; each appears once.
 
-        A unit that lies in several layers, such as an attention head, stands under its group
-        instead, where the first of these layers would be.
+        A unit that spans layers, such as an attention head, appears under its group instead, at the
+        place of the first of these layers.
         """
         touched: dict[str, list[Tensor]] = {}
         for name, labels in self._all_labels():
             touched.setdefault(layer_of(name), []).append(labels[labels >= 0].flatten())
         units = {path: torch.cat(p).unique().to(torch.int64) for path, p in touched.items()}
         times = torch.zeros(len(self), dtype=torch.int64)
-        for own in units.values():
-            times[own] += 1
+        for numbers in units.values():
+            times[numbers] += 1
         starts = torch.tensor([start for start, _ in self.groups.values()])
-        names, found = list(self.groups), dict[str, list[Tensor]]()
-        for path, own in units.items():
-            if (times[own] == 1).any():
-                found.setdefault(path, []).append(own[times[own] == 1])
-            spanning = own[times[own] > 1]
-            times[spanning] = 0  # found: not once more in the next layer
-            self._by_group(spanning, starts, names, found)
+        names, layers = list(self.groups), dict[str, list[Tensor]]()
+        for path, numbers in units.items():
+            if (times[numbers] == 1).any():
+                layers.setdefault(path, []).append(numbers[times[numbers] == 1])
+            spanning = numbers[times[numbers] > 1]
+            times[spanning] = 0  # done: not again in the next layer
+            self._by_group(spanning, starts, names, layers)
         nowhere = times == 0
-        for parts in found.values():
+        for parts in layers.values():
             nowhere[torch.cat(parts)] = False
-        self._by_group(nowhere.nonzero().flatten(), starts, names, found)
-        return {path: torch.cat(parts).sort().values for path, parts in found.items()}
+        self._by_group(nowhere.nonzero().flatten(), starts, names, layers)
+        return {path: torch.cat(parts).sort().values for path, parts in layers.items()}
 
     def _by_group(
-        self, units: Tensor, starts: Tensor, names: list[str], found: dict[str, list[Tensor]]
+        self, units: Tensor, starts: Tensor, names: list[str], layers: dict[str, list[Tensor]]
     ) -> None:
         groups = torch.searchsorted(starts, units, right=True) - 1
         for group in groups.unique().tolist():
-            found.setdefault(names[group], []).append(units[groups == group])
+            layers.setdefault(names[group], []).append(units[groups == group])
 
     def _all_labels(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.labels.items()
@@ -243,12 +246,12 @@ class UnitIndex:
                 values = magnitudes[name]
                 if spanned:
                     values = values.sum(spanned, keepdim=True, dtype=torch.float64)
-                target = labels.to(device, torch.int64).flatten()  # -1 falls into the spare place
+                target = labels.to(device, torch.int64).flatten()  # -1 goes to the spare place
                 sums.index_add_(0, target % (len(self) + 1), values.double().flatten())
         return sums
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Give what `from_tensors` makes the index of again: tensors, and metadata for JSON."""
+        """Return tensors and JSON metadata from which `from_tensors` restores the index."""
         tensors = {f"labels.{name}": labels for name, labels in self.labels.items()}
         metadata: dict[str, Any] = {
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
@@ -256,18 +259,20 @@ class UnitIndex:
             "groups": [[name, start, list(shape)] for name, (start, shape) in self.groups.items()],
         }
         if self.buffers:
-            tensors |= {f"buffers.{name}": own.labels for name, own in self.buffers.items()}
-            metadata["buffers"] = {name: list(own.shape) for name, own in self.buffers.items()}
+            tensors |= {f"buffers.{name}": placed.labels for name, placed in self.buffers.items()}
+            metadata["buffers"] = {
+                name: list(placed.shape) for name, placed in self.buffers.items()
+            }
         return tensors, metadata
 
     def fingerprint(self) -> str:
-        """Digest the units, so that two indexes can be told apart."""
+        """Digest the units, to tell indexes apart."""
         tensors, metadata = self.to_tensors()
         return fingerprint([tensors, {json.dumps(metadata): torch.empty(0)}])
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> UnitIndex:
-        """Make the index again from what `to_tensors` gave."""
+        """Restore the index from the result of `to_tensors`."""
         return cls(
             {name: tuple(shape) for name, shape in metadata["shapes"].items()},
             {name: tensors[f"labels.{name}"] for name in metadata["labels"]},
@@ -279,15 +284,15 @@ class UnitIndex:
         )
 
 
-def check_same_units(one: UnitIndex, other: UnitIndex, what: str) -> None:
-    """Refuse to combine what speaks of different units.
+def check_same_units(index: UnitIndex, other: UnitIndex, what: str) -> None:
+    """Reject two indexes of different units.
 
     Raises:
-        UnitError: naming `what` was asked for, and both sides.
+        UnitError: naming `what` needs them to be equal, and both indexes.
     """
-    if one != other:
+    if index != other:
         raise UnitError(
-            f"{what} needs the same units on both sides: found {_summary(one)} and "
+            f"{what} needs the same units on both sides: found {_summary(index)} and "
             f"{_summary(other)}; score both on one model with one reducer"
         )
 
@@ -300,7 +305,7 @@ def _summary(index: UnitIndex) -> str:
 def _nothing_left(reducer: object, model: nn.Module, unknown: list[str]) -> str:
     message = (
         f"the reducer {reducer!r} leaves every parameter of {type(model).__name__} out: there is "
-        "no unit to score; 'kernel' takes convolutions alone, 'output_channel' takes linear layers "
+        "no unit to score; 'kernel' takes only convolutions, 'output_channel' takes linear layers "
         "too"
     )
     if unknown:

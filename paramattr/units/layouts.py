@@ -1,4 +1,4 @@
-"""Which dimension of a weight makes outputs and which reads inputs, by the module that holds it.
+"""Layouts of weights: which dimension makes outputs and which reads inputs.
 
 Linear layers, convolutions, recurrent layers and attention hold `(out, in, ...)`, transposed
 convolutions `(in, out / groups, ...)`. Embeddings hold `(in, out)`, and so does `Conv1D` of Hugging
@@ -31,7 +31,7 @@ _ROWS: tuple[type[nn.Module], ...] = (
     CONVOLUTIONS,
 )
 _COLUMNS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
-_KNOWN_BY_ENTRY = (_WeightNorm, _SpectralNorm)  # an entry of theirs stays in its row and column
+_KNOWN_BY_ENTRY = (_WeightNorm, _SpectralNorm)  # these keep each entry in its row and column
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Layout:
 
     Attributes:
         name: the parameter's first name.
-        plain: its name without a parametrisation: `conv.weight` for weight norm's two parts.
+        plain: its name without a parametrisation, such as `conv.weight` for weight norm's parts.
         module: the module that uses it.
         shape: its shape.
         output: the dimension of the outputs, or None.
         input: the dimension of the inputs, or None.
-        groups: of a convolution: channels are counted in each group along dimension 1.
+        groups: the groups of a convolution; dimension 1 counts the channels of each group.
         experts: whether dimension 0 counts experts.
     """
 
@@ -59,7 +59,11 @@ class Layout:
     experts: bool = False
 
     def labels(self, side: str) -> tuple[tuple[int, ...], Int[Tensor, "..."]] | None:
-        """Give the grid of channels of a side, `"output"` or `"input"`, and each entry's."""
+        """Return the shape of the grid of a side's channels, and each entry's channel.
+
+        Args:
+            side: `"output"` or `"input"`.
+        """
         dimension = self.output if side == "output" else self.input
         if dimension is None:
             return None
@@ -78,38 +82,38 @@ class Layout:
 
 
 def layouts_of(model: nn.Module) -> dict[str, list[Layout]]:
-    """Give the layouts that are known, by the path of each module that uses the parameter.
+    """Return the known layouts, by the path of each module that uses the parameter.
 
-    A tied parameter stands under each of its owners, with that owner's layout. Biases have their
-    output dimension alone.
+    A tied parameter appears under each of its owners, with that owner's layout. A bias has only an
+    output dimension.
     """
-    found: dict[str, list[Layout]] = {}
+    layouts: dict[str, list[Layout]] = {}
     for name, places in owners(model).items():
         for owner in places:
             for path, layout in _of_owner(model, name, owner):
-                found.setdefault(path, []).append(layout)
-    return found
+                layouts.setdefault(path, []).append(layout)
+    return layouts
 
 
 def by_parameter(model: nn.Module) -> dict[str, Layout]:
-    """Give each parameter's layout: that of the first owner whose layout is known.
+    """Return each parameter's layout, from the first owner whose layout is known.
 
-    So an embedding that is tied to a linear layer behind it is laid out as an embedding.
+    So an embedding that is tied to a later linear layer is laid out as an embedding.
     """
     order = {path: number for number, (path, _) in enumerate(model.named_modules())}
-    found: dict[str, Layout] = {}
+    by_name: dict[str, Layout] = {}
     layouts = layouts_of(model)
     for path in sorted(layouts, key=lambda path: order[path]):
         for layout in layouts[path]:
-            found.setdefault(layout.name, layout)
-    return found
+            by_name.setdefault(layout.name, layout)
+    return by_name
 
 
 def _of_owner(model: nn.Module, name: str, owner: Owner) -> Iterator[tuple[str, Layout]]:
     parameter = getattr(owner.module, owner.attribute)
     shape, path, module, attribute = tuple(parameter.shape), owner.path, owner.module, ""
     if isinstance(module, ParametrizationList):
-        if not all(isinstance(one, _KNOWN_BY_ENTRY) for one in module):
+        if not all(isinstance(part, _KNOWN_BY_ENTRY) for part in module):
             return
         whole = "original1" if hasattr(module, "original1") else "original"
         full = tuple(module.get_parameter(whole).shape)
@@ -121,7 +125,7 @@ def _of_owner(model: nn.Module, name: str, owner: Owner) -> Iterator[tuple[str, 
     axes = _axes(module, attribute, len(shape))
     if axes is None:
         return
-    # Weight norm's lengths are of size 1 but along one dimension.
+    # Weight norm's lengths have size 1 in all dimensions but one.
     output, input_ = (
         d if d is not None and shape[d] == full[d] and len(shape) == len(full) else None
         for d in axes

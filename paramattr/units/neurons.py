@@ -27,13 +27,14 @@ _ENDINGS = ("MLP", "Mlp", "FFN", "FeedForward", "Experts")
 def neuron(model: nn.Module) -> Reducer:
     """Take each neuron of a feed-forward block: its incoming row, its bias, its outgoing column.
 
-    The group is the path of the block, the position `(neuron,)`, or `(expert, neuron)` in a stack
-    of experts. A gated neuron has two incoming rows. The block's output bias belongs to none.
+    The group is the path of the block. The position is `(neuron,)`, or `(expert, neuron)` in a
+    stack of experts. A gated neuron has two incoming rows. The block's output bias belongs to no
+    neuron.
 
-    Known are the names in `paramattr.units.blocks.FEED_FORWARD`, an `nn.Sequential` of two linear
-    layers, and stacks of experts. A block gives as many numbers as it takes, so poolers and
-    classifier heads are none. Weights of other modules whose class is called `...MLP`, or the
-    like, are left out with the warning.
+    The reducer knows the names in `paramattr.units.blocks.FEED_FORWARD`, an `nn.Sequential` of two
+    linear layers, and stacks of experts. A feed-forward block's output is as wide as its input, so
+    poolers and classifier heads do not count. Weights of other modules whose class is named
+    `...MLP` or similar are left out with a warning.
     """
     answers: dict[str, Answer] = {}
     projections = Projections(model)
@@ -42,10 +43,10 @@ def neuron(model: nn.Module) -> Reducer:
         if any(part in NO_FEED_FORWARD for part in path.split(".")):
             continue
         if is_stack(module):
-            found = _of_stack(path, module, names)
+            block = _of_stack(path, module, names)
         else:
-            found = _of_block(path, module, projections)
-        answers |= {name: answer for name, answer in found.items() if name not in answers}
+            block = _of_block(path, module, projections)
+        answers |= {name: answer for name, answer in block.items() if name not in answers}
     answers |= dict.fromkeys(unlabelled(model, _ENDINGS, answers), UNKNOWN)
     return looked_up(answers)
 
@@ -67,13 +68,13 @@ def _of_block(path: str, module: nn.Module, projections: Projections) -> dict[st
         ):
             continue
         group = group_of(path, module)
-        found: dict[str, Answer] = {}
+        answers: dict[str, Answer] = {}
         for name in incoming:
             for side in projections.outputs(joined(path, name)):
-                found[side.name] = _units(group, count, side, torch.arange(side.size) % count)
+                answers[side.name] = _units(group, count, side, torch.arange(side.size) % count)
         for side in projections.inputs(joined(path, outgoing)):
-            found[side.name] = _units(group, count, side, torch.arange(side.size))
-        return found
+            answers[side.name] = _units(group, count, side, torch.arange(side.size))
+        return answers
     return {}
 
 
@@ -88,7 +89,7 @@ def _candidates(
 
 
 def _of_stack(path: str, module: nn.Module, names: dict[int, str]) -> dict[str, Answer]:
-    found: dict[str, Answer] = {}
+    answers: dict[str, Answer] = {}
     experts, group = stack_size(module), group_of(path, module)
     for attribute, dimension, numbers in stacked_neurons(module):
         parameter = getattr(module, attribute)
@@ -96,8 +97,8 @@ def _of_stack(path: str, module: nn.Module, names: dict[int, str]) -> dict[str, 
         shape = [1] * parameter.ndim
         shape[0], shape[dimension] = experts, len(numbers)
         labels = (torch.arange(experts)[:, None] * count + numbers).to(torch.int32).reshape(shape)
-        found[names[id(parameter)]] = Units(group, (experts, count), labels)
-    return found
+        answers[names[id(parameter)]] = Units(group, (experts, count), labels)
+    return answers
 
 
 def _units(group: str, count: int, side: Side, labels: Int[Tensor, "n"]) -> Units:

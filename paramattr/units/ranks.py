@@ -19,8 +19,8 @@ _NAME = re.compile(
 def rank_component(model: nn.Module) -> Reducer:
     """Take each rank of PEFT's LoRA layers: its row of `A` (r, in) and its column of `B` (out, r).
 
-    The group is the path of the wrapped module, followed by the adapter's name where the module has
-    several; the position is `(rank,)`.
+    The group is the path of the wrapped module; the adapter's name follows if the module has
+    several. The position is `(rank,)`.
     """
     answers: dict[str, Answer] = {}
     matches = [(n, p, _NAME.fullmatch(n)) for n, p in model.named_parameters() if p.ndim > 1]

@@ -1,8 +1,8 @@
-"""Reducers: which entries of a parameter fall into one unit, and get one number together.
+"""Reducers: which entries of a parameter form a unit and share one score.
 
-A reducer is any callable of `(name, parameter, module)`, called once for each parameter with its
-full name, its values and the module that holds it. It returns `Units`, None to leave the parameter
-out, or `UNKNOWN` to leave it out with a warning. For units that cross modules it may offer
+A reducer is any callable of `(name, parameter, module)`. It is called once per parameter, with the
+full name, the values and the module that holds it. It returns `Units`, None to leave the parameter
+out, or `UNKNOWN` to leave it out with a warning. For units that span modules, it may have
 `for_model(model)`, which is called once with the whole model and returns such a callable.
 """
 
@@ -47,7 +47,7 @@ REDUCERS: dict[str, Reducer] = {
 
 
 def get_reducer(reducer: str | Reducer) -> Reducer:
-    """Take a reducer by name; a callable, or what has `for_model`, is returned as it is.
+    """Look up a reducer by name; a callable, or an object with `for_model`, is returned unchanged.
 
     Raises:
         UnitError: for an unknown name.
@@ -65,7 +65,7 @@ def get_reducer(reducer: str | Reducer) -> Reducer:
 def only(reducer: str | Reducer, layers: Iterable[str]) -> Reducer:
     """Restrict a reducer to the parameters of some layers.
 
-    A name that is no layer's picks nothing; where none picks any, there is no unit to score and
+    A name that matches no layer is ignored. If none matches, there is no unit to score and
     `UnitIndex.of` raises.
 
     Args:
@@ -73,7 +73,7 @@ def only(reducer: str | Reducer, layers: Iterable[str]) -> Reducer:
         layers: names of layers, as `layer_of` gives them.
 
     Returns:
-        A reducer that leaves all other layers' parameters out.
+        A reducer that leaves out the parameters of all other layers.
 
     Raises:
         UnitError: for an unknown reducer.

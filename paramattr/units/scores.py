@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Callable, Iterator
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict
-from paramattr.errors import CheckpointError, UnitError
+from paramattr.errors import UnitError
+from paramattr.errors import warn as warn_user
+from paramattr.units.covariances import Paired
 from paramattr.units.index import Unit, UnitIndex, check_same_units
+from paramattr.units.score_files import read_scores, write_scores
 from paramattr.units.selection import Selection
+from paramattr.units.shares import how_many
 from paramattr.units.showing import draw_scores, frame, scores_as_html
+from paramattr.units.significance import check_level, discoveries, quantile, two_sided
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_PER_UNIT = ("values", "signed", "standard_error")
 
 
 class Scores:
@@ -37,8 +38,12 @@ class Scores:
         signed: `(units,)` float64: the mean over samples of A, NaN where it was not measured. It
             combines as the values do, under `+`, `-` and scaling by a number; else it is NaN.
         standard_error: `(units,)` float64, of `values` over samples; NaN where it is not known.
-            Under `+` and `-` the squares add up, as for independent samples; scaling by a number
-            scales it by the number's magnitude; else it is NaN.
+            Under `+` and `-` of scores that one call measured on several conditions, it takes into
+            account that their samples are paired by their numbers; of others the squares add up,
+            as for independent samples. Scaling by a number scales it by the number's magnitude;
+            else it is NaN.
+        samples: of how many samples the values are a mean, 0 where that is not known. Under `+` and
+            `-` it is the smaller of the two.
         unassigned: the share, 0 to 1, of the attributed magnitude that lies in entries of no unit.
             Under `+` and `-` it is the larger of the two, which a sum of magnitudes does not
             exceed; under scaling it stays; else it is NaN.
@@ -49,6 +54,8 @@ class Scores:
         signed: `(units,)`; None for NaN.
         standard_error: `(units,)`; None for NaN.
         unassigned: the share in entries of no unit.
+        samples: how many samples; 0 for not known.
+        paired: what a call on several conditions knows of them together.
 
     Raises:
         UnitError: if the values are not one finite number per unit.
@@ -62,6 +69,8 @@ class Scores:
         signed: Float[Tensor, "units"] | None = None,
         standard_error: Float[Tensor, "units"] | None = None,
         unassigned: float = 0.0,
+        samples: int = 0,
+        paired: Paired | None = None,
     ) -> None:
         self.index = index
         self.values = _one_each(index, values, "scores")
@@ -78,7 +87,7 @@ class Scores:
             if standard_error is None
             else _one_each(index, standard_error, "standard errors")
         )
-        self.unassigned = float(unassigned)
+        self.unassigned, self.samples, self._paired = float(unassigned), int(samples), paired
 
     def __len__(self) -> int:
         """Count the units."""
@@ -192,36 +201,70 @@ class Scores:
         Raises:
             UnitError: unless exactly one of the two is given, within its range.
         """
-        if (fraction is None) == (count is None):
-            raise UnitError(
-                "top takes either a fraction or a count: write top(fraction=0.01) or top(count=50)"
-            )
-        if fraction is not None:
-            if not isinstance(fraction, Real) or not 0 < fraction <= 1:
-                raise UnitError(
-                    f"fraction is {fraction!r}: expected a share above 0 and up to 1, such as 0.01 "
-                    "for 1%"
-                )
-            count = max(1, round(fraction * len(self)))
-        if (
-            isinstance(count, bool)
-            or not isinstance(count, Integral)
-            or not 0 <= count <= len(self)
-        ):
-            raise UnitError(
-                f"count is {count!r}: expected a whole number from 0 to {len(self)}, the number of "
-                "units; a share of them is written fraction=0.01"
-            )
+        size = how_many(len(self), fraction=fraction, count=count)
         chosen = torch.zeros(len(self), dtype=torch.bool)
-        chosen[self.rank()[:count]] = True
+        chosen[self.rank()[:size]] = True
         idle = int((self.values[chosen] == 0).sum())
         if warn and idle and bool((self.values >= 0).all()):
-            warnings.warn(
-                f"{idle} of the {int(count)} units taken have a score of exactly zero, and are "
-                f"taken by their order alone: take at most top(count={int(count) - idle})",
-                stacklevel=2,
+            warn_user(
+                f"{idle} of the {size} units taken have a score of exactly zero, and are "
+                f"taken by their order alone: take at most top(count={size - idle})"
             )
-        return Selection(self.index, chosen)
+        return Selection(self.index, chosen, intervals=self.intervals()[chosen])
+
+    def significant(self, level: float = 0.05) -> Selection:
+        """Select the units whose score differs from zero over samples.
+
+        Of each unit, Student's t test of score over standard error, with `samples - 1` degrees of
+        freedom; of all units, as many as keep the expected share of false ones among those named
+        below the level (Benjamini and Hochberg). Take it of a contrast: a mean of magnitudes is
+        above zero wherever a unit does anything at all.
+
+        Args:
+            level: of false discoveries, above 0 and below 1.
+
+        Returns:
+            The units, above zero or below it; those whose error is not known are not among them.
+
+        Raises:
+            UnitError: for another level, or where no unit's error is known: scores of one sample,
+                and scores that are no mean over samples.
+
+        Source: Student 1908; Benjamini and Hochberg 1995, Eq. 1.
+        """
+        check_level(level)
+        if self.samples < 2 or bool(self.standard_error.isnan().all()):
+            raise UnitError(
+                f"the standard errors of these scores are not known (samples: {self.samples}): "
+                "expected means over at least 2 samples, such as those of FAIG.score, or their "
+                "contrast"
+            )
+        chances = two_sided(self.values / self.standard_error, self.samples - 1)
+        chosen = discoveries(chances, level)
+        return Selection(self.index, chosen, intervals=self.intervals()[chosen])
+
+    def intervals(self, level: float = 0.95) -> Float[Tensor, "units 2"]:
+        """Give each unit's interval of its score over samples, by Student's t.
+
+            S_u ± t SE_u
+
+        Each holds for its unit alone: of units that were chosen since they scored high, the scores
+        are too high on average.
+
+        Args:
+            level: of confidence, above 0 and below 1.
+
+        Returns:
+            The lower and upper ends, `(units, 2)`; NaN where the error is not known.
+
+        Raises:
+            UnitError: for another level.
+        """
+        check_level(level)
+        if self.samples < 2:
+            return torch.full((len(self), 2), math.nan, dtype=torch.float64)
+        reach = quantile(1 - level, self.samples - 1) * self.standard_error
+        return torch.stack([self.values - reach, self.values + reach], 1)
 
     def by_layer(self) -> dict[str, float]:
         """Sum the scores of each layer's units, in the model's order.
@@ -233,10 +276,7 @@ class Scores:
 
     def save(self, path: str | Path) -> None:
         """Write the scores and their units to a safetensors file."""
-        tensors, metadata = self.index.to_tensors()
-        tensors |= {name: getattr(self, name) for name in _PER_UNIT}
-        metadata |= {"kind": "scores", "unassigned": self.unassigned}
-        save_state_dict(path, tensors, metadata)
+        write_scores(self, self._paired, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -245,19 +285,7 @@ class Scores:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
-        tensors, metadata = load_tensors(path)
-        if metadata.get("kind") != "scores":
-            raise CheckpointError(
-                f"file {path} holds {metadata.get('kind') or 'something else'}: expected scores, "
-                "written by Scores.save"
-            )
-        return cls(
-            UnitIndex.from_tensors(tensors, metadata),
-            tensors["values"],
-            signed=tensors.get("signed"),
-            standard_error=tensors.get("standard_error"),
-            unassigned=metadata.get("unassigned", 0.0),
-        )
+        return cls(**read_scores(path))
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]
@@ -268,22 +296,36 @@ class Scores:
             values = operation(self.values, other.values)
             if not shifts:
                 return Scores(self.index, values, unassigned=math.nan)
+            sign, paired = 1.0 if operation is operator.add else -1.0, None
+            error = torch.hypot(self.standard_error, other.standard_error)
+            if self._paired is not None:
+                paired = self._paired.plus(other._paired, sign)
+                if paired is not None:
+                    error = torch.where(error.isnan(), error, paired.error())
             return Scores(
                 self.index,
                 values,
                 signed=operation(self.signed, other.signed),
-                standard_error=torch.hypot(self.standard_error, other.standard_error),
+                standard_error=error,
                 unassigned=_larger(self.unassigned, other.unassigned),
+                samples=min(self.samples, other.samples),
+                paired=paired,
             )
         if isinstance(other, Real) or (isinstance(other, Tensor) and other.ndim == 0):
             number = float(other)
-            error = self.standard_error if shifts else operation(self.standard_error, abs(number))
+            error, paired = self.standard_error, self._paired
+            if not shifts:
+                error = operation(error, abs(number))
+                factor = 1 / number if operation is operator.truediv and number else number
+                paired = None if paired is None else paired.scaled(factor)
             return Scores(
                 self.index,
                 operation(self.values, number),
                 signed=operation(self.signed, number),
                 standard_error=error,
                 unassigned=self.unassigned,
+                samples=self.samples,
+                paired=paired,
             )
         return NotImplemented
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
@@ -25,15 +26,29 @@ class Selection:
 
     Sets of the same units combine by `|` (union), `&` (both), `-` (without) and `~` (the rest).
 
+    Attributes:
+        index: the units there are.
+        chosen: `(units,)`, True for those in the set.
+        intervals: `(k, 2)` float64: the 95% interval of each selected unit's score over samples, in
+            the units' order, as `Scores.intervals` gives it; NaN where it is not known, such as in
+            what `|`, `&`, `-` and `~` give.
+
     Args:
         index: the units there are.
         chosen: `(units,)`, True for those in the set.
+        intervals: `(k, 2)`; None for NaN.
 
     Raises:
-        UnitError: if `chosen` is not one boolean a unit.
+        UnitError: if `chosen` is not one boolean per unit, or there is not one interval for each.
     """
 
-    def __init__(self, index: UnitIndex, chosen: Bool[Tensor, "units"]) -> None:
+    def __init__(
+        self,
+        index: UnitIndex,
+        chosen: Bool[Tensor, "units"],
+        *,
+        intervals: Float[Tensor, "k 2"] | None = None,
+    ) -> None:
         chosen = torch.as_tensor(chosen)
         if chosen.dtype != torch.bool or chosen.shape != (len(index),):
             raise UnitError(
@@ -42,6 +57,14 @@ class Selection:
             )
         self.index = index
         self.chosen = chosen.detach().cpu().clone()
+        if intervals is None:
+            intervals = torch.full((len(self), 2), math.nan)
+        if intervals.shape != (len(self), 2):
+            raise UnitError(
+                f"the intervals have shape {tuple(intervals.shape)}: expected ({len(self)}, 2), "
+                "one for each selected unit"
+            )
+        self.intervals = intervals.detach().cpu().to(torch.float64).clone()
 
     def __len__(self) -> int:
         """Count the units in the set."""
@@ -171,7 +194,8 @@ class Selection:
     def save(self, path: str | Path) -> None:
         """Write the selection and its units to a safetensors file."""
         tensors, metadata = self.index.to_tensors()
-        save_state_dict(path, {**tensors, "chosen": self.chosen}, {"kind": "selection", **metadata})
+        own = {"chosen": self.chosen, "intervals": self.intervals}
+        save_state_dict(path, {**tensors, **own}, {"kind": "selection", **metadata})
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
@@ -186,7 +210,8 @@ class Selection:
                 f"file {path} holds {metadata.get('kind') or 'something else'}: expected a "
                 "selection, written by Selection.save"
             )
-        return cls(UnitIndex.from_tensors(tensors, metadata), tensors["chosen"])
+        index = UnitIndex.from_tensors(tensors, metadata)
+        return cls(index, tensors["chosen"], intervals=tensors.get("intervals"))
 
     def _of(self, other: Selection, operation: str) -> Tensor:
         if not isinstance(other, Selection):

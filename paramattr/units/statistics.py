@@ -16,25 +16,26 @@ STATISTICS = ("running_mean", "running_var")
 def labels_or_answers(
     model: nn.Module, reducer: Reducer, labels: Mapping[str, Int[Tensor, "..."]], *, ask: bool
 ) -> dict[str, Tensor | Answer]:
-    """Give each floating-point buffer the labels of its norm's weight, or the reducer's answer.
+    """Return the labels of each floating-point buffer, or the reducer's answer for it.
+
+    The statistics of a norm have the labels of its weight.
 
     Args:
-        model: whose buffers.
-        reducer: what is asked about a buffer, as about a parameter.
-        labels: of the parameters.
-        ask: whether the reducer is one that is asked about buffers; if it is not, only statistics
-            have units, where their norm's weight has.
+        model: the model that holds the buffers.
+        reducer: a reducer of parameters.
+        labels: labels of the parameters.
+        ask: whether to ask the reducer about all other buffers; they have no units otherwise.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: dict[str, Tensor | Answer] = {}
+    units: dict[str, Tensor | Answer] = {}
     for name, buffer in float_buffers(model).items():
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
         if isinstance(module, Statistics) and attribute in STATISTICS:
             weight = names.get(id(module._parameters.get("weight")))
             if weight is not None and weight in labels:
-                found[name] = labels[weight]
+                units[name] = labels[weight]
                 continue
         if ask:
-            found[name] = reducer(name, buffer, module)
-    return found
+            units[name] = reducer(name, buffer, module)
+    return units

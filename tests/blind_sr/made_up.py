@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import interpolate
 
-from blind_sr.images import write_image
+from blind_sr.data.images import write_image
 from paramattr import save_state_dict
 from tests.models import other_weights
 from tests.tiny import seeded

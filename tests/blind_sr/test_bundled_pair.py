@@ -3,60 +3,64 @@
 import pytest
 import torch
 
-from blind_sr import study
-from blind_sr.rankings import find_filters
+from blind_sr.data.photographs import load_photographs
+from blind_sr.labels import MASKS
+from blind_sr.mask.experiment import mask_filters, ratios
+from blind_sr.models.outputs import quality, restore
+from blind_sr.models.pairs import load_pair
+from blind_sr.rankings.search import find_filters
 from paramattr import FAIG, agreement
 
 
 @pytest.fixture(scope="module")
 def pair():
-    return study.load_pair("srresnet")
+    return load_pair("srresnet")
 
 
 def test_the_target_removes_what_the_baseline_does_not(pair):
-    photographs = study.load_photographs(crop=32)
-    quality = {
-        name: study.quality(study.restore(model, photographs), photographs)
+    photographs = load_photographs(crop=32)
+    found = {
+        name: quality(restore(model, photographs), photographs)
         for name, model in (("baseline", pair.baseline), ("target", pair.target))
     }
-    assert quality["target"]["blur"] > quality["baseline"]["blur"] + 3
-    assert quality["target"]["noise"] > quality["baseline"]["noise"] + 5
-    assert quality["target"]["clean"] > quality["baseline"]["clean"] - 1
+    assert found["target"]["blur"] > found["baseline"]["blur"] + 3
+    assert found["target"]["noise"] > found["baseline"]["noise"] + 5
+    assert found["target"]["clean"] > found["baseline"]["clean"] - 1
 
 
 def check_effect(pair, photographs):
     rankings = find_filters(pair, photographs, ["faig", "random"])
-    target = study.restore(pair.target, photographs)
-    rows = study.mask(pair, photographs, rankings, [1], target)
-    for ratio in study.ratios(rows):
+    target = restore(pair.target, photographs)
+    rows = mask_filters(pair, photographs, rankings, [1], target)
+    for ratio in ratios(rows):
         assert ratio["over_random"] > 20
         assert ratio["over_other"] > 3
 
 
 def test_one_percent_carries_a_function(pair):
-    check_effect(pair, study.load_photographs(crop=24))
+    check_effect(pair, load_photographs(crop=24))
 
 
 @pytest.mark.slow
 def test_one_percent_carries_a_function_on_larger_crops(pair):
-    check_effect(pair, study.load_photographs(crop=100))
+    check_effect(pair, load_photographs(crop=100))
 
 
 def test_half_precision_finds_nearly_the_same(pair):
-    photographs = study.load_photographs(crop=16)
-    half = study.load_pair("srresnet", dtype=torch.bfloat16)
+    photographs = load_photographs(crop=16)
+    half = load_pair("srresnet", dtype=torch.bfloat16)
     assert {p.dtype for p in half.target.parameters()} == {torch.float32}
     wide, narrow = (find_filters(one, photographs, ["faig"])["faig"] for one in (pair, half))
-    for function in study.MASKS:
+    for function in MASKS:
         found, exact = narrow[function][0], wide[function][0]
         assert not torch.equal(found.values, exact.values)
         assert agreement(found, exact, fraction=0.01).overlap > 0.95
 
 
 def check_completeness(pair, crop, bound):
-    photographs = study.load_photographs(crop=crop)
+    photographs = load_photographs(crop=crop)
     faig = FAIG(pair.target, pair.baseline)
-    for condition in study.MASKS:
+    for condition in MASKS:
         deltas, changes = [], []
         for low, high in photographs.pairs(condition)[:4]:
             attributions, delta = faig.attribute(

@@ -9,11 +9,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from blind_sr import comparing, networks, study
-from blind_sr.measures import PLANES, output_difference
-from blind_sr.networks import SRResNet
-from blind_sr.rankings import LABELS, find_filters
-from blind_sr.report import comparison_tables
+from blind_sr.compare import experiment
+from blind_sr.compare.report import comparison_tables
+from blind_sr.compare.rows import TABLE, result_rows
+from blind_sr.data.measures import PLANES, output_difference
+from blind_sr.data.photographs import load_photographs
+from blind_sr.labels import LABELS, MASKS
+from blind_sr.models import networks
+from blind_sr.models.networks import SRResNet
+from blind_sr.models.outputs import restore
+from blind_sr.models.pairs import load_pair
+from blind_sr.rankings.search import find_filters
 from paramattr import compare
 from paramattr.cli import main
 
@@ -35,26 +41,26 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def data(folder, monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "srresnet", SMALL)
-    pair, photographs = study.load_pair("srresnet", folder), study.load_photographs(folder, crop=8)
+    pair, photographs = load_pair("srresnet", folder), load_photographs(folder, crop=8)
     rankings = find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=1)
-    return pair, photographs, rankings, study.restore(pair.target, photographs)
+    return pair, photographs, rankings, restore(pair.target, photographs)
 
 
 def test_each_plane_is_compared_as_if_it_were_measured_alone(data):
     pair, photographs, rankings, target = data
-    found = comparing.compare_methods(*data, fractions=FRACTIONS)
+    found = experiment.compare_methods(*data, fractions=FRACTIONS)
     assert list(found) == list(PLANES)
 
     def alone(plane, condition):
         def measure(model):
-            outputs = study.restore(model, photographs, [condition])[condition]
+            outputs = restore(model, photographs, [condition])[condition]
             pairs = zip(outputs, target[condition], strict=True)
             return 1000 * torch.cat([output_difference(*pair, plane) for pair in pairs]).double()
 
         return measure
 
     for name, plane in PLANES.items():
-        measures = {condition: alone(plane, condition) for condition in study.MASKS}
+        measures = {condition: alone(plane, condition) for condition in MASKS}
         fractions = found[name].fractions
         expected = compare(pair.target, pair.baseline, rankings, measures, fractions=fractions)
         assert found[name].rows() == expected.rows()
@@ -68,15 +74,15 @@ def test_the_network_runs_once_per_edit_and_photograph(data):
     runs, edits = [], []
     pair.target.register_forward_hook(lambda *arguments: runs.append(1))
     one = {"random": rankings["random"]}
-    comparing.compare_methods(
+    experiment.compare_methods(
         pair, photographs, one, target, fractions=FRACTIONS, advance=edits.append
     )
-    assert len(edits) == len({*FRACTIONS, *comparing.TABLE})
-    assert len(runs) == len(edits) * len(study.MASKS) * len(photographs.names)
+    assert len(edits) == len({*FRACTIONS, *TABLE})
+    assert len(runs) == len(edits) * len(MASKS) * len(photographs.names)
 
 
 def test_the_rows_hold_both_planes_and_every_lead(data):
-    result = comparing.result_rows(comparing.compare_methods(*data, fractions=FRACTIONS))
+    result = result_rows(experiment.compare_methods(*data, fractions=FRACTIONS))
     numbers = {"difference_x1000", "low", "high"}
     numbers |= {"difference_blue_x1000", "low_blue", "high_blue"}
     for row in result["rows"]:
@@ -92,8 +98,8 @@ def test_the_rows_hold_both_planes_and_every_lead(data):
     assert leads == {
         (METHODS[0], other, function, fraction)
         for other in METHODS[1:]
-        for function in study.MASKS
-        for fraction in comparing.TABLE
+        for function in MASKS
+        for fraction in TABLE
     }
     table = {(r["method"], r["mask"], r["input"], r["pct"]): r for r in result["rows"]}
     for row in result["leads"]:
@@ -110,7 +116,7 @@ def test_the_rows_hold_both_planes_and_every_lead(data):
 def test_any_number_of_methods_fits_a_narrow_terminal():
     numbers = {key: 88.88 for plane in PLANES for key in (f"low{plane}", f"high{plane}")}
     numbers |= {f"difference{plane}_x1000": 77.77 for plane in PLANES}
-    names = [{"method": method, "mask": mask} for method in LABELS for mask in study.MASKS]
+    names = [{"method": method, "mask": mask} for method in LABELS for mask in MASKS]
     console = Console(width=80)
     with console.capture() as captured:
         for table in comparison_tables(
@@ -144,7 +150,7 @@ def test_the_tables_and_the_files(folder, tmp_path, monkeypatch, capsys):
     assert (stopped.value.code, err) == (0, "")
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 80
-    assert out.count("paper's)") == len(study.MASKS)
+    assert out.count("paper's)") == len(MASKS)
     result = json.loads((tmp_path / "compare.json").read_text())
     methods = {row["method"] for row in result["rows"]}
     assert {"ig", "ig-no-contrast", "fisher", "fisher-no-contrast"} < methods <= set(LABELS)
@@ -154,5 +160,5 @@ def test_the_tables_and_the_files(folder, tmp_path, monkeypatch, capsys):
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["difference_blue_x1000"]) > 0
     assert {path.stem for path in (tmp_path / "scores").iterdir()} == {
-        f"{method}_{function}" for method in methods for function in study.MASKS
+        f"{method}_{function}" for method in methods for function in MASKS
     }

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blind_sr.degradations import (
+from blind_sr.data.degradations import (
     CONDITIONS,
     NOISE_SIGMA,
     add_noise,

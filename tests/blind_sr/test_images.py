@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blind_sr.images import bundled_files, centre_crop, find_images, read_image, write_image
+from blind_sr.data.images import bundled_files, centre_crop, find_images, read_image, write_image
 from paramattr.errors import DataError
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 import torch
 
-from blind_sr.networks import SRResNet
+from blind_sr.models.networks import SRResNet
 from paramattr import load_state_dict
 
 from .made_up import write_pair, write_photographs
@@ -23,7 +23,8 @@ from .made_up import write_pair, write_photographs
 # The command line itself, but for a small network that is saved often.
 COMMAND = """
 from functools import partial
-from blind_sr import networks, training
+from blind_sr.models import networks
+from blind_sr.training import trainer as training
 networks.NETWORKS["srresnet"] = partial(networks.SRResNet, features=4, blocks=1)
 training.SAVE_EVERY = 10
 training.VALIDATE_EVERY = 60

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from blind_sr import study
-from blind_sr.images import read_image
-from blind_sr.measures import PLANES, output_difference
-from blind_sr.rankings import find_filters
+from blind_sr.data.images import read_image
+from blind_sr.data.measures import PLANES, output_difference
+from blind_sr.data.photographs import load_photographs
+from blind_sr.mask import experiment
+from blind_sr.mask.experiment import mask_filters, ratios
+from blind_sr.models.outputs import restore
+from blind_sr.models.pairs import load_pair
+from blind_sr.rankings.search import find_filters
 from paramattr import Scores, Selection, contrast, substitute
 from paramattr.cli import main
 from paramattr.integration.path_integral import PathIntegral
@@ -82,11 +86,11 @@ def test_the_table_a_person_sees(folder, monkeypatch, capsys):
 
 
 def test_rows_come_from_substituting_and_measuring(folder):
-    pair = study.load_pair("srresnet")
-    photographs = study.load_photographs(folder, crop=12)
+    pair = load_pair("srresnet")
+    photographs = load_photographs(folder, crop=12)
     rankings = find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=2)
-    target = study.restore(pair.target, photographs)
-    rows = study.mask(pair, photographs, rankings, [3], target)
+    target = restore(pair.target, photographs)
+    rows = mask_filters(pair, photographs, rankings, [3], target)
     by_key = {(r["method"], r["mask"], r["input"]): r for r in rows}
     table = {key: row["difference_x1000"] for key, row in by_key.items()}
 
@@ -112,8 +116,8 @@ def test_rows_come_from_substituting_and_measuring(folder):
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
-    pair = study.load_pair("srresnet")
-    photographs = study.load_photographs(folder, crop=8)
+    pair = load_pair("srresnet")
+    photographs = load_photographs(folder, crop=8)
     whole = find_filters(pair, photographs, ["faig"], n_steps=1)
 
     class Killed(Exception):
@@ -149,19 +153,19 @@ def test_ratios_are_over_random_and_over_the_other_degradation():
             ("random", "blur", "noise", 0.1),
         )
     ]
-    assert study.ratios(rows) == [
+    assert ratios(rows) == [
         {"method": "faig", "pct": 1, "mask": "blur", "over_random": 16.0, "over_other": 4.0}
     ]
 
 
 def test_noise_depends_on_the_seed_and_the_photograph(folder):
-    low = [study.load_photographs(folder, crop=12, seed=seed).low["noise"] for seed in (0, 0, 1)]
+    low = [load_photographs(folder, crop=12, seed=seed).low["noise"] for seed in (0, 0, 1)]
     assert torch.equal(low[0][0], low[1][0])
     assert not torch.equal(low[0][0], low[2][0])
 
 
 def test_whole_photographs_are_taken_with_a_crop_of_0(folder):
-    photographs = study.load_photographs(folder, crop=0)
+    photographs = load_photographs(folder, crop=0)
     assert photographs.low["clean"][0].shape == (1, 3, 22, 20)
 
 
@@ -191,8 +195,8 @@ def test_bad_options_end_in_one_line_and_code_2(words, expected, folder, monkeyp
     def no_work(*arguments, **options):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("blind_sr.rankings.find_filters", no_work)
-    monkeypatch.setattr(study, "restore", no_work)
+    monkeypatch.setattr("blind_sr.rankings.search.find_filters", no_work)
+    monkeypatch.setattr(experiment, "restore", no_work)
     given = [] if "--images" in words else ["--images", folder]
     code, out, err = run(monkeypatch, capsys, "mask", *given, *words)
     assert (code, out) == (2, "")

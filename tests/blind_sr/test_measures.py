@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from blind_sr.measures import PLANES, gradient_map, output_difference, psnr
+from blind_sr.data.measures import PLANES, gradient_map, output_difference, psnr
 
 
 def test_psnr_from_its_definition():

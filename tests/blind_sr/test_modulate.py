@@ -3,16 +3,22 @@
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from blind_sr import modulating, study
-from blind_sr.images import read_image, write_image
-from blind_sr.measures import psnr
-from blind_sr.modulating import STRENGTHS, restore_whole
-from blind_sr.networks import build
+from blind_sr.data.images import read_image, write_image
+from blind_sr.data.measures import psnr
+from blind_sr.data.photographs import load_photographs
+from blind_sr.models.networks import build
+from blind_sr.models.pairs import load_pair
+from blind_sr.modulate import experiment
+from blind_sr.modulate.experiment import STRENGTHS
+from blind_sr.modulate.report import _most_changed
+from blind_sr.restore import experiment as restoring
+from blind_sr.restore.tiles import restore_whole
 from paramattr import FAIG, Scores, Selection, UnitIndex, contrast, modulate, substitute
 from paramattr.cli import main
 from paramattr.integration.path_integral import PathIntegral
@@ -29,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair():
-    return study.load_pair("srresnet")
+    return load_pair("srresnet")
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +52,8 @@ def selection(some, tmp_path_factory):
     return file
 
 
-def run(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", "modulate", *map(str, words)])
+def run(monkeypatch, capsys, *words, command="modulate"):
+    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", command, *map(str, words)])
     with pytest.raises(SystemExit) as stopped:
         main()
     captured = capsys.readouterr()
@@ -73,7 +79,7 @@ def test_json_csv_filters_and_figure(folder, selection, some, pair, tmp_path, mo
     assert read_image(tmp_path / "modulate.png").shape[0] == 3
     assert not (tmp_path / "running").exists()
 
-    photographs = study.load_photographs(folder, crop=8)
+    photographs = load_photographs(folder, crop=8)
     found = {(row["strength"], row["input"]): row["psnr"] for row in rows}
     for strength, model in (
         (0.0, substitute(pair.target, pair.baseline, some)),
@@ -109,7 +115,7 @@ def test_filters_are_found_on_the_photographs(folder, pair, tmp_path, monkeypatc
     assert "Strength of the deblurring filters" in out
     assert "PSNR" in out
     assert max(map(len, out.splitlines())) <= 80
-    photographs = study.load_photographs(folder, crop=8)
+    photographs = load_photographs(folder, crop=8)
     blur, noise = (
         FAIG(pair.target, pair.baseline).score(
             photographs.pairs(condition), reducer="kernel", n_steps=1
@@ -123,8 +129,9 @@ def test_filters_are_found_on_the_photographs(folder, pair, tmp_path, monkeypatc
 def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch, capsys):
     image, file = tmp_path / "low.png", tmp_path / "made" / "restored.png"
     write_image(torch.rand(3, 13, 7, generator=torch.Generator().manual_seed(0)), image)
-    words = ("--image", image, "--selection", selection, "--strength", 1.2)
-    code, out, err = run(monkeypatch, capsys, *words, "--output", file, "--json")
+    words = (image, "--selection", selection, "--strength", 1.2)
+    one = partial(run, monkeypatch, capsys, *words, command="restore")
+    code, out, err = one("--output", file, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
         "output": str(file),
@@ -140,11 +147,17 @@ def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch
     assert difference.abs().max() < 0.51
 
     monkeypatch.chdir(tmp_path)
-    code, out, _ = run(monkeypatch, capsys, *words, "--filters", "noise")
+    code, out, _ = one("--filters", "noise")
     assert code == 0
     assert "low_noise_1.2.png: 14x26 pixels" in out
     assert Path("low_noise_1.2.png").read_bytes() == file.read_bytes()
     assert not Path("modulate-output").exists()
+
+    # The old option is the same, and says what it has become.
+    code, out, err = run(monkeypatch, capsys, "--image", *words, "--output", "old.png")
+    assert (code, out, err.count("\n")) == (0, "old.png: 14x26 pixels\n", 1)
+    assert "'paramattr blindsr restore FILE'" in err
+    assert Path("old.png").read_bytes() == file.read_bytes()
 
 
 def test_strengths_0_and_1_are_the_masked_and_the_plain_target(some, pair, tmp_path):
@@ -153,7 +166,7 @@ def test_strengths_0_and_1_are_the_masked_and_the_plain_target(some, pair, tmp_p
         (0.0, substitute(pair.target, pair.baseline, some)),
         (1.0, pair.target),
     ):
-        modulating.restore_file(pair, low, some, strength, tmp_path / "restored.png")
+        restoring.restore_file(pair, low, some, strength, tmp_path / "restored.png")
         write_image(restore_whole(model, low)[0], tmp_path / "expected.png")
         restored, expected = (tmp_path / f"{n}.png" for n in ("restored", "expected"))
         assert torch.equal(read_image(restored), read_image(expected))
@@ -203,8 +216,8 @@ def test_the_photograph_that_changes_most_is_shown():
         0.0: {"blur": [still, still], "noise": [moving, still]},
         1.5: {"blur": [still, moving], "noise": [still, still]},
     }
-    assert modulating._most_changed(outputs, "blur") == 1
-    assert modulating._most_changed(outputs, "noise") == 0
+    assert _most_changed(outputs, "blur") == 1
+    assert _most_changed(outputs, "noise") == 0
 
 
 @pytest.mark.parametrize(
@@ -241,9 +254,9 @@ def test_bad_options_end_in_one_line_and_code_2(
     def no_work(*arguments, **options):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("blind_sr.predicting.find_filters", no_work)
-    monkeypatch.setattr(modulating, "restore", no_work)
-    monkeypatch.setattr(modulating, "restore_whole", no_work)
+    monkeypatch.setattr("blind_sr.rankings.search.find_filters", no_work)
+    monkeypatch.setattr(experiment, "restore", no_work)
+    monkeypatch.setattr(restoring, "restore_whole", no_work)
     monkeypatch.chdir(tmp_path)
     Path("FOLDER.png").mkdir()
     index = UnitIndex.of(pair.target, "kernel")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from blind_sr.networks import NETWORKS, build
+from blind_sr.models.networks import NETWORKS, build
 from paramattr import UnitIndex, load_state_dict
 from paramattr.errors import ParamattrError
 

@@ -8,15 +8,22 @@ import sys
 import pytest
 import torch
 
-from blind_sr import predicting, study
-from blind_sr.degradations import degrade
-from blind_sr.images import read_image, write_image
-from blind_sr.predicting import KINDS, Kept, Measured
+from blind_sr.classify.ranking import ranker
+from blind_sr.data.degradations import degrade
+from blind_sr.data.images import read_image, write_image
+from blind_sr.data.photographs import load_photographs, with_both
+from blind_sr.labels import INPUTS, KINDS
+from blind_sr.models.networks import load
+from blind_sr.models.pairs import BUNDLED_WEIGHTS, load_pair
+from blind_sr.predict import experiment
+from blind_sr.predict.overlaps import Measured, measure, repeated
 from paramattr import FAIG, Scores, contrast, self_reference
+from paramattr.checkpoints import load_tensors
 from paramattr.cli import main
 from paramattr.errors import CheckpointError
 from paramattr.integration.path_integral import PathIntegral
 from paramattr.prediction import OverlapClassifier
+from paramattr.resume import Unfinished
 from tests.tiny import SMALL
 
 from .made_up import write_photographs
@@ -39,21 +46,25 @@ def weights(tmp_path_factory):
     """Copy the bundled pair without its classifier."""
     folder = tmp_path_factory.mktemp("weights")
     for stage in ("baseline", "target"):
-        shutil.copy(study.BUNDLED_WEIGHTS / f"srresnet_{stage}.safetensors", folder)
+        shutil.copy(BUNDLED_WEIGHTS / f"srresnet_{stage}.safetensors", folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def pair():
-    return study.load_pair("srresnet")
+    return load_pair("srresnet")
 
 
-def run(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", "predict", *map(str, words)])
+def run(monkeypatch, capsys, *words, command="predict"):
+    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", command, *map(str, words)])
     with pytest.raises(SystemExit) as stopped:
         main()
     captured = capsys.readouterr()
     return stopped.value.code, captured.out, captured.err
+
+
+def classify(monkeypatch, capsys, *words):
+    return run(monkeypatch, capsys, *words, command="classify")
 
 
 def given(folders):
@@ -114,7 +125,7 @@ def test_json_csv_classifier_and_figure(ran, folders):
 
 def test_it_is_found_fitted_and_tested_by_the_papers_equations(ran, folders, pair):
     options = {"reducer": "kernel", "n_steps": 1}
-    used = {use: study.load_photographs(folder, crop=8) for use, folder in folders.items()}
+    used = {use: load_photographs(folder, crop=8) for use, folder in folders.items()}
     blur, noise = (
         FAIG(pair.target, pair.baseline).score(used["find"].pairs(c), **options)
         for c in ("blur", "noise")
@@ -164,12 +175,11 @@ def test_a_run_goes_on_where_it_stopped(folders, ran, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(PathIntegral, "over", dying)
     assert run(monkeypatch, capsys, *words)[0] == 130
-    kept = tmp_path / "running" / "overlaps.jsonl"
-    assert len(kept.read_text().splitlines()) == 1 + 5  # two of the seven found the filters
-    kept.write_text(kept.read_text()[:-9])  # a kill in the middle of a line
+    kept = tmp_path / "running" / "overlaps.safetensors"
+    assert len(load_tensors(kept)[1]["notes"]) == 5  # two of the seven found the filters
     code, _, err = run(monkeypatch, capsys, *words, "--pct", 2)
     assert code == 2
-    assert "other settings (pct, filters differ)" in err
+    assert "other settings (pct differs: 1.0 there, 2.0 here; filters differs: " in err
 
     def counting(self, batch, *, whole):
         worked.append(len(batch))
@@ -179,45 +189,43 @@ def test_a_run_goes_on_where_it_stopped(folders, ran, tmp_path, monkeypatch, cap
     monkeypatch.setattr(PathIntegral, "over", counting)
     code, out, _ = run(monkeypatch, capsys, *words)
     assert code == 0
-    assert len(worked) == 2 * 3 + 3 * 4 - 4
+    assert len(worked) == 2 * 3 + 3 * 4 - 5
     assert json.loads(out) == json.loads((ran / "predict.json").read_text())
     assert (tmp_path / "overlaps.csv").read_text() == (ran / "overlaps.csv").read_text()
 
 
 def test_an_input_is_ranked_once(pair, folders):
-    photographs = predicting.load_kinds(folders["fit"], crop=8, limit=1)
+    photographs = with_both(load_photographs(folders["fit"], crop=8), limit=1)
     ranked = []
 
     def rank(sample):
         ranked.append(sample)
         return Scores(index, torch.arange(len(index)))
 
-    index = predicting.ranker(pair, "self", n_steps=1, method="riemann_middle")(
+    index = ranker(pair, "self", n_steps=1, method="riemann_middle")(
         (photographs.low["blur"][0], None)
     ).index
     found = Scores(index, torch.arange(len(index))).top(count=3)
     classifier = OverlapClassifier({"blur": found, "noise": ~found}, rank)
-    kept, done = Kept(None, {}), []
+    kept, done = Unfinished(None, {}), []
     for kinds in (("blur", "noise"), ("clean", "blur")):
-        measured = predicting.measure(classifier, photographs, kinds, kept, advance=done.append)
+        measured = measure(classifier, photographs, kinds, kept, advance=done.append)
     assert (len(ranked), len(done)) == (3, 4)
     assert measured.kinds == ["clean", "blur"]
     assert measured.overlaps["blur"].tolist() == [1.0, 1.0]
 
 
 def test_broken_files_of_a_run_are_refused(tmp_path):
-    file = tmp_path / "overlaps.jsonl"
-    for broken in ("no json\n", "[]\n", '{"steps": 1}\n{"input": "a"}\n', '{"steps": 1}\n3\n'):
+    file = tmp_path / "overlaps.safetensors"
+    for broken in ("no json\n", "[]\n", '{"ste'):
         file.write_text(broken)
-        with pytest.raises(CheckpointError, match="holds no overlap scores of an unfinished run"):
-            Kept(file, {"steps": 1})
-    file.write_text('{"steps": 1}\n{"input": "a", "overlaps": {"blur": 0.5}}\n')
-    with pytest.raises(CheckpointError, match=r"other settings \(steps differ\)"):
-        Kept(file, {"steps": 2})
-    assert Kept(file, {"steps": 1}).known == {"a": {"blur": 0.5}}
-    file.write_text('{"ste')  # killed at the start
-    assert Kept(file, {"steps": 2}).known == {}
-    assert json.loads(file.read_text()) == {"steps": 2}
+        with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+            Unfinished(file, {"steps": 1})
+    file.unlink()
+    Unfinished(file, {"steps": 1}).save({}, {"a": {"blur": 0.5}})
+    with pytest.raises(CheckpointError, match=r"other settings \(steps differs: 1 there, 2 here"):
+        Unfinished(file, {"steps": 2})
+    assert Unfinished(file, {"steps": 1}).notes == {"a": {"blur": 0.5}}
 
 
 def test_outcomes_by_hand():
@@ -232,7 +240,7 @@ def test_outcomes_by_hand():
     classifier = OverlapClassifier(
         {"blur": units, "noise": units}, thresholds={"blur": 0.5, "noise": 0.5}
     )
-    found = predicting.outcome(classifier, tested)
+    found = experiment.outcome(classifier, tested)
     assert found["accuracy"] == {"blur": 4 / 6, "noise": 5 / 6}
     none = dict.fromkeys(("blur", "noise", "both", "none"), 0)
     assert found["confusion"] == {
@@ -245,27 +253,27 @@ def test_outcomes_by_hand():
 
 
 def test_noise_is_that_of_the_study(folders):
-    four = predicting.load_kinds(folders["test"], crop=8, seed=3)
-    three = study.load_photographs(folders["test"], crop=8, seed=3)
-    for condition in study.INPUTS:
+    four = with_both(load_photographs(folders["test"], crop=8, seed=3), seed=3)
+    three = load_photographs(folders["test"], crop=8, seed=3)
+    for condition in INPUTS:
         assert torch.equal(four.low[condition][2], three.low[condition][2])
-    blurred = study.load_photographs(folders["test"], crop=8, seed=4)
+    blurred = load_photographs(folders["test"], crop=8, seed=4)
     assert not torch.equal(four.low["both"][0], four.low["both"][1])
     assert torch.equal(four.low["blur"][0], blurred.low["blur"][0])
-    limited = predicting.load_kinds(folders["test"], crop=8, seed=3, limit=2)
+    limited = with_both(three, seed=3, limit=2)
     assert limited.names == four.names[:2]
     assert all(len(low) == 2 for low in limited.low.values())
-    assert predicting.repeated(four, limited) == 2
-    assert predicting.repeated(limited, predicting.load_kinds(folders["fit"], crop=8)) == 0
+    assert repeated(four, limited) == 2
+    assert repeated(limited, with_both(load_photographs(folders["fit"], crop=8))) == 0
 
 
 def test_one_image(ran, folders, tmp_path, monkeypatch, capsys):
     file, image = ran / "srresnet_classifier.safetensors", tmp_path / "image.png"
-    low = study.load_photographs(folders["test"], crop=8).low["noise"][0]
+    low = load_photographs(folders["test"], crop=8).low["noise"][0]
     framed = torch.zeros(3, 12, 18)
     framed[:, 2:10, 5:13] = low[0]  # its middle is an input of the test
     write_image(framed, image)
-    code, out, err = run(monkeypatch, capsys, "--image", image, "--classifier", file, "--json")
+    code, out, err = classify(monkeypatch, capsys, image, "--classifier", file, "--json")
     assert (code, err) == (0, "")
     result = json.loads(out)
     with (ran / "overlaps.csv").open() as csv_file:
@@ -278,7 +286,7 @@ def test_one_image(ran, folders, tmp_path, monkeypatch, capsys):
         assert result["overlaps"][condition] == float(row[f"overlap_{condition}"])
     taken = {"both": ["blur", "noise"], "none": []}
     assert result["predicted"] == taken.get(row["taken"], [row["taken"]])
-    code, out, _ = run(monkeypatch, capsys, "--image", image, "--classifier", file)
+    code, out, _ = classify(monkeypatch, capsys, image, "--classifier", file)
     assert code == 0
     assert "blurry: overlap" in out
     assert "image.png is" in out
@@ -289,19 +297,19 @@ def test_the_classifier_beside_the_weights_is_used(
 ):
     for name in weights.iterdir():
         shutil.copy(name, tmp_path)
-    words = ("--image", folders["test"] / "photograph0.png", "--weights", tmp_path)
-    code, out, err = run(monkeypatch, capsys, *words)
+    words = (folders["test"] / "photograph0.png", "--weights", tmp_path)
+    code, out, err = classify(monkeypatch, capsys, *words)
     assert (code, out) == (2, "")
     assert "srresnet_classifier.safetensors is not there: make one with" in err
     shutil.copy(ran / "srresnet_classifier.safetensors", tmp_path)
-    assert run(monkeypatch, capsys, *words)[0] == 0
+    assert classify(monkeypatch, capsys, *words)[0] == 0
 
-    other = study.load(network="srresnet", path=tmp_path / "srresnet_target.safetensors")
+    other = load(network="srresnet", path=tmp_path / "srresnet_target.safetensors")
     with torch.no_grad():
         other.conv_last.bias.add_(0.1)
     torch.save(other.state_dict(), tmp_path / "srresnet_baseline.pth")
     (tmp_path / "srresnet_baseline.safetensors").unlink()
-    code, out, err = run(monkeypatch, capsys, *words)
+    code, out, err = classify(monkeypatch, capsys, *words)
     assert (code, out) == (2, "")
     assert "was made for other weights" in err
 
@@ -310,9 +318,9 @@ def test_a_classifier_of_the_ground_truth_is_refused(ran, folders, tmp_path, mon
     classifier = OverlapClassifier.load(ran / "srresnet_classifier.safetensors")
     classifier.notes["mode"] = "truth"
     classifier.save(tmp_path / "truth.safetensors")
-    words = ("--image", folders["fit"] / "photograph0.png")
+    words = (folders["fit"] / "photograph0.png",)
     words += ("--classifier", tmp_path / "truth.safetensors")
-    code, _, err = run(monkeypatch, capsys, *words)
+    code, _, err = classify(monkeypatch, capsys, *words)
     assert code == 2
     assert "fitted with the ground truth" in err
 
@@ -320,19 +328,19 @@ def test_a_classifier_of_the_ground_truth_is_refused(ran, folders, tmp_path, mon
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 def test_a_flat_image_is_an_image(level, ran, tmp_path, monkeypatch, capsys):
     write_image(torch.full((3, 9, 8), level), tmp_path / "flat.png")
-    words = ("--classifier", ran / "srresnet_classifier.safetensors", "--image")
-    code, out, err = run(monkeypatch, capsys, *words, tmp_path / "flat.png", "--json")
+    words = ("--classifier", ran / "srresnet_classifier.safetensors")
+    code, out, err = classify(monkeypatch, capsys, *words, tmp_path / "flat.png", "--json")
     assert (code, err) == (0, "")
     assert set(json.loads(out)["overlaps"]) == {"blur", "noise"}
 
 
 def test_a_single_pixel_is_an_image(ran, tmp_path, monkeypatch, capsys):
     write_image(torch.rand(3, 1, 1), tmp_path / "pixel.png")
-    words = ("--classifier", ran / "srresnet_classifier.safetensors", "--image")
-    code, _, err = run(monkeypatch, capsys, *words, tmp_path / "pixel.png")
+    words = ("--classifier", ran / "srresnet_classifier.safetensors")
+    code, _, err = classify(monkeypatch, capsys, *words, tmp_path / "pixel.png")
     assert code == 2
     assert "too small: 1x1 pixels, and 8x8 are needed" in err
-    assert run(monkeypatch, capsys, *words, tmp_path / "pixel.png", "--crop", 0)[0] == 0
+    assert classify(monkeypatch, capsys, *words, tmp_path / "pixel.png", "--crop", 0)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -361,7 +369,7 @@ def test_bad_options_end_in_one_line_and_code_2(words, expected, folders, monkey
     def no_work(*arguments, **options):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr(predicting, "find_filters", no_work)
+    monkeypatch.setattr("blind_sr.rankings.search.find_filters", no_work)
     monkeypatch.setattr(FAIG, "score", no_work)
     own = {use: folder for use, folder in folders.items() if f"--{use}" not in words}
     crop = [] if "--crop" in words else ["--crop", 8]
@@ -373,7 +381,16 @@ def test_bad_options_end_in_one_line_and_code_2(words, expected, folders, monkey
 
 
 def test_an_image_that_is_not_there(ran, monkeypatch, capsys):
-    words = ("--classifier", ran / "srresnet_classifier.safetensors", "--image", "none.png")
-    code, _, err = run(monkeypatch, capsys, *words)
+    words = ("--classifier", ran / "srresnet_classifier.safetensors", "none.png")
+    code, _, err = classify(monkeypatch, capsys, *words)
     assert code == 2
     assert "image none.png is not there" in err
+
+
+def test_the_old_option_for_one_image_still_works_and_says_so(ran, folders, monkeypatch, capsys):
+    words = ("--classifier", ran / "srresnet_classifier.safetensors", "--json")
+    image = folders["test"] / "photograph0.png"
+    code, out, err = run(monkeypatch, capsys, "--image", image, *words)
+    assert (code, err.count("\n")) == (0, 1)
+    assert "'paramattr blindsr classify FILE'" in err
+    assert classify(monkeypatch, capsys, image, *words) == (0, out, "")

@@ -5,10 +5,14 @@ from functools import partial
 import pytest
 import torch
 
-from blind_sr import networks, study
-from blind_sr.networks import SRResNet
-from blind_sr.rankings import LABELS, METHODS, attributed, find_filters, named
-from paramattr import FAIG, contrast, gradient_times_change, random_within_layers
+from blind_sr.data.photographs import load_photographs
+from blind_sr.labels import LABELS, MASKS, METHODS, RULES
+from blind_sr.models import networks
+from blind_sr.models.networks import SRResNet
+from blind_sr.models.pairs import load_pair
+from blind_sr.rankings.methods import RANKED_BY, named
+from blind_sr.rankings.search import attributed, find_filters
+from paramattr import FAIG, contrast, gradient_times_change, quadrature, random_within_layers
 from paramattr.attribution.captum import CAPTUM_METHODS
 
 from .made_up import write_pair, write_photographs
@@ -25,8 +29,8 @@ def data(tmp_path_factory):
     write_pair(folder, "srresnet", SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.NETWORKS, "srresnet", SMALL)
-        pair = study.load_pair("srresnet", folder)
-    return pair, study.load_photographs(write_photographs(folder, 2, (40, 44)), crop=8)
+        pair = load_pair("srresnet", folder)
+    return pair, load_photographs(write_photographs(folder, 2, (40, 44)), crop=8)
 
 
 def search(data, methods, **options):
@@ -48,12 +52,17 @@ def test_every_method_that_looks_at_data_has_a_twin():
         "random",
     }
     assert len(set(LABELS.values())) == len(LABELS)
+    assert set(RANKED_BY) == set(LABELS)
+
+
+def test_the_rules_are_those_of_the_library():
+    assert tuple(quadrature.RULES) == RULES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_is_the_contrast_of_its_twin(name, rankings):
-    plain = {f: rankings[f"{name}-no-contrast"][f][0] for f in study.MASKS}
-    for function, other in (study.MASKS, study.MASKS[::-1]):
+    plain = {f: rankings[f"{name}-no-contrast"][f][0] for f in MASKS}
+    for function, other in (MASKS, MASKS[::-1]):
         assert (plain[function].values >= 0).all()
         [scores] = rankings[name][function]
         assert torch.equal(scores.values, contrast(plain[function], plain[other]).values)
@@ -63,7 +72,7 @@ def test_a_method_is_the_contrast_of_its_twin(name, rankings):
 
 def test_what_is_attributed_is_what_the_library_gives(data, rankings):
     pair, photographs = data
-    for function in study.MASKS:
+    for function in MASKS:
         batches = photographs.pairs(function)
         models = pair.target, pair.baseline
         faig = FAIG(*models).score(batches, reducer="output_channel", n_steps=2)
@@ -75,7 +84,7 @@ def test_what_is_attributed_is_what_the_library_gives(data, rankings):
 
 
 def test_random_within_layers_is_matched_to_contrasted_faig(rankings):
-    for function in study.MASKS:
+    for function in MASKS:
         matched = random_within_layers(rankings["faig"][function][0], seed=0)
         assert torch.equal(rankings["random-within-layers"][function][0].values, matched.values)
 
@@ -90,7 +99,7 @@ def test_a_method_and_its_twin_attribute_once(data):
         counted.clear()
         one = search(data, [method], advance=counted.append)
         assert sum(counted) == attributed([method], data[1]) == advances
-        for function in study.MASKS:
+        for function in MASKS:
             assert torch.equal(one[method][function][0].values, found[method][function][0].values)
 
 

@@ -5,22 +5,26 @@ import json
 import re
 import signal
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from blind_sr import networks, paper, training
-from blind_sr.images import read_image
-from blind_sr.measures import PLANES
-from blind_sr.networks import SRResNet, TwoBranch
-from blind_sr.options import Dtype, Network
-from blind_sr.page import BY_HAND, PICTURES, page, write
-from blind_sr.paper_tables import FUNCTIONS, INPUTS, METHODS
-from blind_sr.reproducing import QUICK as SIZE
-from blind_sr.reproducing import steps
-from blind_sr.step import Step, digest
+from blind_sr.data.images import read_image
+from blind_sr.data.measures import PLANES
+from blind_sr.labels import FUNCTIONS, MASKS
+from blind_sr.models import networks
+from blind_sr.models.networks import SRResNet, TwoBranch
+from blind_sr.options import Dtype
+from blind_sr.reproduce import paper
+from blind_sr.reproduce.page import BY_HAND, PICTURES, page, write
+from blind_sr.reproduce.step import Step, digest
+from blind_sr.reproduce.steps import EXPERIMENTS, steps
+from blind_sr.reproduce.steps import QUICK as SIZE
+from blind_sr.reproduce.tables import METHODS
+from blind_sr.training import trainer as training
 from paramattr.cli import main
 from paramattr.errors import CheckpointError, DataError
 
@@ -102,25 +106,32 @@ def test_the_whole_study_in_small(folder, run, tmp_path):
     assert again == {tmp_path / "out" / "results.json"}
 
 
+@dataclass(frozen=True)
+class Config:
+    number: int
+    out: Path = Path()
+
+
 def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
     calls = []
 
-    def command(number, out):
-        calls.append((number, sorted(path.name for path in out.iterdir())))
-        (out / "half").touch()
+    def command(config):
+        calls.append((config.number, sorted(path.name for path in config.out.iterdir())))
+        (config.out / "half").touch()
         if len(calls) == 1:
             raise KeyboardInterrupt
-        (out / "result.json").write_text(json.dumps({"number": number}))
+        (config.out / "result.json").write_text(json.dumps({"number": config.number}))
+        return {"number": config.number}
 
-    step = Step("step", command, {"number": 3}, "result.json")
+    step = Step("step", command, Config(3), "result.json")
     with pytest.raises(KeyboardInterrupt):
         step.run(tmp_path)
     assert step.run(tmp_path) == step.run(tmp_path) == {"number": 3}
-    other = Step("step", command, {"number": 4}, "result.json")
-    with pytest.raises(CheckpointError, match="holds a run that differs in number"):
+    other = Step("step", command, Config(4), "result.json")
+    with pytest.raises(CheckpointError, match="number differs: 3 there, 4 here"):
         other.run(tmp_path)
-    exchanged = Step("step", command, {"number": 3}, "result.json", contents={"images": "ab"})
-    with pytest.raises(CheckpointError, match="differs in contents of images"):
+    exchanged = Step("step", command, Config(3), "result.json", contents={"images": "ab"})
+    with pytest.raises(CheckpointError, match="contents of images differs"):
         exchanged.run(tmp_path)
     assert step.run(tmp_path) == {"number": 3}
     (tmp_path / "foreign").mkdir()
@@ -129,7 +140,7 @@ def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
         if content is not None:
             (tmp_path / "foreign" / "options.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"no run of the study.*give another folder"):
-            Step("foreign", command, {"number": 3}, "result.json").run(tmp_path)
+            Step("foreign", command, Config(3), "result.json").run(tmp_path)
     stamp = ["options.json"]
     assert calls == [(3, stamp), (3, ["half", *stamp])]
 
@@ -189,7 +200,7 @@ def as_in_the_paper():
         {"method": m, "mask": f, "input": i, "difference_x1000": 1.0}
         for m in ("faig", "faig-no-contrast")
         for f in FUNCTIONS
-        for i in INPUTS
+        for i in MASKS
     ]
     predicted = {
         "accuracy": {"blur": 0.99, "noise": 0.99},
@@ -304,22 +315,24 @@ def study(run, folder, tmp_path, monkeypatch):
     """
     results = as_in_the_paper()
     results |= {name.replace("srresnet", "srcnn"): own for name, own in results.items()}
-    every = steps([Network.srcnn], SIZE, NONE, folder, "cpu", tmp_path)
+    every = steps(["srcnn"], SIZE, NONE, folder, "cpu", tmp_path)
     files = {file for step in every for file in (step.result, *step.figures.values())}
     page = tmp_path / "page.md"
 
     def study(*words, fails=None, page=page):
         begun = []
 
-        def at_once(out, **options):
+        def at_once(config):
+            out = config.out
             begun.append(out.name)
             if out.name == fails:
                 raise DataError("it fails")
             for file in files:
                 (out / file).write_text(json.dumps(results[out.name]))
+            return results[out.name]
 
-        for command in {step.command.__name__ for step in every}:
-            monkeypatch.setattr(f"blind_sr.reproducing.{command}", at_once)
+        for name in EXPERIMENTS:
+            monkeypatch.setitem(EXPERIMENTS, name, at_once)
         words = ("reproduce", *words, "--weights", folder, "--out", tmp_path / "out")
         code, _, err = run(*words, *(() if page is None else ("--page", page)))
         assert code == (2 if err else 0)
@@ -382,11 +395,11 @@ def test_what_is_finished_comes_first_and_another_run_is_refused_before_the_work
     assert "## SRCNN-style\n" in text
     stamp = tmp_path / "out" / "srcnn-compare" / "options.json"
     made = json.loads(stamp.read_text())
-    made["contents"]["weights"] = "others"
+    made["contents of weights"] = "others"
     stamp.write_text(json.dumps(made))
     begun, _, err = study("--quick")
     assert begun == []
-    assert "differs in contents of weights" in " ".join(err.split())
+    assert "contents of weights differs" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
@@ -421,7 +434,7 @@ def test_trainings_that_are_too_short_are_named(words, said, study):
     ],
 )
 def test_the_device_is_named(device, said, study, monkeypatch):
-    monkeypatch.setattr("blind_sr.commands.reproduce.check_device", lambda device: device)
+    monkeypatch.setattr("blind_sr.reproduce.experiment.check_device", lambda device: device)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A")
     monkeypatch.setattr(torch.version, "cuda", "9.1")
     text = study("--quick", "--device", device)[1]
@@ -431,10 +444,10 @@ def test_the_device_is_named(device, said, study, monkeypatch):
 
 @pytest.mark.parametrize("dtype", Dtype)
 def test_the_precision_reaches_what_attributes_and_the_page(dtype, study):
-    made = steps([Network.srresnet], SIZE, NONE, None, "cpu", Path("out"), dtype)
-    given = {step.name.removeprefix("srresnet-"): step.options.get("dtype") for step in made}
+    made = steps(["srresnet"], SIZE, NONE, None, "cpu", Path("out"), dtype.value)
+    given = {step.name.removeprefix("srresnet-"): step.stamp.get("dtype") for step in made}
     taken = ("mask", "compare", "predict-self", "predict-truth", "modulate-blur", "modulate-noise")
-    assert {name for name, own in given.items() if own is dtype} == set(taken)
+    assert {name for name, own in given.items() if own == dtype.value} == set(taken)
     text = study("--quick", "--dtype", dtype.value)[1]
     assert (f"--dtype {dtype.value}" in text) == (dtype is not Dtype.float32)
 
@@ -460,13 +473,14 @@ def test_tables_say_what_they_were_measured_on():
 
 
 def test_a_step_that_is_killed_at_its_stamp_begins_anew(tmp_path, monkeypatch):
-    def command(number, out):
-        (out / "result.json").write_text("{}")
+    def command(config):
+        (config.out / "result.json").write_text("{}")
+        return {}
 
     def killed(self, target):
         raise KeyboardInterrupt
 
-    step = Step("step", command, {"number": 3}, "result.json")
+    step = Step("step", command, Config(3), "result.json")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -515,7 +529,7 @@ def test_the_stamp_knows_the_content_of_files(folder):
     folders = dict.fromkeys(("images", "train", "fit", "test"), folder)
 
     def contents():
-        every = steps([Network.srresnet], SIZE, folders, folder, "cpu", folder / "out")
+        every = steps(["srresnet"], SIZE, folders, folder, "cpu", folder / "out")
         return {step.name: dict(step.contents) for step in every}
 
     before = contents()
@@ -543,9 +557,9 @@ def test_a_folder_is_read_once_for_all_steps(folder, monkeypatch):
         read.append(files)
         return digest(files)
 
-    monkeypatch.setattr("blind_sr.reproducing.digest", counting)
+    monkeypatch.setattr("blind_sr.reproduce.steps.digest", counting)
     folders = dict.fromkeys(("images", "train", "fit", "test"), folder)
-    steps([Network.srresnet, Network.srcnn], SIZE, folders, folder, "cpu", folder / "out")
+    steps(["srresnet", "srcnn"], SIZE, folders, folder, "cpu", folder / "out")
     assert len(read) == len(set(read)) == 3  # the photographs and two pairs
 
 
@@ -563,7 +577,7 @@ def test_a_digest_knows_names_and_bytes(tmp_path):
 def test_a_missing_folder_of_photographs_is_named(folder):
     folders = {**dict.fromkeys(("images", "train", "test"), folder), "fit": Path("nowhere")}
     with pytest.raises(DataError, match="nowhere"):
-        steps([Network.srresnet], SIZE, folders, folder, "cpu", Path("out"))
+        steps(["srresnet"], SIZE, folders, folder, "cpu", Path("out"))
 
 
 @pytest.mark.slow

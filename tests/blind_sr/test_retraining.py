@@ -9,13 +9,15 @@ from functools import partial
 import pytest
 import torch
 
-from blind_sr import networks, retraining, study, training
-from blind_sr.commands.retrain import summary, tables
-from blind_sr.degradations import degrade
-from blind_sr.images import read_image, write_image
-from blind_sr.measures import psnr
-from blind_sr.networks import SRResNet
-from blind_sr.rankings import METHODS
+from blind_sr.data.degradations import degrade
+from blind_sr.data.images import read_image, write_image
+from blind_sr.data.measures import psnr
+from blind_sr.labels import METHODS
+from blind_sr.models import networks
+from blind_sr.models.networks import SRResNet
+from blind_sr.retrain import experiment, trainings
+from blind_sr.retrain.report import summary, tables
+from blind_sr.training import trainer as training
 from paramattr import Selection, load_state_dict, random_scores
 from paramattr.checkpoints import load_tensors
 from paramattr.cli import main
@@ -175,7 +177,10 @@ def test_a_repeated_run_trains_nothing_again(run, tmp_path, monkeypatch):
     stepped.clear()
     code, _, err = run(*words, "--pct", 20, "--rate", 1e-3)
     assert (code, stepped) == (2, [])
-    assert "pct was 10.0, now 20.0, rate was 0.002, now 0.001; give the same options" in err
+    assert (
+        "pct differs: 10.0 there, 20.0 here; rate differs: 0.002 there, 0.001 here): give the same"
+        in err
+    )
     assert run(*words, "--pct", 0, "--force")[0] == 2  # a bad option takes nothing away
     assert run(*words)[:2] == (0, first)
     code, _, _ = run(*words, "--pct", 20, "--force")
@@ -190,7 +195,7 @@ def test_another_pair_or_other_photographs_are_another_recipe(folder, run, tmp_p
     write_image(torch.rand(3, 44, 44), other / "photograph0.png")
     code, _, err = run(*words, "--images", other)
     assert code == 2
-    assert "made with other options: images was" in err
+    assert "made with other settings (images differs:" in err
     assert "crop" not in err
     (tmp_path / "recipe.json").write_text("{")
     code, _, err = run(*words)
@@ -242,7 +247,7 @@ def test_a_changed_bit_outside_the_selection_is_an_error(run, tmp_path, monkeypa
     def check(parameter, entry, value):
         state = {name: own.clone() for name, own in start.items()}
         state[parameter][tuple(entry)] = value
-        retraining.check_unchanged(state, start, chosen, "own")
+        trainings.check_unchanged(state, start, chosen, "own")
 
     check("conv_hr.weight", selected, 1.0)
     start["conv_hr.bias"][0] = 0.0
@@ -274,7 +279,7 @@ def test_what_both_functions_share_is_planned_once():
         "faig": {"blur": [one], "noise": [other]},
         "random": {"blur": [one, third], "noise": [one, third]},
     }
-    planned = retraining.plan(selections, seeds=2)
+    planned = trainings.plan(selections, seeds=2)
     assert [t.name for t in planned if t.seed == 1] == [
         "all_on_blur_1",
         "all_on_noise_1",
@@ -297,7 +302,7 @@ def test_the_table_a_person_sees(run, tmp_path):
     assert code == 0
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert "every weight outside the selection is the baseline's, to the bit" in out.lower()
+    assert "every weight outside the selection is the baseline's, bit for bit" in out.lower()
     rows = json.loads((tmp_path / "retrain.json").read_text())["rows"]
     cells = {(r["method"], r["filters"], r["input"]): f"{r['psnr']:.2f}" for r in rows}
     methods = ("faig", "ig-no-contrast", "absolute-change", "random")
@@ -369,8 +374,8 @@ def test_any_number_of_methods_and_seeds_fits_a_narrow_terminal():
     ],
 )
 def test_bad_options_end_in_one_line_before_any_work(words, expected, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(retraining, "find_filters", no_work)
-    monkeypatch.setattr(study, "restore", no_work)
+    monkeypatch.setattr("blind_sr.rankings.search.find_filters", no_work)
+    monkeypatch.setattr(experiment, "restore", no_work)
     out = () if "--out" in words else ("--out", tmp_path / "out")
     code, printed, err = run(*WORDS, *out, *words)
     assert (code, printed) == (2, "")

@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from blind_sr import training
-from blind_sr.degradations import degrade
-from blind_sr.images import read_image, write_image
-from blind_sr.networks import SRResNet
-from blind_sr.patches import Patches, hold_out, load_photographs
-from blind_sr.training import Recipe, train_stage
-from blind_sr.training_curves import draw_curves
+from blind_sr.data.degradations import degrade
+from blind_sr.data.images import read_image, write_image
+from blind_sr.data.patches import Patches, hold_out, load_photographs
+from blind_sr.models.networks import SRResNet
+from blind_sr.training import trainer as training
+from blind_sr.training.curves import draw_curves
+from blind_sr.training.recipe import Recipe
+from blind_sr.training.trainer import train_stage
 from paramattr import load_state_dict, random_scores
 from paramattr.errors import CheckpointError, DataError, ParamattrError
 
@@ -166,7 +167,7 @@ def test_a_state_from_before_a_field_was_there_goes_on(photographs, held_out, tm
     torch.save(state, file)
     train_stage(RECIPE, photographs, held_out, tmp_path, resume=True)
     other = Recipe(**{**vars(RECIPE), "selection": "another", "name": "srresnet_target"})
-    with pytest.raises(CheckpointError, match="selection was ''"):
+    with pytest.raises(CheckpointError, match="selection differs: '' there"):
         train_stage(other, photographs, held_out, tmp_path, resume=True)
 
 
@@ -262,7 +263,7 @@ def test_a_run_is_not_overwritten_unasked(photographs, held_out, tmp_path):
         train_stage(RECIPE, photographs, held_out, tmp_path)
     train_stage(RECIPE, photographs, held_out, tmp_path, force=True)
     other = Recipe("srresnet", "target", 9, 1e-3, batch_size=2, patch=16)
-    with pytest.raises(CheckpointError, match="iterations was 7"):
+    with pytest.raises(CheckpointError, match="iterations differs: 7 there, 9 here"):
         train_stage(other, photographs, held_out, tmp_path, resume=True)
 
 

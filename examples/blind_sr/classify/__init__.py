@@ -1,0 +1,1 @@
+"""What degraded one image."""

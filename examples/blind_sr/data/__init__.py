@@ -1,0 +1,1 @@
+"""Photographs: what is done to them, and how far two of them are apart."""

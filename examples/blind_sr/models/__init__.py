@@ -1,0 +1,1 @@
+"""The study's networks, pairs of them, and what they make of photographs."""

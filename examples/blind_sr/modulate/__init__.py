@@ -1,0 +1,1 @@
+"""How strongly an image is restored, set by the filters found."""

@@ -1,0 +1,1 @@
+"""The filters ranked by each method, for each function."""

@@ -1,0 +1,1 @@
+"""The whole study, and the page that lays it beside the paper."""

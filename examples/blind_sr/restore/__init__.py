@@ -1,0 +1,1 @@
+"""One image, restored at a chosen strength."""

@@ -1,0 +1,61 @@
+"""What every run does with its folder: a stamp that tells it from any other, and whole files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from paramattr.runtime.progress import progress_bar
+
+Advance = Callable[[float], None]
+"""Called with the progress made since it was last called."""
+
+
+def unseen(amount: float) -> None:
+    """Show no progress."""
+
+
+def progress(description: str, total: float) -> AbstractContextManager[Advance]:
+    """Draw a bar on stderr, where a person watches it."""
+    return progress_bar(description, total, show=sys.stderr.isatty())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    from paramattr.checkpoints import write_whole
+
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same names as CSV, whole or not at all.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    from paramattr.checkpoints import write_whole
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def read_stamp(file: Path) -> dict[str, Any] | None:
+    """Read the settings that a run was made with; None where there are none, or not whole."""
+    try:
+        found = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,1 @@
+"""Training a pair of networks, and one branch against two."""

@@ -1,0 +1,125 @@
+"""Training of a curve between two models along which the objective stays low."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import nn
+
+from paramattr.bezier import BezierPath
+from paramattr.errors import ParamattrError
+from paramattr.integration.batches import Batch, no_batch
+from paramattr.integration.ends import path_between
+from paramattr.integration.functional import FunctionalModel
+from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_values
+from paramattr.objectives import Objective, check_callable, squared_error
+from paramattr.parameters import Baseline
+from paramattr.paths import FittedPath
+from paramattr.runtime.compute import Compute, check_count
+from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.progress import progress_bar
+from paramattr.wrappers import unwrapped_pair
+
+
+def connect(
+    target: nn.Module,
+    baseline: Baseline,
+    loader: Iterable[Any],
+    objective: Objective = squared_error,
+    *,
+    steps: int = 200,
+    learning_rate: float = 2e-4,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    show_progress: bool = False,
+) -> BezierPath:
+    """Train the middle of a curve so that the objective is low all along it.
+
+        min over middle of E_{α ~ U(0, 1), x} L(γ(α), x)
+
+    It starts at the middle of the straight line and takes a step of Adam per batch, at a place of
+    the curve that is drawn anew. Buffers that differ stay halfway and are not trained. The loader
+    is read as often as needed; shuffle it, and let it hold every condition the curve is for.
+
+    Args:
+        target: the model at the start, in evaluation mode.
+        baseline: the model at the end, or a mapping of names to tensors.
+        loader: batches, as in `FAIG.score`; one that can be read several times.
+        objective: `(output, targets)` to a tensor `(B,)`; its mean over a batch is lowered.
+        steps: batches.
+        learning_rate: of Adam.
+        seed: of the places on the curve; the global random state is neither used nor changed.
+        device: where to compute; where the target is by default.
+        dtype: as in `FAIG`.
+        show_progress: draw a bar on stderr.
+
+    Returns:
+        The curve: a path for `FAIG(target, baseline, path=...)`. `FAIG.path_profile` says how high
+        it rises.
+
+    Raises:
+        ParamattrError: if the models do not fit, the loader is empty, or a number cannot be.
+
+    Source: Garipov et al. 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs",
+    Eq. 2.
+    """
+    check_callable(objective)
+    check_count("steps", steps)
+    if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or learning_rate <= 0:
+        raise ParamattrError(f"learning_rate is {learning_rate!r}: expected a number above 0")
+    target, baseline = unwrapped_pair(target, baseline)
+    compute = Compute(device, dtype)
+    with undisturbed(target, device):
+        line = path_between(target, baseline, None, compute)
+        curve = BezierPath(line.evaluate(0.0), line.evaluate(0.5), line.evaluate(1.0))
+        model = FunctionalModel(target, compute, moving=line.buffers)
+        function = ObjectiveOfParameters(model, objective)
+        _train(curve, line, function, loader, steps, learning_rate, seed, show=show_progress)
+    return curve
+
+
+def _train(
+    curve: BezierPath,
+    line: FittedPath,
+    function: ObjectiveOfParameters,
+    loader: Iterable[Any],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    *,
+    show: bool,
+) -> None:
+    trained = [name for name in curve.middle if name not in line.buffers]
+    optimiser = torch.optim.Adam([curve.middle[name] for name in trained], lr=learning_rate)
+    draw = random.Random(seed)
+    with progress_bar("connecting", steps, show=show) as advance:
+        for _, batch in zip(range(steps), _repeatedly(loader, line, function), strict=False):
+            alpha = draw.random()
+            values, gradients = function.gradient(curve.evaluate(alpha), batch, trained)
+            check_finite_values([values], batch.first)
+            for name in trained:  # dγ/d middle = 2 α (1 - α)
+                slope = 2 * alpha * (1 - alpha) / len(batch)
+                curve.middle[name].grad = gradients[name].to(curve.middle[name]) * slope
+            optimiser.step()
+            advance(1)
+    for name in trained:
+        curve.middle[name].grad = None
+
+
+def _repeatedly(
+    loader: Iterable[Any], line: FittedPath, function: ObjectiveOfParameters
+) -> Iterator[Batch]:
+    device, model = next(iter(line.start.values())).device, function.model.model
+    while True:
+        is_empty = True
+        for item in loader:
+            is_empty = False
+            batch = Batch.from_loader(item, device=device, model=model)
+            yield function.referenced(lambda: line.evaluate(0.0), batch, len(batch))
+        if is_empty:
+            raise no_batch(loader)

@@ -1,0 +1,94 @@
+"""Sums over samples of what two conditions' magnitudes have in common, unit by unit."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import combinations, combinations_with_replacement
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paramattr.integration.sums import RunningSums
+from paramattr.units.covariances import Covariances
+
+
+class CrossSums:
+    """Σ_x m(x_c) m(x_d) for every two conditions c and d, over samples of one number.
+
+    A sample waits until every condition has come to its number. Conditions that take turns keep
+    few waiting; those that hold different numbers of samples are not paired.
+
+    Args:
+        conditions: their names.
+        units: how many.
+    """
+
+    def __init__(self, conditions: Sequence[str], units: int) -> None:
+        self.products = {
+            pair: torch.zeros(units, dtype=torch.float64) for pair in combinations(conditions, 2)
+        }
+        self.waiting: dict[str, deque[Tensor]] = {name: deque() for name in conditions}
+        self.is_paired = len(conditions) > 1
+
+    def add(self, condition: str, magnitudes: Float[Tensor, "units"], most: int) -> None:
+        """Add one sample's magnitudes.
+
+        Args:
+            condition: of the sample.
+            magnitudes: of each unit.
+            most: how many samples may wait, where conditions take turns. More means that another
+                condition has ended: the pairing is given up.
+        """
+        if not self.is_paired:
+            return
+        self.waiting[condition].append(magnitudes)
+        if all(self.waiting.values()):
+            row = {name: samples.popleft() for name, samples in self.waiting.items()}
+            for (one, other), product in self.products.items():
+                product.addcmul_(row[one], row[other])
+        elif len(self.waiting[condition]) > most:
+            self._give_up()
+
+    def covariances(self, sums: Mapping[str, RunningSums]) -> Covariances | None:
+        """Give the covariances of the mean scores; None without pairs.
+
+        Args:
+            sums: of each condition.
+        """
+        [samples, *more] = {one.samples for one in sums.values()}
+        if not self.is_paired or more or samples < 2:
+            return None
+        of_pairs = []
+        for one, other in combinations_with_replacement(sums, 2):
+            own = sums[one]
+            products = own.squares if one == other else self.products[one, other]
+            spread = products - own.magnitudes * sums[other].magnitudes / samples
+            if one == other:
+                spread = spread.clamp(min=0)
+            of_pairs.append(spread / (samples * (samples - 1)))
+        return Covariances(len(sums), torch.stack(of_pairs))
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `resume` takes."""
+        if not self.is_paired:
+            return {}
+        found = {"products": torch.stack(list(self.products.values()))}
+        for number, samples in enumerate(self.waiting.values()):
+            if samples:
+                found[f"waiting {number}"] = torch.stack(list(samples))
+        return found
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a state that `state` gave."""
+        if "products" not in state:
+            self._give_up()
+            return
+        self.products = dict(zip(self.products, state["products"].unbind(), strict=True))
+        for number, name in enumerate(self.waiting):
+            self.waiting[name] = deque(state.get(f"waiting {number}", torch.empty(0)).unbind())
+
+    def _give_up(self) -> None:
+        self.is_paired, self.products = False, {}
+        self.waiting = {name: deque() for name in self.waiting}

@@ -1,0 +1,75 @@
+"""How the scores of several conditions vary together, over samples of the same number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Covariances:
+    """The covariances of several conditions' mean scores, unit by unit.
+
+        cov_u(c, d) = Σ_x (m_u(x_c) - S_u,c) (m_u(x_d) - S_u,d) / (n (n - 1))
+
+    where x_c and x_d are the samples of one number, such as one photograph in two conditions.
+
+    Args:
+        conditions: how many.
+        of_pairs: `(pairs, units)`, in the order of `combinations_with_replacement(range(c), 2)`.
+    """
+
+    def __init__(self, conditions: int, of_pairs: Float[Tensor, "pairs units"]) -> None:
+        self.conditions, self.of_pairs = conditions, of_pairs
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether two are of the same samples."""
+        if not isinstance(other, Covariances):
+            return NotImplemented
+        return self is other or (
+            self.conditions == other.conditions and torch.equal(self.of_pairs, other.of_pairs)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def error(self, weights: Sequence[float]) -> Float[Tensor, "units"]:
+        """Give the standard error of Σ_c weight_c S_c.
+
+        sqrt( Σ_c Σ_d weight_c weight_d cov(c, d) )
+        """
+        variance = torch.zeros(self.of_pairs.shape[1], dtype=torch.float64)
+        pairs = combinations_with_replacement(range(self.conditions), 2)
+        for (one, other), covariance in zip(pairs, self.of_pairs, strict=True):
+            twice = 1 if one == other else 2
+            variance += twice * weights[one] * weights[other] * covariance
+        return variance.clamp(min=0).sqrt()
+
+
+class Paired:
+    """A weighted sum of conditions' scores that were measured together.
+
+    Args:
+        covariances: of the conditions.
+        weights: of each condition in the sum.
+    """
+
+    def __init__(self, covariances: Covariances, weights: Sequence[float]) -> None:
+        self.covariances, self.weights = covariances, tuple(weights)
+
+    def error(self) -> Float[Tensor, "units"]:
+        """Give the standard error of the sum."""
+        return self.covariances.error(self.weights)
+
+    def scaled(self, factor: float) -> Paired:
+        """Multiply the sum by a number."""
+        return Paired(self.covariances, [factor * weight for weight in self.weights])
+
+    def plus(self, other: Paired | None, sign: float) -> Paired | None:
+        """Add a sum of the same conditions, or subtract it; None if it is of others."""
+        if other is None or self.covariances != other.covariances:
+            return None
+        pairs = zip(self.weights, other.weights, strict=True)
+        return Paired(self.covariances, [one + sign * two for one, two in pairs])
