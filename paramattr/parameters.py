@@ -28,6 +28,8 @@ class Owner:
 def named_parameters(model: nn.Module) -> dict[str, Tensor]:
     """List a model's floating-point parameters, detached; tied parameters appear once.
 
+    Quantised weights are frozen, and not listed: they have no gradient.
+
     Raises:
         ModelError: if `model` is not a module, has no floating-point parameter, or has a lazy or
             complex one.
@@ -49,7 +51,7 @@ def named_parameters(model: nn.Module) -> dict[str, Tensor]:
                 f"parameter {name!r} is complex ({parameter.dtype}): expected real numbers; store "
                 "torch.view_as_real of it and rebuild the complex one in forward"
             )
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not _is_quantised(parameter):
             parameters[name] = parameter.detach()
     if not parameters:
         raise ModelError(
@@ -57,6 +59,11 @@ def named_parameters(model: nn.Module) -> dict[str, Tensor]:
             "attributed to it"
         )
     return parameters
+
+
+def _is_quantised(parameter: Tensor) -> bool:
+    # torchao's tensors hold whole numbers and call themselves floats; those of bitsandbytes do not.
+    return type(parameter.detach()).__module__.partition(".")[0] == "torchao"
 
 
 def owners(model: nn.Module) -> dict[str, list[Owner]]:

@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
     saved(with_head(base, 1, 2), folder / "tuned")
     saved(with_head(base, 1, 2), folder / "sharded", max_shard_size="8KB")
     write_lines(folder / "texts.jsonl")
-    write_lines(folder / "two.jsonl", 12, ("red", "blue"))
+    write_lines(folder / "two.jsonl", 12, ("red", "blue", "red"))
     return folder
 
 
@@ -79,7 +79,7 @@ def test_the_altered_head_comes_first(ran, tuned):
 def test_conditions_are_contrasted_and_saved(ran, folder, tmp_path):
     out = tmp_path / "found"
     result = found(ran, "base", "tuned", "--data", "two.jsonl", "--out", str(out))
-    assert result["samples"] == {"red": 6, "blue": 6}
+    assert result["samples"] == {"red": 8, "blue": 4}
     red, blue = (
         Scores.load(out / f"scores-attention_head-{name}.safetensors") for name in ("red", "blue")
     )
@@ -91,7 +91,7 @@ def test_conditions_are_contrasted_and_saved(ran, folder, tmp_path):
     }
     here = 6
     assert rows["red"] == pytest.approx(float((red - blue).values[here]))
-    assert rows["all"] == pytest.approx(float(((red + blue) / 2).values[here]))
+    assert rows["all"] == pytest.approx(float(((red * 2 + blue) / 3).values[here]))
     selection = Selection.load(out / "selection-attention_head-all.safetensors")
     assert [unit.position for unit in selection] == [(2,)]
     assert (out / "diff.png").stat().st_size > 1000

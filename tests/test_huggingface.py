@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from paramattr import FAIG, ParamattrError, cross_entropy, substitute
 from paramattr.huggingface import load_pair, read_pair
+from paramattr.parameters import named_parameters
 from tests.folders import bert, save_tokenizer, saved, transformers, with_head
 
 peft = pytest.importorskip("peft")
@@ -210,3 +212,22 @@ def test_another_base_of_the_same_shapes_is_warned_of(adapter, tmp_path):
     other = saved(bert(), tmp_path / "other")
     with pytest.warns(UserWarning, match="names 'base' as its base"):
         load_pair(other, adapter[0])
+
+
+def test_quantised_weights_of_torchao_are_frozen():
+    class Int8Tensor(torch.Tensor):  # as torchao's: it calls itself a float
+        __module__ = "torchao.quantization"
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].weight = nn.Parameter(torch.ones(2, 2).as_subclass(Int8Tensor), requires_grad=False)
+    assert list(named_parameters(model)) == ["0.bias", "1.weight", "1.bias"]
+
+
+def test_an_adapter_is_not_merged_into_a_quantised_base(folders, adapter, tmp_path):
+    quantised = tmp_path / "quantised"
+    shutil.copytree(folders[0], quantised)
+    config = json.loads((quantised / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "torchao"}
+    (quantised / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ParamattrError, match=r"is quantised.*take adapter='factors'"):
+        load_pair(quantised, adapter[0])

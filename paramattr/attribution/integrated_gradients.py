@@ -59,8 +59,7 @@ class ParameterPathIntegratedGradients:
             parameters and inputs are float32 and `torch.autocast` says what computes in half. Path,
             sums and results are in float32 at least. If the objective's change then differs from
             the one in float32 by more than 5%, a warning says so.
-        compile: whether `torch.compile` translates the model, which takes a minute. Without effect
-            where several samples are differentiated at once.
+        compile: whether `torch.compile` translates the model, for one sample at a time alone.
         workers: threads on the CPU that take samples side by side, where one sample is too small
             to keep all cores busy. Each takes the memory of one; model and objective must not keep
             anything from call to call. The results differ in their last bits alone.

@@ -61,7 +61,7 @@ class Plan:
         distance: between the models.
         counts: samples by condition.
         units: how many of each kind.
-        masked: how many of each kind are masked.
+        masked: how many are masked, of each kind but layers where there is another.
         gradients: how many gradients are taken.
         passes: over all samples, forward alone.
         notes: what is not attributed.
@@ -88,7 +88,7 @@ class Result:
         scores: kind of unit, then condition, to scores; the layers' are always there.
         rankings: likewise. Where there are several conditions, each is contrasted with the others,
             and `"all"` is the mean over all samples.
-        selections: likewise: the units that were masked, of scores above zero alone.
+        selections: likewise: the top share, of scores above zero alone.
         change: each layer's share of the summed magnitude of the change.
         losses: of each kind, condition sought and condition measured.
         notes: what is not attributed, and what was warned of.
@@ -119,12 +119,14 @@ def plan(config: Config, material: Material) -> Plan:
         _faig(config, material).path_profile(first, n_points=3)  # what is wrong shows now
         distance = _distance(material)
     samples, conditions = sum(material.counts.values()), len(material.counts)
-    kinds = len(indexes) * (conditions + (conditions > 1))
+    # As many random units of the same layers: layers have no such control.
+    measured = [name for name in indexes if name != LAYER] or list(indexes)
+    kinds = len(measured) * (conditions + (conditions > 1))
     return Plan(
         distance,
         dict(material.counts),
         {name: len(index) for name, index in indexes.items()},
-        {name: max(1, round(config.share * len(index))) for name, index in indexes.items()},
+        {name: _share(config, len(indexes[name])) for name in measured},
         samples * config.steps,
         2 + POINTS + kinds * (1 + config.draws),
         tuple(notes),
@@ -152,10 +154,11 @@ def run(config: Config, material: Material, *, show_progress: bool = False) -> R
         scores = _scores(config, material, faig, list(planned.units), show_progress)
     rankings = {name: _rankings(own, material.counts) for name, own in scores.items()}
     selections = {
-        name: {key: _top(own, planned.masked[name]) for key, own in rankings[name].items()}
-        for name in planned.units
+        name: {key: _top(own, _share(config, count)) for key, own in rankings[name].items()}
+        for name, count in planned.units.items()
     }
-    masked = _mask(config, material, selections, target, show_progress)
+    measured = {name: selections[name] for name in planned.masked}
+    masked = _mask(config, material, measured, target, show_progress)
     change = absolute_change(material.target, material.baseline, reducer=LAYER).by_layer()
     total = sum(change.values())
     return Result(
@@ -215,6 +218,10 @@ def _rankings(scores: dict[str, Scores], counts: dict[str, int]) -> dict[str, Sc
     for name, own in scores.items():
         found[name] = contrast(own, *(other for key, other in scores.items() if key != name))
     return found
+
+
+def _share(config: Config, units: int) -> int:
+    return max(1, round(config.share * units))
 
 
 def _top(scores: Scores, count: int) -> Selection:

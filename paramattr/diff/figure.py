@@ -48,6 +48,8 @@ def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
     )
     right.invert_yaxis()
     right.set_xlabel("objective lost")
+    right.locator_params(axis="x", nbins=4)
+    right.ticklabel_format(axis="x", scilimits=(-2, 4))
     right.set_title("with the top units masked", fontsize=9)
     right.legend(frameon=False, fontsize=8)
     for axis in (left, right):

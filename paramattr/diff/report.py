@@ -175,7 +175,10 @@ def print_plan(console: Console, config: Config, planned: Plan) -> None:
     """Print what a run would do."""
     _print_distance(console, config, planned)
     for name, count in planned.units.items():
-        console.print(f"{name}: {count} units, of which {planned.masked[name]} would be masked")
+        masked = (
+            f", of which {planned.masked[name]} would be masked" if name in planned.masked else ""
+        )
+        console.print(f"{name}: {count} units{masked}")
     console.print(
         f"{planned.gradients} gradients and {planned.passes} passes over all samples would be "
         "taken. Nothing was written."
@@ -186,6 +189,7 @@ def print_plan(console: Console, config: Config, planned: Plan) -> None:
 def print_result(console: Console, config: Config, result: Result) -> None:
     """Print the tables."""
     _print_distance(console, config, result.plan)
+    console.print()
     _print_objective(console, result)
     _print_layers(console, result)
     _print_top(console, result)
@@ -218,7 +222,7 @@ def _print_objective(console: Console, result: Result) -> None:
     _print_columns(console, head, rows)
     values = " ".join(f"{value:.4g}" for value in result.profile.values.tolist())
     _print_text(console, f"Objective along the path, from tuned to base: {values}.")
-    _print_text(console, f"Its barrier is {result.profile.barrier:.2f}.")
+    _print_text(console, f"Its barrier is {result.profile.barrier:.2f}.\n")
 
 
 def _print_layers(console: Console, result: Result) -> None:
@@ -278,11 +282,11 @@ def _print_masked(console: Console, config: Config, result: Result) -> None:
             count = "" if prefix else str(row["masked"])
             table.append([label, count, *map(_number, cells), *accuracy])
     _print_columns(console, head, table)
+    place = " (layers: of the whole model)" if LAYER in result.plan.masked else ""
     _print_text(
         console,
         "Lost: the mean objective with the base's values in these units, minus the tuned model's. "
-        f"Random: as many units of the same layers (of the whole model for {LAYER}), mean of "
-        f"{config.draws} draws."
+        f"Random: as many units of the same layers{place}, mean of {config.draws} draws."
         + (" Ratio: lost by the condition sought over the others' mean." if several else ""),
     )
 
