@@ -104,6 +104,7 @@ def test_tables_fold_and_cut_no_number():
         ],
         "areas": [{**name, "value": -0.55} for name in names],
         "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
+        "damage": [{**name, "damage": True} for name in names],
     }
     for width in (30, 40):
         for table in comparison_tables(result):

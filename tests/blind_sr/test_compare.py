@@ -20,7 +20,7 @@ from blind_sr.models.networks import SRResNet
 from blind_sr.models.outputs import restore
 from blind_sr.models.pairs import load_pair
 from blind_sr.rankings.search import find_filters
-from paramattr import compare
+from paramattr import compare, squared_error
 from paramattr.cli import main
 
 from .made_up import write_pair, write_photographs
@@ -63,10 +63,34 @@ def test_each_plane_is_compared_as_if_it_were_measured_alone(data):
         measures = {condition: alone(plane, condition) for condition in MASKS}
         fractions = found[name].fractions
         expected = compare(pair.target, pair.baseline, rankings, measures, fractions=fractions)
-        assert found[name].rows() == expected.rows()
+        truth = ("lost_share", "lost_low", "lost_high", "damage", "reason")
+        rows = [{k: v for k, v in row.items() if k not in truth} for row in found[name].rows()]
+        assert rows == expected.rows()
         assert found[name].areas() == expected.areas()
         assert found[name].leads(0.01) == expected.leads(0.01)
     assert found[""].rows() != found["_blue"].rows()
+
+
+def test_the_truth_is_the_squared_error_of_the_same_runs(data):
+    pair, photographs, rankings, _ = data
+
+    def error(condition):
+        def measure(model):
+            outputs = restore(model, photographs, [condition])[condition]
+            pairs = zip(outputs, photographs.high, strict=True)
+            return torch.cat([squared_error(*pair).double() for pair in pairs])
+
+        return measure
+
+    measures = {condition: error(condition) for condition in MASKS}
+    found = experiment.compare_methods(*data, fractions=FRACTIONS)[""]
+    expected = compare(
+        pair.target, pair.baseline, rankings, measures, truth=measures, fractions=found.fractions
+    )
+    for one, other in zip(found.damage(), expected.damage(), strict=True):
+        assert one["reason"] == other["reason"]
+        for key in ("lost_share", "low", "high"):
+            assert one[key] == pytest.approx(other[key], nan_ok=True)
 
 
 def test_the_network_runs_once_per_edit_and_photograph(data):
@@ -130,6 +154,7 @@ def test_any_number_of_methods_fits_a_narrow_terminal():
                 ],
                 "areas": [{**name, "value": -0.55} for name in names],
                 "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
+                "damage": [{**name, "damage": True} for name in names],
             }
         ):
             console.print(table)

@@ -14,7 +14,7 @@ from blind_sr.data.measures import PLANES, output_difference
 from blind_sr.data.photographs import load_photographs
 from blind_sr.mask import experiment
 from blind_sr.mask.experiment import mask_filters, ratios
-from blind_sr.models.outputs import restore
+from blind_sr.models.outputs import restore, squared_errors, truth_of
 from blind_sr.models.pairs import load_pair
 from blind_sr.rankings.search import find_filters
 from paramattr import Scores, Selection, contrast, substitute
@@ -58,6 +58,10 @@ def test_json_rows_files_and_figure(folder, tmp_path, monkeypatch, capsys):
     for model in ("baseline", "target"):
         assert set(result["psnr"][model]) == {"blur", "noise", "clean"}
     assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert "NaN" not in out
+    assert {"lost_share", "damage", "reason"} <= result["ratios"][0].keys()
+    assert set(result["barriers"]) == {"blur", "noise"}
+    assert max(result["barriers"].values()) < 1  # of the bundled pair
 
     scores = Scores.load(tmp_path / "scores" / "faig_blur.safetensors")
     selection = Selection.load(tmp_path / "selections" / "faig_blur_5pct.safetensors")
@@ -141,6 +145,27 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkey
     assert len(worked) == 3  # two photographs, two conditions, one of them done
     for function in ("blur", "noise"):
         assert torch.equal(resumed["faig"][function][0].values, whole["faig"][function][0].values)
+
+
+def test_masking_everything_loses_the_whole_gain(folder):
+    """All filters are not the whole network (biases are none): the share is that of the errors."""
+    pair, photographs = load_pair("srresnet"), load_photographs(folder, crop=10)
+    rankings = find_filters(pair, photographs, ("absolute-change",))
+    target, baseline = (restore(m, photographs) for m in (pair.target, pair.baseline))
+    drawn = experiment.mask_curves(pair, photographs, rankings, (100.0,), target)
+    truth = truth_of(photographs, baseline, target, drawn)
+    [scores] = rankings["absolute-change"]["blur"]
+    edited = restore(
+        substitute(pair.target, pair.baseline, scores.top(fraction=1, warn=False)), photographs
+    )
+    rows = experiment.verdicts(ratios(experiment.mask_rows(drawn, photographs, (100.0,))), truth)
+    for row in rows:
+        errors = [
+            squared_errors(outputs[row["mask"]], photographs).sum()
+            for outputs in (target, baseline, edited)
+        ]
+        expected = (errors[2] - errors[0]) / (errors[1] - errors[0])
+        assert row["lost_share"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_ratios_are_over_random_and_over_the_other_degradation():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from blind_sr.compare.rows import TABLE, Comparisons, Rows, result_rows
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import EDITS, MASKS
-from blind_sr.models.outputs import Outputs, by_plane, output_measure, restore
+from blind_sr.models.outputs import Outputs, by_plane, output_measure, restore, truth_of
 from blind_sr.models.pairs import Pair
 from blind_sr.rankings.methods import named
 from blind_sr.rankings.search import Rankings, search_filters
@@ -137,7 +137,7 @@ def compare_methods(
         advance: called with 1 after each edited network.
 
     Returns:
-        The comparison by each of `measures.PLANES`.
+        The comparison by each of `measures.PLANES`. It knows the truth: the squared error.
     """
     on_all = compare(
         pair.target,
@@ -149,4 +149,8 @@ def compare_methods(
         checkpoint=checkpoint,
         advance=advance,
     )
-    return {plane: on_all.on(part) for plane, part in by_plane(photographs).items()}
+    truth = truth_of(
+        photographs, restore(pair.baseline, photographs, MASKS), target, on_all.curves, edit
+    )
+    judged = replace(on_all, truth=truth)
+    return {plane: judged.on(part) for plane, part in by_plane(photographs).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from blind_sr.run import without_nan
 from paramattr import Comparison
 
 TABLE = (0.01, 0.05)
@@ -56,6 +57,7 @@ def result_rows(comparisons: Comparisons) -> dict[str, Rows]:
         "selectivity": _beside(
             comparisons, lambda c: [row for f in TABLE for row in c.selectivity(f)]
         ),
+        "damage": [without_nan(_renamed(row, "")) for row in comparisons[""].damage(TABLE)],
         "agreement": [_renamed(row, "") for row in comparisons[""].agreements(TABLE[0])],
     }
 

@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import torch
 from torch import nn
 
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import BASIC, INPUTS, MASKS
-from blind_sr.models.outputs import Outputs, by_plane, output_measure, quality, restore
+from blind_sr.models.outputs import (
+    Outputs,
+    by_plane,
+    output_measure,
+    quality,
+    restore,
+    truth_of,
+)
 from blind_sr.models.pairs import Pair
 from blind_sr.rankings.methods import named
 from blind_sr.rankings.search import Rankings, search_filters
-from blind_sr.run import Advance, progress, unseen
+from blind_sr.run import Advance, progress, unseen, without_nan
 from blind_sr.setting import Setting, check_percents
-from paramattr import Selection, substitute
+from paramattr import FAIG, Bootstrap, Curve, PathProfile, Selection, substitute
 from paramattr.faithfulness.comparison import distinct_scores
+from paramattr.faithfulness.damage import Truth
 from paramattr.faithfulness.masking import curves
 
 Rows = list[dict[str, Any]]
+MaskCurves = dict[tuple[str, str, str], Curve]
+"""Method, masked function and input to what was measured, a number per plane and photograph."""
+PROFILED = 4
+"""Photographs that the path's profile is taken of."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,8 @@ class MaskResult:
         target: the target's outputs.
         psnr: model, then condition, to mean PSNR in dB.
         rows: of `mask_filters`.
-        ratios: of `ratios`.
+        ratios: of `ratios` and `verdicts`.
+        profiles: function to the path's profile, of `profiles`.
         depth: function to the mean depth of the first method's filters, 0 the first layer.
     """
 
@@ -66,6 +79,7 @@ class MaskResult:
     psnr: dict[str, dict[str, float]]
     rows: Rows
     ratios: Rows
+    profiles: dict[str, PathProfile]
     depth: dict[str, float]
 
     @property
@@ -77,6 +91,7 @@ class MaskResult:
             "psnr": self.psnr,
             "rows": self.rows,
             "ratios": self.ratios,
+            "barriers": {name: profile.barrier for name, profile in self.profiles.items()},
             "depth": self.depth,
         }
 
@@ -94,15 +109,18 @@ def run(config: MaskConfig) -> MaskResult:
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
     pair, photographs = setting.load_pair(), setting.load_photographs()
-    psnr = {}
+    psnr, outputs = {}, {}
     with progress("restoring", 2) as advance:
         for stage, model in (("baseline", pair.baseline), ("target", pair.target)):
-            target = restore(model, photographs)
-            psnr[stage] = quality(target, photographs)
+            outputs[stage] = restore(model, photographs)
+            psnr[stage] = quality(outputs[stage], photographs)
             advance(1)
+    target = outputs["target"]
     rankings = search_filters(setting, pair, photographs, names, checkpoints=running)
     with progress("masking", len(distinct_scores(rankings)) * len(config.pct)) as advance:
-        rows = mask_filters(pair, photographs, rankings, config.pct, target, advance=advance)
+        drawn = mask_curves(pair, photographs, rankings, config.pct, target, advance=advance)
+    truth = truth_of(photographs, outputs["baseline"], target, drawn)
+    rows = mask_rows(drawn, photographs, config.pct)
     shown = rankings[names[0]]
     return MaskResult(
         config,
@@ -112,7 +130,8 @@ def run(config: MaskConfig) -> MaskResult:
         target,
         psnr,
         rows,
-        ratios(rows),
+        verdicts(ratios(rows), truth),
+        profiles(pair, photographs),
         {f: shown[f][0].top(fraction=config.pct[0] / 100).depth() for f in MASKS},
     )
 
@@ -137,10 +156,25 @@ def mask_filters(
         advance: called with the number of models measured since it was last called.
 
     Returns:
-        One row per method, percentage, masked function and input: `method`, `pct`, `mask`,
-        `input`, and `difference_x1000`, the mean over photographs (and seeds) of the squared
-        difference of the gradient maps, times 1000; `difference_blue_x1000` is that of the blue
-        channel.
+        Rows, of `mask_rows`.
+    """
+    drawn = mask_curves(pair, photographs, rankings, percents, target, advance=advance)
+    return mask_rows(drawn, photographs, percents)
+
+
+def mask_curves(
+    pair: Pair,
+    photographs: Photographs,
+    rankings: Rankings,
+    percents: Sequence[float],
+    target: Outputs,
+    *,
+    advance: Advance = unseen,
+) -> MaskCurves:
+    """Draw what `outputs.output_measure` gives as the top filters go; several seeds are averaged.
+
+    Returns:
+        Method, masked function and input to a curve over the shares.
     """
     check_percents(*percents)
     distinct = distinct_scores(rankings)
@@ -152,8 +186,29 @@ def mask_filters(
         fractions=[pct / 100 for pct in percents],
         advance=advance,
     )
-    found = {id(scores): own for scores, own in zip(distinct, drawn, strict=True)}
+    by_scores = {id(scores): found for scores, found in zip(distinct, drawn, strict=True)}
+    return {
+        (method, function, condition): mean_curve([by_scores[id(s)][place] for s in several])
+        for method, functions in rankings.items()
+        for function, several in functions.items()
+        for place, condition in enumerate(INPUTS)
+    }
+
+
+def mean_curve(several: Sequence[Curve]) -> Curve:
+    """Average curves of the same shares and samples."""
+    return Curve(several[0].fractions, torch.stack([curve.values for curve in several]).mean(0))
+
+
+def mask_rows(drawn: MaskCurves, photographs: Photographs, percents: Sequence[float]) -> Rows:
+    """Give one row per method, percentage, masked function and input.
+
+    Rows of `method`, `pct`, `mask`, `input`, and `difference_x1000`, the mean over photographs (and
+    seeds) of the squared difference of the gradient maps, times 1000; `difference_blue_x1000` is
+    that of the blue channel.
+    """
     measured = by_plane(photographs)
+    methods = dict.fromkeys(method for method, _, _ in drawn)
     return [
         {
             "method": method,
@@ -161,17 +216,42 @@ def mask_filters(
             "mask": function,
             "input": condition,
             **{
-                f"difference{plane}_x1000": fmean(
-                    found[id(scores)][place].on(part).at(pct / 100).value for scores in several
+                f"difference{plane}_x1000": float(
+                    drawn[method, function, condition].on(part).at(pct / 100).value
                 )
                 for plane, part in measured.items()
             },
         }
-        for method, functions in rankings.items()
+        for method in methods
         for pct in percents
-        for function, several in functions.items()
-        for place, condition in enumerate(INPUTS)
+        for function in MASKS
+        for condition in INPUTS
     ]
+
+
+def verdicts(compared: Rows, truth: Truth) -> Rows:
+    """Say beside each ratio what share of the fine-tuning's gain is lost, and whether by damage.
+
+    Args:
+        compared: of `ratios`.
+        truth: what the squared error says of every edit.
+
+    Returns:
+        The rows with `lost_share`, `lost_low`, `lost_high`, `damage` and `reason`.
+    """
+    bootstrap = Bootstrap()
+    found = []
+    for row in compared:
+        method, function, fraction = row["method"], row["mask"], row["pct"] / 100
+        said = truth.columns(method, function, function, fraction, bootstrap)
+        found.append({**row, **without_nan(said)})
+    return found
+
+
+def profiles(pair: Pair, photographs: Photographs) -> dict[str, PathProfile]:
+    """Evaluate the objective along the path, at five places, on the first few photographs."""
+    faig = FAIG(pair.target, pair.baseline, dtype=pair.mixed)
+    return {f: faig.path_profile(photographs.pairs(f)[:PROFILED], n_points=5) for f in MASKS}
 
 
 def masked(pair: Pair, selection: Selection) -> nn.Module:

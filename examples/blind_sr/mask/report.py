@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -17,7 +19,7 @@ from blind_sr.mask.experiment import MaskResult, Rows, masked
 from blind_sr.models.outputs import Outputs, restore
 from blind_sr.models.pairs import Pair
 from blind_sr.run import write_json
-from paramattr import Selection
+from paramattr import PathProfile, Selection
 from paramattr.plots import plot_distribution
 
 Selections = dict[str, Selection]
@@ -26,7 +28,28 @@ Selections = dict[str, Selection]
 
 def tables(result: MaskResult) -> list[Table]:
     """Lay out the PSNR of both models, and what masking does to the outputs."""
-    return [psnr_table(result.psnr), *mask_tables(result.rows, result.ratios)]
+    return [
+        psnr_table(result.psnr),
+        path_table(result.profiles),
+        *mask_tables(result.rows, result.ratios),
+    ]
+
+
+def path_table(profiles: Mapping[str, PathProfile]) -> Table:
+    """Lay the objective along the path out, a line per condition, with the barrier."""
+    first = next(iter(profiles.values()))
+    table = narrow_table(
+        "Mean squared error along the path",
+        f"Summed over the image, on {first.samples} photographs. Barrier: how far it rises above "
+        "the straight line between its ends, over their difference; above 1, mistrust the scores.",
+        "input",
+        ["target", *(f"{alpha:g}" for alpha in first.alphas[1:-1]), "baseline", "barrier"],
+        width=10,
+    )
+    for function, profile in profiles.items():
+        values = [f"{value:.1f}" for value in profile.values.tolist()]
+        table.add_row(INPUT_LABELS[function], *values, f"{profile.barrier:.2f}")
+    return table
 
 
 def mask_tables(rows: Rows, ratios: Rows) -> list[Table]:
@@ -40,9 +63,10 @@ def mask_tables(rows: Rows, ratios: Rows) -> list[Table]:
         table = narrow_table(
             f"{FUNCTIONS[function].capitalize()} filters masked: output difference x1000",
             f"On grey outputs; {own} blue: on the blue channel, as the paper's tables. x random: "
-            f"{own} input, over random masking. x other: over {other} input.",
+            f"{own} input, over random masking. x other: over {other} input. lost: the share of "
+            "what fine-tuning gained in squared error, 1 is the baseline; !: damage.",
             "method",
-            ("filters", own, f"{own}\nblue", other, clean, "x random", "x other"),
+            ("filters", own, f"{own}\nblue", other, clean, "x random", "x other", "lost"),
             width=16,
         )
         previous, apart = None, len({r["pct"] for r in rows}) > 1
@@ -57,10 +81,18 @@ def mask_tables(rows: Rows, ratios: Rows) -> list[Table]:
                 *(f"{own_row[f'difference{plane}_x1000']:.2f}" for plane in PLANES),
                 *(f"{row['difference_x1000']:.2f}" for row in others),
                 *(times(ratio.get(key)) for key in ("over_random", "over_other")),
+                lost(ratio),
             )
             previous = method
         tables.append(table)
     return tables
+
+
+def lost(ratio: Mapping[str, Any]) -> str:
+    """Write the lost share, marked where the edit is damage; nothing where it is not known."""
+    share = ratio.get("lost_share")
+    known = "" if share is None else f"{share:.2f}"
+    return known + " !" * bool(ratio.get("damage", False))
 
 
 def psnr_table(quality: dict[str, dict[str, float]]) -> Table:
