@@ -147,9 +147,8 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkey
         assert torch.equal(resumed["faig"][function][0].values, whole["faig"][function][0].values)
 
 
-def test_masking_everything_loses_the_whole_gain(folder):
-    """All filters are not the whole network (biases are none): the share is that of the errors."""
-    pair, photographs = load_pair("srresnet"), load_photographs(folder, crop=10)
+def test_the_lost_share_is_that_of_the_squared_errors():
+    pair, photographs = load_pair("srresnet"), load_photographs(crop=10)
     rankings = find_filters(pair, photographs, ("absolute-change",))
     target, baseline = (restore(m, photographs) for m in (pair.target, pair.baseline))
     drawn = experiment.mask_curves(pair, photographs, rankings, (100.0,), target)
