@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError
 from paramattr.units.covariances import Covariances, Paired
 from paramattr.units.index import UnitIndex
 
-if TYPE_CHECKING:
-    from paramattr.units.scores import Scores
-
 PER_UNIT = ("values", "signed", "standard_error")
 
 
-def write_scores(scores: Scores, paired: Paired | None, path: str | Path) -> None:
+def write_scores(
+    path: str | Path,
+    index: UnitIndex,
+    numbers: Mapping[str, Tensor],
+    notes: Mapping[str, Any],
+    paired: Paired | None,
+) -> None:
     """Write scores and their units to a safetensors file.
+
+    Args:
+        path: the file.
+        index: the units.
+        numbers: by the names of `PER_UNIT`, `(units,)`.
+        notes: what else belongs to the scores, serialisable as JSON.
+        paired: what they have in common with other conditions.
 
     Raises:
         CheckpointError: if it cannot be written.
     """
-    tensors, metadata = scores.index.to_tensors()
-    tensors |= {name: getattr(scores, name) for name in PER_UNIT}
-    metadata |= {"kind": "scores", "unassigned": scores.unassigned, "samples": scores.samples}
+    tensors, metadata = index.to_tensors()
+    tensors |= numbers
+    metadata |= {"kind": "scores", **notes}
     if paired is not None:
         tensors["covariances"] = paired.covariances.of_pairs
         metadata["weights"] = paired.weights

@@ -17,7 +17,7 @@ from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
 from paramattr.units.covariances import Paired
 from paramattr.units.index import Unit, UnitIndex, check_same_units
-from paramattr.units.score_files import read_scores, write_scores
+from paramattr.units.score_files import PER_UNIT, read_scores, write_scores
 from paramattr.units.selection import Selection
 from paramattr.units.shares import how_many
 from paramattr.units.showing import draw_scores, frame, scores_as_html
@@ -276,7 +276,9 @@ class Scores:
 
     def save(self, path: str | Path) -> None:
         """Write the scores and their units to a safetensors file."""
-        write_scores(self, self._paired, path)
+        numbers = {name: getattr(self, name) for name in PER_UNIT}
+        notes = {"unassigned": self.unassigned, "samples": self.samples}
+        write_scores(path, self.index, numbers, notes, self._paired)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:

@@ -5,17 +5,44 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
 
 from paramattr.errors import ParamattrError
 from paramattr.figures import COLOURS, GREY, empty_figure
-from paramattr.units.index import Unit
+from paramattr.units.index import Unit, UnitIndex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from paramattr.units.scores import Scores
-    from paramattr.units.selection import Selection
+
+class Ranked(Protocol):
+    """Scores, as far as they are shown."""
+
+    index: UnitIndex
+    values: Tensor
+    signed: Tensor
+    standard_error: Tensor
+
+    def __len__(self) -> int: ...
+
+    def rank(self) -> Tensor:
+        """List the units' numbers from the highest score to the lowest."""
+        ...
+
+    def by_layer(self) -> dict[str, float]:
+        """Sum the scores of each layer's units."""
+        ...
+
+
+class Counted(Protocol):
+    """A selection, as far as it is shown."""
+
+    def by_layer(self) -> dict[str, int]:
+        """Count the selected units of each layer."""
+        ...
+
 
 SHOWN = 10
 """Units that HTML and figures name."""
@@ -56,7 +83,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return f"<p>{html.escape(title)}</p><table><tr>{cells}</tr>{body}</table>"
 
 
-def scores_as_html(scores: Scores) -> str:
+def scores_as_html(scores: Ranked) -> str:
     """Show the units of the highest scores."""
     order = scores.rank()[:SHOWN].tolist()
     rows = [
@@ -71,13 +98,13 @@ def scores_as_html(scores: Scores) -> str:
     return table(repr(scores), ["unit", "score", "signed", "standard error"], rows)
 
 
-def selection_as_html(selection: Selection) -> str:
+def selection_as_html(selection: Counted) -> str:
     """Show how many units of each layer are in the set."""
     counts = [(layer, count) for layer, count in selection.by_layer().items() if count]
     return table(repr(selection), ["layer", "units"], [[name, str(n)] for name, n in counts])
 
 
-def draw_scores(scores: Scores) -> Figure:
+def draw_scores(scores: Ranked) -> Figure:
     """Draw each layer's sum, and the units of the highest scores with their standard errors.
 
     Raises:
@@ -99,7 +126,7 @@ def draw_scores(scores: Scores) -> Figure:
     return figure
 
 
-def draw_selection(selection: Selection) -> Figure:
+def draw_selection(selection: Counted) -> Figure:
     """Draw how many units of each layer are in the set.
 
     Raises:
