@@ -26,6 +26,7 @@ RUNS = (
     "completeness",
     "middle",
     "models",
+    "align",
     "masking",
     "compare",
     "compare --units output_channel --name local/compare_channels",

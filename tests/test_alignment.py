@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmarks.model_pairs import tuned
 from paramattr import align
 from paramattr.errors import ModelError
-from paramattr.surgery.alignment import _multiply, _reorder
+from paramattr.surgery.alignment import multiply, reorder
 from paramattr.surgery.channel_spaces import channel_spaces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,8 +68,8 @@ def shuffled(model, seed=0, factors=True):
                 (space.incoming, "in", 1 / factor),
             ):
                 for name in names:
-                    _reorder(other.get_submodule(name), side, order)
-                    _multiply(other.get_submodule(name), side, own)
+                    reorder(other.get_submodule(name), side, order)
+                    multiply(other.get_submodule(name), side, own)
             for name in space.norms:
                 norm = other.get_submodule(name)
                 for tensor in (*norm.parameters(), *norm.buffers()):

@@ -102,7 +102,7 @@ class _Views:
             return False
         for name, side in self._sides():
             module = self.fitted.get_submodule(name)
-            _reorder(module, side, order)
+            reorder(module, side, order)
         for name in self.space.norms:
             norm = self.fitted.get_submodule(name)
             for tensor in (*norm.parameters(recurse=False), *norm.buffers(recurse=False)):
@@ -125,7 +125,7 @@ class _Views:
             return False
         for name, side in self._sides():
             own = factors if side == "out" else 1 / factors
-            _multiply(self.fitted.get_submodule(name), side, own)
+            multiply(self.fitted.get_submodule(name), side, own)
         return True
 
     def _fit(self, side: str) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]:
@@ -165,7 +165,8 @@ def _by_output(module: nn.Module) -> Tensor:
     return weight.transpose(0, 1) if is_transposed else weight
 
 
-def _reorder(module: nn.Module, side: str, order: Int[Tensor, "channels"]) -> None:
+def reorder(module: nn.Module, side: str, order: Int[Tensor, "channels"]) -> None:
+    """Put a layer's channel `order[k]` in place `k`, of what it makes or of what it reads."""
     weight = _by_output(module)
     order = order.to(weight.device)
     if side == "out":
@@ -176,7 +177,8 @@ def _reorder(module: nn.Module, side: str, order: Int[Tensor, "channels"]) -> No
         weight.copy_(weight[:, order].clone())
 
 
-def _multiply(module: nn.Module, side: str, factors: Float[Tensor, "channels"]) -> None:
+def multiply(module: nn.Module, side: str, factors: Float[Tensor, "channels"]) -> None:
+    """Multiply the weights of each of a layer's channels by its factor."""
     weight = _by_output(module)
     own = factors.to(weight)
     if side == "out":
