@@ -33,7 +33,7 @@ def mask(
     gradient maps of the grey outputs with and without the mask, times 1000. The blue channel's
     stands beside it, which is what the authors' script measures.
 
-    Example, about 2 minutes: paramattr blindsr mask --pct 1 --out mask-output
+    Example, about 1 minute: paramattr blindsr mask --pct 1 --out mask-output
     """
     from blind_sr.console import note, show
     from blind_sr.mask.experiment import MaskConfig, run
