@@ -1,24 +1,28 @@
 """Tab. 2 over targets that were fine-tuned from one baseline with different seeds.
 
-A folder holds the pair of one seed, as `paramattr blindsr train --stage target --seed N` writes it;
-the bundled pair comes first. Each pair's filters are found and masked anew: mean and standard
-deviation over the pairs of the output difference, where the 1% lie, and how far the 1% of two
-targets are the same filters (chance-corrected overlap).
+A folder (`--weights`) holds the pair of one seed, as `paramattr blindsr train --stage target --seed
+N` writes it; a file (`--targets`) holds a target that was tuned from the bundled baseline, such as
+those of `benchmarks/pairs`. The bundled pair comes first. Each pair's filters are found and masked
+anew: mean and standard deviation over the pairs of the output difference, where the 1% lie, and how
+far the 1% of two targets are the same filters (chance-corrected overlap).
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.benchmark import Row, say, start
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import MASKS, PAPER
 from blind_sr.mask.experiment import mask_filters
+from blind_sr.models.networks import load
 from blind_sr.models.outputs import quality, restore
 from blind_sr.models.pairs import Pair
 from blind_sr.rankings.search import find_filters
@@ -31,6 +35,7 @@ PERCENTS = (1.0, 5.0)
 @dataclass(frozen=True)
 class Config:
     weights: tuple[Path, ...] = ()
+    targets: tuple[Path, ...] = ()
     network: str = "srresnet"
     images: Path | None = None
     crop: int = 48
@@ -39,10 +44,9 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Mask the filters of each pair, and put the pairs together."""
     rows, pairs, found = [], [], []
-    for number, folder in enumerate([None, *config.weights]):
-        setting = Setting(config.network, folder, config.images, config.crop)
-        photographs = setting.load_photographs()
-        own, masked, ranked = _of_pair(setting.load_pair(), photographs)
+    photographs = Setting(images=config.images, crop=config.crop).load_photographs()
+    for number, pair in enumerate(_pairs(config)):
+        own, masked, ranked = _of_pair(pair, photographs)
         rows += [{**row, "pair": number} for row in masked]
         found.append(ranked)
         pairs.append(say({"pair": number, **own}))
@@ -64,6 +68,15 @@ def run(config: Config) -> dict[str, Any]:
         ),
         "rows": rows,
     }
+
+
+def _pairs(config: Config) -> Iterator[Pair]:
+    for folder in (None, *config.weights):
+        yield Setting(config.network, folder, config.images, config.crop).load_pair()
+    bundled = Setting(config.network, None, config.images, config.crop).load_pair()
+    for file in config.targets:
+        target = load(config.network, file).eval().requires_grad_(False)
+        yield replace(bundled, target=target.to(memory_format=torch.channels_last))
 
 
 def _of_pair(pair: Pair, photographs: Photographs) -> tuple[Row, list[Row], dict[str, Scores]]:

@@ -37,6 +37,7 @@ KINDS: dict[Any, dict[str, Any]] = {
 HELP = {
     "images": "folder of photographs; those of scikit-image by default",
     "weights": "folder of a pair; may be repeated",
+    "targets": "file of a target tuned from the bundled baseline; may be repeated",
     "pct": "shares of the filters, in percent",
     "count": "photographs, for what takes long",
     "largest": "millions of parameters",
