@@ -114,3 +114,27 @@ def test_profiles_are_drawn_with_their_barriers():
     assert axis.get_ylabel() == "loss"
     with pytest.raises(ParamattrError, match="no profile to draw"):
         plot_profile({})
+
+
+class Bumped(nn.Module):
+    """Gives `x[:, 0]` times a bump between the ends, and `x[:, 1]` times the weight."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([weight], dtype=torch.float64))
+
+    def forward(self, x):
+        return 4 * self.weight * (1 - self.weight) * x[:, 0] + self.weight * x[:, 1]
+
+
+def test_one_sample_with_a_barrier_is_believed_when_more_show_it():
+    faig = FAIG(Bumped(1.0), Bumped(0.0), objective=lambda output, targets: output)
+    bumped = torch.tensor([[1.0, 0.1]], dtype=torch.float64)
+    plain = torch.tensor([[0.0, 5.0]], dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        faig.score([bumped, plain], reducer="scalar", n_steps=4)
+    with pytest.warns(UserWarning, match="barrier .* on 3 samples"):
+        faig.score([bumped] * 3, reducer="scalar", n_steps=4)
+    with pytest.warns(UserWarning, match="barrier .* on 8 samples"):
+        faig.score([bumped] * 12, reducer="scalar", n_steps=4)

@@ -21,6 +21,8 @@ from paramattr.runtime.compute import Compute, wide
 
 PRECISION_TOLERANCE = 0.05
 """The share of the objective's change that a `dtype` may be wrong by without a warning."""
+ENOUGH = 8
+"""Samples on which a barrier is believed: where fewer show one, the next batch is looked at too."""
 GAP_TOLERANCE = 0.01
 """The share of the objective's change that the baseline model itself may differ from the path's
 end by without a warning."""
@@ -52,7 +54,8 @@ class Preflight:
         Warns:
             UserWarning: as `compare_precision` and `compare_baseline`, on the first sample of all.
         """
-        if not self.is_first(condition):
+        is_first = self.is_first(condition)
+        if not is_first and not self._is_doubtful(condition):
             return
         ends = [self.integrand.values(alpha, batch, at_once) for alpha in (0.0, 1.0)]
         if not self._seen:
@@ -61,16 +64,24 @@ class Preflight:
             if self.baseline is not None:
                 first = (float(ends[0][0]), float(ends[1][0]))
                 compare_baseline(self.integrand, sample, self.baseline, first)
-        places = zip((0.0, 1.0), ends, strict=True)
-        self._seen[condition] = {alpha: values.tolist() for alpha, values in places}
-        self._samples[condition] = len(batch)
+        seen = self._seen.setdefault(condition, {})
+        for alpha, values in zip((0.0, 1.0), ends, strict=True):
+            seen.setdefault(alpha, []).extend(values.tolist())
+        self._samples[condition] = self._samples.get(condition, 0) + len(batch)
+
+    def _is_doubtful(self, condition: str) -> bool:
+        """Say whether the few samples so far show a barrier that more of them may not."""
+        if self._samples[condition] or len(self._seen[condition][0.0]) >= ENOUGH:
+            return False
+        profile = self.profiles()[condition]
+        return profile.barrier > 1 and not profile.has_close_ends
 
     def is_first(self, condition: str) -> bool:
         """Say whether no batch of a condition was looked at yet."""
         return condition not in self._seen
 
     def watch(self, condition: str, values: Values) -> None:
-        """Take in what the integration of one sample met, if it is of the first batch."""
+        """Take in what the integration of one sample met, if its ends were looked at."""
         left = self._samples.get(condition, 0)
         if not left:
             return
@@ -81,7 +92,7 @@ class Preflight:
                 seen.setdefault(alpha, []).extend(of_samples)
 
     def profiles(self) -> dict[str, PathProfile]:
-        """Give the profile of each condition: of its first batch, at the nodes and the ends."""
+        """Give the profile of each condition: of its first samples, at the nodes and the ends."""
         found = {}
         for condition, seen in self._seen.items():
             samples = len(seen[0.0])
@@ -110,8 +121,8 @@ class Preflight:
         of = f" of {condition!r}" if condition else ""
         start, end = float(profile.values[0]), float(profile.values[-1])
         warn(
-            f"barrier {profile.barrier:.3g}: on the first batch the objective{of} is {start:.4g} "
-            f"at the target, {end:.4g} at the baseline, and up to "
+            f"barrier {profile.barrier:.3g}: on {profile.samples} samples the objective{of} is "
+            f"{start:.4g} at the target, {end:.4g} at the baseline, and up to "
             f"{float(profile.values.max()):.4g} between them. The path leads through damaged "
             "models, so the scores may name what breaks the network, not what the fine-tuning "
             "taught it; take an earlier checkpoint as the baseline, coarser units, or another path "
