@@ -178,7 +178,7 @@ class ParameterPathIntegratedGradients:
             size = (internal_batch_size or 1) if per_sample else chunk
             batch = integrand.referenced(batch, chunk)
             before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
-            self._preflight(integrand)(batch.part(0, 1))
+            self._preflight(integrand).compare(batch.part(0, 1))
             found = sum_samples(
                 integral,
                 batch,

@@ -45,29 +45,45 @@ class Preflight:
         self._seen: dict[str, dict[float, list[float]]] = {}
         self._samples: dict[str, int] = {}
 
-    def __call__(self, batch: Batch, condition: str = "", at_once: int = 1) -> None:
-        """Look at a batch, if it is the first of its condition.
+    def __call__(self, batch: Batch, condition: str = "", at_once: int = 1) -> bool:
+        """Look at a batch, if it is the first of its condition or the earlier ones leave a doubt.
+
+        Returns:
+            Whether it was looked at.
 
         Raises:
             ObjectiveError: if the objective is not one finite number per sample.
 
         Warns:
-            UserWarning: as `compare_precision` and `compare_baseline`, on the first sample of all.
+            UserWarning: as `compare`, on the first sample of all.
         """
-        is_first = self.is_first(condition)
-        if not is_first and not self._is_doubtful(condition):
-            return
+        if condition in self._seen and not self._is_doubtful(condition):
+            return False
         ends = [self.integrand.values(alpha, batch, at_once) for alpha in (0.0, 1.0)]
         if not self._seen:
-            sample = batch.part(0, 1)
-            compare_precision(self.integrand, sample)
-            if self.baseline is not None:
-                first = (float(ends[0][0]), float(ends[1][0]))
-                compare_baseline(self.integrand, sample, self.baseline, first)
+            self.compare(batch.part(0, 1), (float(ends[0][0]), float(ends[1][0])))
         seen = self._seen.setdefault(condition, {})
         for alpha, values in zip((0.0, 1.0), ends, strict=True):
             seen.setdefault(alpha, []).extend(values.tolist())
         self._samples[condition] = self._samples.get(condition, 0) + len(batch)
+        return True
+
+    def compare(self, sample: Batch, ends: tuple[float, float] | None = None) -> None:
+        """Compare the precision with float32, and the baseline model with the path's end.
+
+        Args:
+            sample: one sample.
+            ends: its objective at the path's start and end, where they are known.
+
+        Warns:
+            UserWarning: as `compare_precision` and `compare_baseline`.
+        """
+        compare_precision(self.integrand, sample)
+        if self.baseline is not None:
+            if ends is None:
+                start, end = (float(self.integrand.values(alpha, sample, 1)) for alpha in (0, 1))
+                ends = (start, end)
+            compare_baseline(self.integrand, sample, self.baseline, ends)
 
     def _is_doubtful(self, condition: str) -> bool:
         """Say whether the few samples so far show a barrier that more of them may not."""
@@ -75,10 +91,6 @@ class Preflight:
             return False
         profile = self.profiles()[condition]
         return profile.barrier > 1 and not profile.has_close_ends
-
-    def is_first(self, condition: str) -> bool:
-        """Say whether no batch of a condition was looked at yet."""
-        return condition not in self._seen
 
     def watch(self, condition: str, values: Values) -> None:
         """Take in what the integration of one sample met, if its ends were looked at."""

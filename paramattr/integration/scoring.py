@@ -63,9 +63,8 @@ def score_samples(
 
     def check(condition: str, batch: Batch) -> Batch:
         batch = integrand.referenced(batch, at_once)
-        if not preflight.is_first(condition) and len(batch) > 1:
+        if not preflight(batch, condition, at_once) and len(batch) > 1:
             integrand.values(0.0, batch, 1)  # errors surface before the work
-        preflight(batch, condition, at_once)
         return batch
 
     def work(replica: Integral, part: Batch) -> Iterator[Sample]:
