@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from blind_sr.setting import Setting
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from blind_sr.setting import Setting
 from paramattr import Selection, cross_entropy, squared_error
 
 [LINES] = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
