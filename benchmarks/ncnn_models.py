@@ -36,11 +36,10 @@ class NcnnNetwork(nn.Module):
         lines = param.read_text().splitlines()[2:]
         self.steps = [_step(line) for line in lines if line.strip()]
         weights = _Weights(param.with_suffix(".bin").read_bytes())
-        layers = {name: layer for name, layer in _made(self.steps, weights)}
-        self.layers = nn.ModuleDict(layers)
+        self.layers = nn.ModuleDict(dict(_made(self.steps, weights)))
         if weights.rest():
             raise CheckpointError(f"{param.stem}: {weights.rest()} bytes are left, expected none")
-        self.activations = {name: _activation(step[4]) for step in self.steps for name in [step[1]]}
+        self.activations = {name: _activation(options) for _, name, _, _, options in self.steps}
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Give the last layer's output."""

@@ -1,0 +1,328 @@
+"""When can FAIG be trusted? Pairs of networks that nobody here trained.
+
+waifu2x's upscalers before (UP2X) and after they were fine-tuned for JPEG noise (0X to 3X). Units
+are found on one folder of photographs and edits judged on another, as JPEG and clean. Every edit's
+loss is a share of what the fine-tuning gained on JPEG, in dB. A run that was cut resumes from
+`--folder`.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.benchmark import Row, say, start
+from benchmarks.environment import RESULTS
+from benchmarks.judging import Judge
+from benchmarks.ranked_units import rank_units
+from benchmarks.retrained_units import retrained
+from benchmarks.waifu2x import CONDITIONS, LEVELS, Photographs, load_network, load_photographs
+from paramattr import (
+    BezierPath,
+    Scores,
+    StraightLine,
+    align,
+    connect,
+    random_scores,
+    random_within_layers,
+    substituted,
+)
+from paramattr.checkpoints import write_whole
+from paramattr.paths import Path as ParameterPath
+from paramattr.resume import check_stamp
+from paramattr.surgery.edits import holding
+
+PLACES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+FAMILIES = ("PHOTO", "CUNET")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        find: folder of photographs that train curves and units, and find units.
+        judge: folder of photographs that judge edits.
+        quality: of JPEG.
+        edits: pairs whose units are found and edited, `FAMILY:BEFORE:AFTER`; they get a curve.
+        curves: other pairs that get a curve.
+        judged: sides of the inputs that edits are judged on and units found, by family.
+        trained: sides of the inputs that train curves and units.
+        finding: photographs that find the units.
+        steps: that train a curve.
+        nodes: of FAIG.
+        units: kinds of units.
+        shares: of the units that are exchanged.
+        near: places on the curve whose values are taken in place of the baseline's.
+        retrained: shares of the units that are trained.
+        training: steps that train them.
+        rate: of that training.
+        draws: of random units.
+        folder: of what is kept of a run that was cut.
+    """
+
+    find: Path
+    judge: Path
+    quality: int = 30
+    edits: tuple[str, ...] = ("PHOTO:UP2X:3X", "PHOTO:UP2X:1X", "PHOTO:0X:1X")
+    curves: tuple[str, ...] = ("PHOTO:UP2X:0X", "PHOTO:UP2X:2X", "PHOTO:0X:3X", "CUNET:UP2X:3X")
+    judged: tuple[float, ...] = (40, 64)
+    trained: tuple[float, ...] = (32, 56)
+    finding: int = 16
+    steps: int = 200
+    nodes: int = 4
+    units: tuple[str, ...] = ("kernel", "output_channel")
+    shares: tuple[float, ...] = (0.01, 0.05)
+    near: tuple[float, ...] = (0.25, 0.5)
+    retrained: tuple[float, ...] = (0.001, 0.01)
+    training: int = 60
+    rate: float = 1e-3
+    draws: int = 2
+    folder: Path = RESULTS / "local" / "real_pairs"
+
+
+def run(config: Config) -> Iterator[dict[str, list[Row]]]:
+    """Measure paths, curves, rankings and edits, pair after pair."""
+    stamp = {key: str(value) for key, value in asdict(config).items()}
+    kept = Kept(config.folder, stamp)
+    found: dict[str, list[Row]] = {}
+    for pair, key, rows in _measured(config, kept):
+        found.setdefault(key, []).extend(say({"pair": pair, **row}) for row in rows)
+        yield found
+
+
+def _measured(config: Config, kept: Kept) -> Iterator[tuple[str, str, list[Row]]]:
+    every = [*config.edits, *(name for name in _names() if name not in config.edits)]
+    for name in every:
+        pair = Pair(name, config)
+        yield name, "paths", kept.rows(f"line {name}", pair.line_rows)
+        if name in (*config.edits, *config.curves):
+            yield name, "paths", kept.rows(f"curve {name}", pair.curve_rows)
+        if name in config.edits:
+            yield name, "rankings", kept.rows(f"rankings {name}", pair.ranking_rows)
+            yield name, "retrained", kept.rows(f"retrained {name}", pair.retrained_rows)
+            yield name, "edits", kept.rows(f"edits {name}", pair.edit_rows)
+            yield name, "layers", kept.rows(f"layers {name}", pair.layer_rows)
+
+
+def _names() -> list[str]:
+    """Name every two levels of both families, the one that was tuned less first."""
+    return [f"{family}:{a}:{b}" for family in FAMILIES for a, b in combinations(LEVELS, 2)]
+
+
+class Kept:
+    """A folder of the rows that were measured."""
+
+    def __init__(self, folder: Path, stamp: dict[str, str]) -> None:
+        self._folder, file = folder, folder / "settings.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            check_stamp(json.loads(file.read_text()), stamp, f"folder {folder}", "remove it")
+        write_whole(file, json.dumps(stamp))
+
+    def rows(self, name: str, measure: Callable[[], list[Row]]) -> list[Row]:
+        """Read what was measured, or measure it."""
+        file = self._folder / f"{name.replace(':', '-').replace(' ', '-')}.json"
+        if not file.exists():
+            write_whole(file, json.dumps(measure()))
+        rows: list[Row] = json.loads(file.read_text())
+        return rows
+
+
+class Pair:
+    """Two networks, what they are judged on, and what is measured of them."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name, self.config = name, config
+        self.family, self.before, self.after = name.split(":")
+        place = FAMILIES.index(self.family)
+        self.side, self.small = int(config.judged[place]), int(config.trained[place])
+
+    @cached_property
+    def target(self) -> nn.Module:
+        return load_network(self.family, self.after)
+
+    @cached_property
+    def baseline(self) -> nn.Module:
+        return load_network(self.family, self.before)
+
+    @cached_property
+    def line(self) -> StraightLine:
+        return StraightLine(self.target, self.baseline)
+
+    @cached_property
+    def curve(self) -> BezierPath:
+        file = self.config.folder / f"{self.name.replace(':', '-')}.safetensors"
+        if not file.exists():
+            batches = list(self.finding.drawn(self.small, self.config.steps, seed=0))
+            connect(
+                self.target, self.baseline, batches, steps=self.config.steps, dtype=torch.bfloat16
+            ).save(file)
+        return BezierPath.load(file)
+
+    @cached_property
+    def finding(self) -> Photographs:
+        return load_photographs(self.config.find, self.family, self.config.quality)
+
+    @cached_property
+    def judge(self) -> Judge:
+        photographs = load_photographs(self.config.judge, self.family, self.config.quality)
+        batches = {c: photographs.middles(c, self.side) for c in CONDITIONS}
+        return Judge(self.target, self.baseline, batches)
+
+    @cached_property
+    def rankings(self) -> dict[str, dict[str, Scores]]:
+        """Units, then method, to scores: JPEG against clean where the method looks at data."""
+        count = self.config.finding
+        data = {c: self.finding.middles(c, self.side)[:count] for c in CONDITIONS}
+        models = (self.target, self.baseline)
+        return rank_units(*models, self.curve, data, self.config.units, self.config.nodes)
+
+    def line_rows(self) -> list[Row]:
+        """Measure the straight line, and for PHOTO the one from the aligned baseline."""
+        squares = torch.zeros(3, dtype=torch.float64)
+        for own, other in zip(self.target.parameters(), self.baseline.parameters(), strict=True):
+            own, other = own.double(), other.double()
+            squares += torch.stack([own.square().sum(), other.square().sum(), (own * other).sum()])
+        distance = (squares[0] + squares[1] - 2 * squares[2]).sqrt() / squares[1].sqrt()
+        apart = {
+            "distance": float(distance),
+            "cosine": float(squares[2] / (squares[0] * squares[1]).sqrt()),
+        }
+        rows = [{"path": "line", **apart, **self._profile(self.line)}]
+        if self.family == "PHOTO" and self.before == "UP2X":  # CUNET has other gates
+            aligned = align(self.baseline, self.target)
+            rows.append(
+                {"path": "line, aligned", **self._profile(StraightLine(self.target, aligned))}
+            )
+        return rows
+
+    def curve_rows(self) -> list[Row]:
+        """Measure the trained curve."""
+        return [{"path": "curve", **self._profile(self.curve)}]
+
+    def ranking_rows(self) -> list[Row]:
+        """Say which methods warned, and how much the rankings share with FAIG's on the line."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rankings = self.rankings
+        said = [str(warning.message) for warning in caught]
+        rows: list[Row] = [{"warnings": [text for text in said if text.startswith("barrier")]}]
+        for units, methods in rankings.items():
+            line = methods["faig"]
+            for method, scores in methods.items():
+                shared = {
+                    f"overlap_{share:g}": line.top(fraction=share).overlap(
+                        scores.top(fraction=share, warn=False)
+                    )
+                    for share in self.config.shares
+                }
+                layers = {
+                    f"layers_{share:g}": list(
+                        scores.top(fraction=share, warn=False).by_layer().values()
+                    )
+                    for share in self.config.retrained
+                }
+                rows.append({"units": units, "method": method, **shared, **layers})
+        return rows
+
+    def edit_rows(self) -> list[Row]:
+        """Exchange the top units of every method for the baseline's or for a nearer point's."""
+        ways: dict[str, Any] = {"baseline": self.baseline}
+        ways |= {f"curve at {a:g}": self.curve.evaluate(a) for a in self.config.near}
+        ways["line at 0.25"] = self.line.evaluate(0.25)
+        rows = []
+        for units, methods in self.rankings.items():
+            every = {m: [s] for m, s in methods.items()} | {"random": self._random(units)}
+            for way, values in ways.items():
+                chosen = every if way == "baseline" else _few(every)
+                for method, several in chosen.items():
+                    for share in self.config.shares:
+                        measured = []
+                        for scores in several:
+                            top = scores.top(fraction=share, warn=False)
+                            with substituted(self.target, values, top) as edited:
+                                measured.append(self.judge.decibels(edited))
+                        named = {"units": units, "toward": way, "method": method, "share": share}
+                        rows.append({**named, **self.judge.row(torch.stack(measured).mean(0))})
+        return rows
+
+    def layer_rows(self) -> list[Row]:
+        """Exchange each layer alone, the first ones together, and the last ones together."""
+        scores = random_scores(self.target, reducer="layer")
+        count = len(scores)
+        rows = []
+        for way, values in (
+            ("baseline", self.baseline),
+            ("curve at 0.25", self.curve.evaluate(0.25)),
+        ):
+            groups = {f"layer {k + 1}": range(k, k + 1) for k in range(count)}
+            groups |= {f"first {k}": range(k) for k in range(2, count)}
+            for label, numbers in groups.items():
+                values_of = torch.zeros(count, dtype=torch.float64)
+                values_of[list(numbers)] = 1
+                top = Scores(scores.index, values_of).top(count=len(numbers))
+                with substituted(self.target, values, top) as edited:
+                    row = self.judge.row(self.judge.decibels(edited))
+                rows.append({"toward": way, "layers": label, **row})
+        return rows
+
+    def retrained_rows(self) -> list[Row]:
+        """Train the top units alone: kernels by every method to unlearn, the rest by a few."""
+        rows = []
+        small, large = self.config.retrained
+        for how, units, share in (
+            ("unlearn", "kernel", small),
+            ("unlearn", "kernel", large),
+            ("unlearn", "output_channel", large),
+            ("mend", "kernel", large),
+            ("learn", "kernel", large),
+        ):
+            every = {method: [scores] for method, scores in self.rankings[units].items()}
+            draws = range(self.config.draws)
+            every["random"] = self._random(units)
+            if (how, share) != ("unlearn", small):
+                every = _few(every)
+            every["random, same layers"] = [
+                random_within_layers(self.rankings[units]["faig"], seed=seed) for seed in draws
+            ]
+            for method, several in every.items():
+                measured = [self._retrained(how, scores, share) for scores in several]
+                named = {"units": units, "how": how, "method": method, "share": share}
+                rows.append({**named, **self.judge.row(torch.stack(measured).mean(0))})
+        return rows
+
+    def _retrained(self, how: str, scores: Scores, share: float) -> Tensor:
+        batches = self.finding.drawn(self.small, self.config.training, seed=1)
+        top = scores.top(fraction=share, warn=False)
+        models = (self.target, self.baseline)
+        return self.judge.decibels(retrained(how, *models, top, batches, self.config.rate))
+
+    def _random(self, units: str) -> list[Scores]:
+        draws = range(self.config.draws)
+        return [random_scores(self.target, reducer=units, seed=seed) for seed in draws]
+
+    def _profile(self, path: ParameterPath) -> Row:
+        measured = []
+        for place in PLACES:
+            with holding(self.target, path.evaluate(place)):
+                measured.append(self.judge.errors(self.target))
+        return self.judge.profile(PLACES, torch.stack(measured))
+
+
+def _few(methods: dict[str, list[Scores]]) -> dict[str, list[Scores]]:
+    wanted = ("faig", "faig, curve", "gradient, middle", "random")
+    return {method: methods[method] for method in wanted}
+
+
+if __name__ == "__main__":
+    start(Config, run)
