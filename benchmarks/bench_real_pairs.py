@@ -101,22 +101,29 @@ def run(config: Config) -> Iterator[dict[str, list[Row]]]:
 
 
 def _measured(config: Config, kept: Kept) -> Iterator[tuple[str, str, list[Row]]]:
-    every = [*config.edits, *(name for name in _names() if name not in config.edits)]
-    for name in every:
-        pair = Pair(name, config)
-        yield name, "paths", kept.rows(f"line {name}", pair.line_rows)
-        if name in (*config.edits, *config.curves):
-            yield name, "paths", kept.rows(f"curve {name}", pair.curve_rows)
-        if name in config.edits:
-            yield name, "rankings", kept.rows(f"rankings {name}", pair.ranking_rows)
-            yield name, "retrained", kept.rows(f"retrained {name}", pair.retrained_rows)
-            yield name, "edits", kept.rows(f"edits {name}", pair.edit_rows)
-            yield name, "layers", kept.rows(f"layers {name}", pair.layer_rows)
+    photo, cunet = (_names(family) for family in FAMILIES)
+    pairs = {name: Pair(name, config) for name in (*photo, *cunet)}
+    tasks = [("line", name) for name in photo]
+    for name in config.edits:
+        tasks += [(kind, name) for kind in ("curve", "rankings", "retrained", "edits", "layers")]
+    tasks += [("line", name) for name in cunet if "UP2X" in name]
+    tasks += [("curve", name) for name in config.curves]
+    for kind, name in tasks:
+        measure = {
+            "line": pairs[name].line_rows,
+            "curve": pairs[name].curve_rows,
+            "rankings": pairs[name].ranking_rows,
+            "retrained": pairs[name].retrained_rows,
+            "edits": pairs[name].edit_rows,
+            "layers": pairs[name].layer_rows,
+        }[kind]
+        key = "paths" if kind in ("line", "curve") else kind
+        yield name, key, kept.rows(f"{kind} {name}", measure)
 
 
-def _names() -> list[str]:
-    """Name every two levels of both families, the one that was tuned less first."""
-    return [f"{family}:{a}:{b}" for family in FAMILIES for a, b in combinations(LEVELS, 2)]
+def _names(family: str) -> list[str]:
+    """Name every two levels of a family, the one that was tuned less first."""
+    return [f"{family}:{a}:{b}" for a, b in combinations(LEVELS, 2)]
 
 
 class Kept:
@@ -182,6 +189,21 @@ class Pair:
     @cached_property
     def rankings(self) -> dict[str, dict[str, Scores]]:
         """Units, then method, to scores: JPEG against clean where the method looks at data."""
+        folder = self.config.folder / f"rankings-{self.name.replace(':', '-')}"
+        if not folder.exists():
+            made = self._ranked()
+            part = folder.with_suffix(".part")
+            for units, methods in made.items():
+                for method, scores in methods.items():
+                    (part / units).mkdir(parents=True, exist_ok=True)
+                    scores.save(part / units / f"{method}.safetensors")
+            part.rename(folder)
+        return {
+            units: {file.stem: Scores.load(file) for file in sorted((folder / units).iterdir())}
+            for units in self.config.units
+        }
+
+    def _ranked(self) -> dict[str, dict[str, Scores]]:
         count = self.config.finding
         data = {c: self.finding.middles(c, self.side)[:count] for c in CONDITIONS}
         models = (self.target, self.baseline)
@@ -257,7 +279,7 @@ class Pair:
         return rows
 
     def layer_rows(self) -> list[Row]:
-        """Exchange each layer alone, the first ones together, and the last ones together."""
+        """Exchange each layer alone, and the first ones together."""
         scores = random_scores(self.target, reducer="layer")
         count = len(scores)
         rows = []
@@ -266,7 +288,8 @@ class Pair:
             ("curve at 0.25", self.curve.evaluate(0.25)),
         ):
             groups = {f"layer {k + 1}": range(k, k + 1) for k in range(count)}
-            groups |= {f"first {k}": range(k) for k in range(2, count)}
+            if way == "baseline":
+                groups |= {f"first {k}": range(k) for k in range(2, count)}
             for label, numbers in groups.items():
                 values_of = torch.zeros(count, dtype=torch.float64)
                 values_of[list(numbers)] = 1
@@ -292,6 +315,8 @@ class Pair:
             every["random"] = self._random(units)
             if (how, share) != ("unlearn", small):
                 every = _few(every)
+            if how != "unlearn":
+                del every["faig, curve"]
             every["random, same layers"] = [
                 random_within_layers(self.rankings[units]["faig"], seed=seed) for seed in draws
             ]
@@ -320,7 +345,7 @@ class Pair:
 
 
 def _few(methods: dict[str, list[Scores]]) -> dict[str, list[Scores]]:
-    wanted = ("faig", "faig, curve", "gradient, middle", "random")
+    wanted = ("faig", "faig, curve", "random")
     return {method: methods[method] for method in wanted}
 
 
