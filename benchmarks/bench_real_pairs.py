@@ -8,9 +8,8 @@ loss is a share of what the fine-tuning gained on JPEG, in dB. A run that was cu
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
@@ -22,23 +21,24 @@ from torch import nn
 
 from benchmarks.benchmark import Row, say, start
 from benchmarks.environment import RESULTS
-from benchmarks.judging import Judge
+from benchmarks.judging import Judge, how_far
+from benchmarks.kept import Kept
 from benchmarks.ranked_units import rank_units
 from benchmarks.retrained_units import retrained
 from benchmarks.waifu2x import CONDITIONS, LEVELS, Photographs, load_network, load_photographs
 from paramattr import (
+    FAIG,
     BezierPath,
     Scores,
     StraightLine,
     align,
     connect,
+    contrast,
     random_scores,
     random_within_layers,
     substituted,
 )
-from paramattr.checkpoints import write_whole
 from paramattr.paths import Path as ParameterPath
-from paramattr.resume import check_stamp
 from paramattr.surgery.edits import holding
 
 PLACES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -106,6 +106,7 @@ def _measured(config: Config, kept: Kept) -> Iterator[tuple[str, str, list[Row]]
     tasks = [("line", name) for name in photo]
     for name in config.edits:
         tasks += [(kind, name) for kind in ("curve", "rankings", "retrained", "edits", "layers")]
+    tasks += [("unlearned", name) for name in config.curves if name in photo]
     tasks += [("line", name) for name in cunet if "UP2X" in name]
     tasks += [("curve", name) for name in config.curves]
     for kind, name in tasks:
@@ -114,35 +115,17 @@ def _measured(config: Config, kept: Kept) -> Iterator[tuple[str, str, list[Row]]
             "curve": pairs[name].curve_rows,
             "rankings": pairs[name].ranking_rows,
             "retrained": pairs[name].retrained_rows,
+            "unlearned": pairs[name].unlearned_rows,
             "edits": pairs[name].edit_rows,
             "layers": pairs[name].layer_rows,
         }[kind]
-        key = "paths" if kind in ("line", "curve") else kind
+        key = {"line": "paths", "curve": "paths", "unlearned": "retrained"}.get(kind, kind)
         yield name, key, kept.rows(f"{kind} {name}", measure)
 
 
 def _names(family: str) -> list[str]:
     """Name every two levels of a family, the one that was tuned less first."""
     return [f"{family}:{a}:{b}" for a, b in combinations(LEVELS, 2)]
-
-
-class Kept:
-    """A folder of the rows that were measured."""
-
-    def __init__(self, folder: Path, stamp: dict[str, str]) -> None:
-        self._folder, file = folder, folder / "settings.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            check_stamp(json.loads(file.read_text()), stamp, f"folder {folder}", "remove it")
-        write_whole(file, json.dumps(stamp))
-
-    def rows(self, name: str, measure: Callable[[], list[Row]]) -> list[Row]:
-        """Read what was measured, or measure it."""
-        file = self._folder / f"{name.replace(':', '-').replace(' ', '-')}.json"
-        if not file.exists():
-            write_whole(file, json.dumps(measure()))
-        rows: list[Row] = json.loads(file.read_text())
-        return rows
 
 
 class Pair:
@@ -204,22 +187,13 @@ class Pair:
         }
 
     def _ranked(self) -> dict[str, dict[str, Scores]]:
-        count = self.config.finding
-        data = {c: self.finding.middles(c, self.side)[:count] for c in CONDITIONS}
+        data = {c: own[: self.config.finding] for c, own in self._middles().items()}
         models = (self.target, self.baseline)
         return rank_units(*models, self.curve, data, self.config.units, self.config.nodes)
 
     def line_rows(self) -> list[Row]:
         """Measure the straight line, and for PHOTO the one from the aligned baseline."""
-        squares = torch.zeros(3, dtype=torch.float64)
-        for own, other in zip(self.target.parameters(), self.baseline.parameters(), strict=True):
-            own, other = own.double(), other.double()
-            squares += torch.stack([own.square().sum(), other.square().sum(), (own * other).sum()])
-        distance = (squares[0] + squares[1] - 2 * squares[2]).sqrt() / squares[1].sqrt()
-        apart = {
-            "distance": float(distance),
-            "cosine": float(squares[2] / (squares[0] * squares[1]).sqrt()),
-        }
+        apart = how_far(self.target, self.baseline)
         rows = [{"path": "line", **apart, **self._profile(self.line)}]
         if self.family == "PHOTO" and self.before == "UP2X":  # CUNET has other gates
             aligned = align(self.baseline, self.target)
@@ -303,13 +277,14 @@ class Pair:
         """Train the top units alone: kernels by every method to unlearn, the rest by a few."""
         rows = []
         small, large = self.config.retrained
-        for how, units, share in (
+        trainings = [
             ("unlearn", "kernel", small),
             ("unlearn", "kernel", large),
             ("unlearn", "output_channel", large),
             ("mend", "kernel", large),
             ("learn", "kernel", large),
-        ):
+        ]
+        for how, units, share in trainings if self.before == "UP2X" else trainings[:1]:
             every = {method: [scores] for method, scores in self.rankings[units].items()}
             draws = range(self.config.draws)
             every["random"] = self._random(units)
@@ -320,11 +295,35 @@ class Pair:
             every["random, same layers"] = [
                 random_within_layers(self.rankings[units]["faig"], seed=seed) for seed in draws
             ]
-            for method, several in every.items():
-                measured = [self._retrained(how, scores, share) for scores in several]
-                named = {"units": units, "how": how, "method": method, "share": share}
-                rows.append({**named, **self.judge.row(torch.stack(measured).mean(0))})
+            rows += self._trained(how, units, share, every)
         return rows
+
+    def unlearned_rows(self) -> list[Row]:
+        """Train the top kernels to unlearn, by FAIG on the straight line and at random."""
+        data = {c: own[: self.config.finding] for c, own in self._middles().items()}
+        faig = FAIG(self.target, self.baseline)
+        scores = faig.score(data, reducer="kernel", n_steps=self.config.nodes)
+        ranking = contrast(*(scores[condition] for condition in CONDITIONS))
+        draws, share = range(self.config.draws), self.config.retrained[0]
+        every = {
+            "faig": [ranking],
+            "random": self._random("kernel"),
+            "random, same layers": [random_within_layers(ranking, seed=seed) for seed in draws],
+        }
+        return self._trained("unlearn", "kernel", share, every)
+
+    def _trained(
+        self, how: str, units: str, share: float, every: dict[str, list[Scores]]
+    ) -> list[Row]:
+        rows = []
+        for method, several in every.items():
+            measured = [self._retrained(how, scores, share) for scores in several]
+            named = {"units": units, "how": how, "method": method, "share": share}
+            rows.append({**named, **self.judge.row(torch.stack(measured).mean(0))})
+        return rows
+
+    def _middles(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        return {c: self.finding.middles(c, self.side) for c in CONDITIONS}
 
     def _retrained(self, how: str, scores: Scores, share: float) -> Tensor:
         batches = self.finding.drawn(self.small, self.config.training, seed=1)

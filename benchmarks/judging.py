@@ -90,3 +90,14 @@ class Judge:
 
     def _gain(self) -> tuple[Tensor, Tensor]:
         return self.target[0], self.baseline[0]
+
+
+def how_far(one: nn.Module, other: nn.Module) -> Row:
+    """Give the distance of two networks over the other's length, and the cosine between them."""
+    squares = torch.zeros(3, dtype=torch.float64)
+    for own, its in zip(one.parameters(), other.parameters(), strict=True):
+        a, b = own.double(), its.double()
+        squares += torch.stack([a.square().sum(), b.square().sum(), (a * b).sum()])
+    a_a, b_b, a_b = squares.tolist()
+    distance = (a_a + b_b - 2 * a_b) ** 0.5 / b_b**0.5
+    return {"distance": distance, "cosine": a_b / (a_a * b_b) ** 0.5}
