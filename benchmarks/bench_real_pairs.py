@@ -332,8 +332,7 @@ class Pair:
         return self.judge.decibels(retrained(how, *models, top, batches, self.config.rate))
 
     def _random(self, units: str) -> list[Scores]:
-        draws = range(self.config.draws)
-        return [random_scores(self.target, reducer=units, seed=seed) for seed in draws]
+        return [random_scores(self.target, reducer=units, seed=k) for k in range(self.config.draws)]
 
     def _profile(self, path: ParameterPath) -> Row:
         measured = []
@@ -344,8 +343,7 @@ class Pair:
 
 
 def _few(methods: dict[str, list[Scores]]) -> dict[str, list[Scores]]:
-    wanted = ("faig", "faig, curve", "random")
-    return {method: methods[method] for method in wanted}
+    return {method: methods[method] for method in ("faig", "faig, curve", "random")}
 
 
 if __name__ == "__main__":
