@@ -233,6 +233,7 @@ class Pair:
 
     def edit_rows(self) -> list[Row]:
         """Exchange the top units of every method for the baseline's or for a nearer point's."""
+        judge = self.judge  # before any edit: it measures the target as it is
         ways: dict[str, Any] = {"baseline": self.baseline}
         ways |= {f"curve at {a:g}": self.curve.evaluate(a) for a in self.config.near}
         ways["line at 0.25"] = self.line.evaluate(0.25)
@@ -247,14 +248,14 @@ class Pair:
                         for scores in several:
                             top = scores.top(fraction=share, warn=False)
                             with substituted(self.target, values, top) as edited:
-                                measured.append(self.judge.decibels(edited))
+                                measured.append(judge.decibels(edited))
                         named = {"units": units, "toward": way, "method": method, "share": share}
-                        rows.append({**named, **self.judge.row(torch.stack(measured).mean(0))})
+                        rows.append({**named, **judge.row(torch.stack(measured).mean(0))})
         return rows
 
     def layer_rows(self) -> list[Row]:
         """Exchange each layer alone, and the first ones together."""
-        scores = random_scores(self.target, reducer="layer")
+        judge, scores = self.judge, random_scores(self.target, reducer="layer")
         count = len(scores)
         rows = []
         for way, values in (
@@ -269,7 +270,7 @@ class Pair:
                 values_of[list(numbers)] = 1
                 top = Scores(scores.index, values_of).top(count=len(numbers))
                 with substituted(self.target, values, top) as edited:
-                    row = self.judge.row(self.judge.decibels(edited))
+                    row = judge.row(judge.decibels(edited))
                 rows.append({"toward": way, "layers": label, **row})
         return rows
 
@@ -335,11 +336,11 @@ class Pair:
         return [random_scores(self.target, reducer=units, seed=k) for k in range(self.config.draws)]
 
     def _profile(self, path: ParameterPath) -> Row:
-        measured = []
+        judge, measured = self.judge, []
         for place in PLACES:
             with holding(self.target, path.evaluate(place)):
-                measured.append(self.judge.errors(self.target))
-        return self.judge.profile(PLACES, torch.stack(measured))
+                measured.append(judge.errors(self.target))
+        return judge.profile(PLACES, torch.stack(measured))
 
 
 def _few(methods: dict[str, list[Scores]]) -> dict[str, list[Scores]]:
