@@ -270,8 +270,9 @@ class Pair:
                 values_of[list(numbers)] = 1
                 top = Scores(scores.index, values_of).top(count=len(numbers))
                 with substituted(self.target, values, top) as edited:
-                    row = judge.row(judge.decibels(edited))
-                rows.append({"toward": way, "layers": label, **row})
+                    rows.append(
+                        {"toward": way, "layers": label, **judge.row(judge.decibels(edited))}
+                    )
         return rows
 
     def retrained_rows(self) -> list[Row]:
