@@ -258,38 +258,14 @@ class Pair:
         judge, scores = self.judge, random_scores(self.target, reducer="layer")
         count = len(scores)
         rows = []
-        for way, values in (
-            ("baseline", self.baseline),
-            ("curve at 0.25", self.curve.evaluate(0.25)),
-        ):
+        ways = {"baseline": self.baseline, "curve at 0.25": self.curve.evaluate(0.25)}
+        for way, values in ways.items():
             groups = {f"layer {k + 1}": range(k, k + 1) for k in range(count)}
             if way == "baseline":
                 groups |= {f"first {k}": range(k) for k in range(2, count)}
             for label, numbers in groups.items():
                 chosen = torch.tensor([float(k in numbers) for k in range(count)])
                 top = Scores(scores.index, chosen.double()).top(count=len(numbers))
-                with substituted(self.target, values, top) as edited:
-                                measured.append(judge.decibels(edited))
-                        named = {"units": units, "toward": way, "method": method, "share": share}
-                        rows.append({**named, **judge.row(torch.stack(measured).mean(0))})
-        return rows
-
-    def layer_rows(self) -> list[Row]:
-        """Exchange each layer alone, and the first ones together."""
-        judge, scores = self.judge, random_scores(self.target, reducer="layer")
-        count = len(scores)
-        rows = []
-        for way, values in (
-            ("baseline", self.baseline),
-            ("curve at 0.25", self.curve.evaluate(0.25)),
-        ):
-            groups = {f"layer {k + 1}": range(k, k + 1) for k in range(count)}
-            if way == "baseline":
-                groups |= {f"first {k}": range(k) for k in range(2, count)}
-            for label, numbers in groups.items():
-                values_of = torch.zeros(count, dtype=torch.float64)
-                values_of[list(numbers)] = 1
-                top = Scores(scores.index, values_of).top(count=len(numbers))
                 with substituted(self.target, values, top) as edited:
                     rows.append(
                         {"toward": way, "layers": label, **judge.row(judge.decibels(edited))}
