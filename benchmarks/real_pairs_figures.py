@@ -25,8 +25,9 @@ from blind_sr.data.images import bundled_files, read_image
 from paramattr import FAIG, contrast, random_scores, substitute
 from paramattr.figures import COLOURS, GREY, empty_figure
 
-PAIR = "PHOTO:UP2X:3X"
-LEFT, TOP, SIDE = 190, 40, 66
+FAR, SHOWN = "PHOTO:UP2X:3X", "PHOTO:UP2X:1X"
+"""Pairs: whose paths are drawn, and whose networks restore the photograph."""
+LEFT, TOP, SIDE = 52, 26, 84
 """Where the photograph is cut, in pixels of the input."""
 Row = dict[str, Any]
 
@@ -36,7 +37,7 @@ def draw_paths(rows: list[Row], file: Path) -> None:
     figure = empty_figure((8.6, 3.6))
     axes = figure.subplots(1, 2)
     for axis, condition in zip(axes, ("jpeg", "clean"), strict=True):
-        for number, row in enumerate(row for row in rows if row["pair"] == PAIR):
+        for number, row in enumerate(row for row in rows if row["pair"] == FAR):
             own = row[condition]
             label = f"{row['path']}: barrier {own['barrier']:.2g}"
             colour = COLOURS[number]
@@ -99,7 +100,7 @@ def _groups(result: dict[str, list[Row]], pair: str) -> list[tuple[str, str, str
 
 def draw_photograph(config: Config, file: Path) -> None:
     """Show one photograph as JPEG, restored by the networks and by edited ones."""
-    pair = Pair(PAIR, config)
+    pair = Pair(SHOWN, config)
     target, baseline = pair.target, pair.baseline
     data = {c: pair.finding.middles(c, pair.side)[: config.finding] for c in ("jpeg", "clean")}
     scores = FAIG(target, baseline).score(data, reducer="kernel", n_steps=config.nodes)
@@ -113,7 +114,7 @@ def draw_photograph(config: Config, file: Path) -> None:
     share = f"{100 * config.retrained[0]:g}%"
     networks = {
         "before (UP2X)": baseline,
-        "fine-tuned (3X)": target,
+        "fine-tuned (1X)": target,
         "1% of the kernels\nexchanged, by FAIG": substitute(
             target, baseline, ranking.top(fraction=0.01, warn=False)
         ),
