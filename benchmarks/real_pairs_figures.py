@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.bench_real_pairs import Config, Pair
+from benchmarks.bench_real_pairs import Config
 from benchmarks.environment import RESULTS
+from benchmarks.real_pair import Pair
 from benchmarks.retrained_units import retrained
 from benchmarks.waifu2x import as_jpeg
 from blind_sr.data.degradations import downsample, to_8bit
