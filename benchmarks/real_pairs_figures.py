@@ -56,10 +56,10 @@ def draw_paths(rows: list[Row], file: Path) -> None:
 def draw_edits(result: dict[str, list[Row]], file: Path) -> None:
     """Draw what each edit loses on JPEG and on clean photographs, a panel per pair."""
     pairs = list(dict.fromkeys(row["pair"] for row in result["edits"]))
-    figure = empty_figure((3.3 * len(pairs), 3.9))
+    figure = empty_figure((3.3 * len(pairs), 4.3))
     axes = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for axis, pair in zip(axes, pairs, strict=True):
-        axis.axhspan(-3, 0.2, 0, 1, color="#009e73", alpha=0.08, linewidth=0)
+        axis.fill_between([0.5, 16], -3, 0.2, color="#009e73", alpha=0.08, linewidth=0)
         axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
         axis.axhline(0.2, color=GREY, linestyle=":", linewidth=1)
         for label, marker, colour, rows in _groups(result, pair):
@@ -78,7 +78,7 @@ def draw_edits(result: dict[str, list[Row]], file: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("lost on clean photographs")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
 
 
@@ -88,6 +88,11 @@ def _groups(result: dict[str, list[Row]], pair: str) -> list[tuple[str, str, str
     for method, marker in (("faig", "o"), ("random", "x")):
         edits = [row for row in own["edits"] if row["method"] == method]
         trained = [row for row in own["retrained"] if row["method"] == method]
+        edits += [
+            {"toward": "baseline" if row["place"] == 1 else "near", **row}
+            for row in own["channels"]
+            if row["method"] == method
+        ]
         groups = {
             "exchanged for the baseline's": [r for r in edits if r["toward"] == "baseline"],
             "exchanged for a nearer point's": [r for r in edits if r["toward"] != "baseline"],
@@ -152,7 +157,7 @@ def main() -> None:
     given = parser.parse_args()
     result = json.loads((RESULTS / "real_pairs.json").read_text())
     draw_paths(result["paths"], given.docs / "real-pairs-paths.png")
-    rows = {key: result[key] for key in ("edits", "retrained")}
+    rows = {key: result[key] for key in ("edits", "channels", "retrained")}
     draw_edits(rows, given.docs / "real-pairs-edits.png")
     draw_photograph(Config(given.find, given.find), given.docs / "real-pairs-photograph.png")
 
