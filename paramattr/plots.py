@@ -12,7 +12,8 @@ from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.faithfulness.curves import Curve
 from paramattr.figures import COLOURS as COLOURS
 from paramattr.figures import GREY as GREY
-from paramattr.figures import empty_figure
+from paramattr.figures import STYLES as STYLES
+from paramattr.figures import Look, empty_figure, looks
 from paramattr.integration.profile import PathProfile
 from paramattr.units.selection import Selection
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = ("-", "--", ":")
 TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 
 
@@ -36,7 +36,8 @@ def plot_comparison(
     """Draw the curves of a comparison: a column a function, a row own and other measures.
 
     The first method is drawn thick with its interval, the control grey with its interval. The
-    horizontal axis is a square root, so that small shares can be read. Where the comparison knows
+    horizontal axis is a square root, so that small shares can be read. Each method has the colour
+    that it has in every figure (`paramattr.figures.METHOD_COLOURS`). Where the comparison knows
     the truth, edits that are damage are crossed out.
 
     Args:
@@ -53,7 +54,7 @@ def plot_comparison(
     """
     labels = dict(labels or {})
     measured_labels = {**labels, **(measured_labels or {})}
-    methods = list(comparison.rankings)
+    drawn = looks(list(comparison.rankings))
     damaged = {
         (row["method"], row["function"], row["fraction"])
         for row in (comparison.damage() if comparison.truth is not None else [])
@@ -66,9 +67,11 @@ def plot_comparison(
         others = [function, *(other for other in functions if other != function)]
         for row, measured in enumerate(others):
             axis = grid[row][column]
-            for number, method in enumerate(methods):
+            for number, method in enumerate(comparison.rankings):
                 curve = comparison.curves[method, function, measured]
-                _draw(axis, curve, comparison, number, method, labels.get(method, method))
+                main = number == 0 or method == CONTROL
+                label = labels.get(method, method)
+                _draw(axis, curve, comparison, drawn[method], label, main=main)
                 crossed = [f for f in curve.fractions if (method, function, f) in damaged]
                 _cross_out(axis, curve, crossed)
             what = measured_labels.get(measured, measured)
@@ -82,7 +85,7 @@ def plot_comparison(
             if column == 0:
                 axis.set_ylabel(measure)
             if row == len(functions) - 1:
-                axis.set_xlabel(f"{units} {verb}, %")
+                axis.set_xlabel(f"{units} {verb}, % (square-root axis)")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
     return figure
@@ -145,18 +148,14 @@ def plot_distribution(
 
 
 def _draw(
-    axis: Axes, curve: Curve, comparison: Comparison, number: int, method: str, label: str
+    axis: Axes, curve: Curve, comparison: Comparison, look: Look, label: str, *, main: bool
 ) -> None:
     percents = [100 * fraction for fraction in curve.fractions]
-    control = method == CONTROL
-    colour = GREY if control else COLOURS[number % len(COLOURS)]
-    style = "-" if control else STYLES[number // len(COLOURS) % len(STYLES)]
-    main = number == 0 or control
     axis.plot(
         percents,
         curve.mean(),
-        style,
-        color=colour,
+        look.style,
+        color=look.colour,
         linewidth=2.4 if main else 1.1,
         label=label,
         zorder=3 if main else 2,
@@ -164,7 +163,7 @@ def _draw(
     if main:
         found = [curve.at(fraction, comparison.bootstrap) for fraction in curve.fractions]
         low, high = [one.low for one in found], [one.high for one in found]
-        axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(percents, low, high, color=look.colour, alpha=0.15, linewidth=0)
 
 
 def _cross_out(axis: Axes, curve: Curve, fractions: Sequence[float]) -> None:
