@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,10 @@ from paramattr.figures import GREY as GREY
 from paramattr.figures import STYLES as STYLES
 from paramattr.figures import Look, empty_figure, looks
 from paramattr.integration.profile import PathProfile
+from paramattr.report.blocks import Change, Modulation, State
+from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
+from paramattr.units.showing import name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -207,3 +212,87 @@ def plot_profile(
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def plot_units(scores: Scores, *, count: int = 20, units: str = "units") -> Figure:
+    """Draw the units of the highest scores, with their 95% intervals over samples.
+
+    Args:
+        scores: of the units.
+        count: how many are drawn, at most.
+        units: what a unit is called.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed.
+    """
+    order = scores.rank()[:count]
+    places, values = range(len(order)), scores.values[order]
+    figure = empty_figure((7.5, max(2.5, 0.24 * len(order) + 1.2)))
+    axis = figure.subplots()
+    ends = scores.intervals()[order].tolist()
+    axis.hlines(places, *zip(*ends, strict=True), color=GREY, linewidth=1.2)
+    axis.plot(values, places, "o", color=COLOURS[0], markersize=4)
+    axis.set_yticks(places, [name_of(scores.index[n]) for n in order.tolist()], fontsize=7)
+    axis.invert_yaxis()
+    axis.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    axis.set_xlabel("score and 95% interval over samples")
+    axis.set_title(f"first {len(order)} of {len(scores)} {units}", fontsize=9)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_modulation(modulation: Modulation) -> Figure:
+    """Draw a measure against the strength of some units, a line per condition.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed.
+    """
+    figure = empty_figure((6.4, 3.8))
+    axis = figure.subplots()
+    for number, (name, values) in enumerate(modulation.values.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        axis.plot(modulation.strengths, values, "o-", color=colour, markersize=3, label=name)
+    axis.axvline(1, color=GREY, linewidth=1, linestyle=":")
+    axis.set_xlabel("strength (0: baseline, 1: target)")
+    axis.set_ylabel(modulation.measure)
+    axis.set_title(modulation.title, fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_changes(changes: Sequence[Change]) -> Figure:
+    """Show samples before and after an edit: a row per sample, its images or texts side by side.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed, or there is no sample.
+    """
+    if not changes:
+        raise ParamattrError("there is no sample to draw: give at least one")
+    widest = 3 if any(change.given for change in changes) else 2
+    figure = empty_figure((3.2 * widest, 3.2 * len(changes)))
+    grid = figure.subplots(len(changes), widest, squeeze=False)
+    for row, change in zip(grid, changes, strict=True):
+        states = [*([change.given] if widest == 3 else []), change.before, change.after]
+        for axis, state in zip(row, states, strict=True):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if state is not None:
+                _show(axis, state)
+        row[0].set_ylabel(change.title, fontsize=8)
+    return figure
+
+
+def _show(axis: Axes, state: State) -> None:
+    if isinstance(state.content, bytes):
+        from PIL import Image
+
+        axis.imshow(np.asarray(Image.open(io.BytesIO(state.content))), interpolation="nearest")
+    else:
+        text = textwrap.fill(state.content, 40, replace_whitespace=False).replace("$", r"\$")
+        axis.text(0.02, 0.95, text, va="top", fontsize=7, transform=axis.transAxes)
+    axis.set_title(state.label, fontsize=8)
+    axis.set_xlabel(state.note, fontsize=8)

@@ -173,7 +173,7 @@ class Lane(NamedTuple):
 
     label: str
     colour: str
-    count: int
+    found: int
     ticks: str
 
 

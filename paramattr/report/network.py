@@ -47,6 +47,6 @@ def network_of(
         rows.append(Layer(path, len(own), round(width, 1), lanes))
     kept = rows
     if len(rows) > drawn:
-        kept = [row for row in rows if any(lane.count for lane in row.lanes)]
+        kept = [row for row in rows if any(lane.found for lane in row.lanes)]
     sets = [(name, colours[name], len(selection)) for name, selection in selections.items()]
     return Network(kept, sets, units, len(rows) - len(kept))

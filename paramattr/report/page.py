@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,10 @@ class Page:
             ParamattrError: if plotly or jinja2 is not installed.
             DataError: for an image of another kind than PNG, JPEG, GIF or WebP.
         """
-        try:
-            from jinja2 import Environment, PackageLoader, StrictUndefined
-            from plotly.offline import get_plotlyjs
-        except ImportError as error:
-            raise ParamattrError(
-                f"a report needs plotly and jinja2 ({error.name} is missing): install them with "
-                'pip install "paramattr[report]"'
-            ) from None
+        check_installed()
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from plotly.offline import get_plotlyjs
+
         environment = Environment(
             loader=PackageLoader("paramattr.report"),
             autoescape=True,
@@ -89,6 +86,7 @@ class Page:
             "cell": cell_text,
             "sorted_by": sort_key,
             "spreads": bars_of,
+            "kinds": kinds_of,
             "panel": panel_json,
             "frames": frames_json,
             "start": start_of,
@@ -113,6 +111,20 @@ class Page:
         """
         write_whole(Path(path), self.html())
         return Path(path)
+
+
+def check_installed() -> None:
+    """Refuse a report where its packages are missing.
+
+    Raises:
+        ParamattrError: naming them, and how to get them.
+    """
+    missing = [name for name in ("plotly", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise ParamattrError(
+            f"a report needs plotly and jinja2, and {' and '.join(missing)} is not installed: "
+            'pip install "paramattr[report]"'
+        )
 
 
 def data_uri(content: bytes) -> str:
@@ -140,7 +152,9 @@ def marked(change: Change, side: str) -> list[tuple[str, bool]]:
     >>> marked(change, "after")
     [('a ', False), ('good', True), (' film', False)]
     """
-    sides = [re.findall(r"\s+|\S+", str(s.content)) for s in (change.before, change.after)]
+    sides: list[list[str]] = [
+        re.findall(r"\s+|\S+", str(s.content)) for s in (change.before, change.after)
+    ]
     own = side == "after"
     parts = []
     matcher = difflib.SequenceMatcher(None, *sides, autojunk=False)
@@ -162,10 +176,16 @@ def cell_text(cell: Cell) -> str:
     if isinstance(cell, Spread):
         known = cell.low is not None and cell.high is not None
         known = known and not math.isnan(cell.low or 0.0)
-        return f"{cell.value:.4g}" + (f" ({cell.low:.4g} to {cell.high:.4g})" if known else "")
+        return f"{cell.value:.3g}" + (f" ({cell.low:.3g} to {cell.high:.3g})" if known else "")
     if isinstance(cell, float):
         return f"{cell:.4g}"
     return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def kinds_of(table: Table) -> list[str]:
+    """Say of each column whether it is `"text"` or `"number"`, which stands to the right."""
+    columns = [[row[place] for row in table.rows] for place in range(len(table.head))]
+    return ["text" if all(isinstance(c, str) for c in own) else "number" for own in columns]
 
 
 def sort_key(cell: Cell) -> str | float:
@@ -237,4 +257,3 @@ def _script(text: str) -> str:
 
 def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-

@@ -137,7 +137,7 @@ def modulation_panel(modulation: Modulation) -> Panel:
         line = _line(list(modulation.strengths), list(values), look, 2.2, name)
         hover = f"{plain(name)} at strength %{{x:.3g}}: %{{y:.4g}}<extra></extra>"
         data.append({**line, "mode": "lines+markers", "hovertemplate": hover})
-    layout = _axes("strength (0: the baseline's units, 1: the target's)", modulation.measure)
+    layout = _axes("strength (0: baseline, 1: target)", modulation.measure)
     alt = f"{modulation.measure} against the strength. The slider reads it."
     return Panel(modulation.title, alt, data, layout)
 
@@ -191,9 +191,10 @@ def _line(x: list[float], y: list[float], look: Look, width: float, meta: str) -
 
 
 def _axes(across: str, up: str) -> dict[str, Any]:
+    kept = {"automargin": True, "exponentformat": "power"}
     return {
-        "xaxis": {"title": {"text": plain(across)}, "automargin": True},
-        "yaxis": {"title": {"text": plain(up)}, "automargin": True},
+        "xaxis": {"title": {"text": plain(across)}, **kept},
+        "yaxis": {"title": {"text": plain(up), "standoff": 10}, **kept},
         "height": 320,
         "showlegend": False,
     }

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.integration.profile import PathProfile
-from paramattr.report.blocks import Change, Changes, Modulation, Spread, Table, Words
+from paramattr.report.blocks import (
+    Block,
+    Cell,
+    Change,
+    Changes,
+    Modulation,
+    Spread,
+    Table,
+    Words,
+)
 from paramattr.report.network import network_of
 from paramattr.report.page import Section
 from paramattr.report.panels import curve_panels, profile_panels
@@ -28,17 +36,15 @@ def summary_section(sentences: Sequence[str]) -> Section:
 def profile_section(profiles: Mapping[str, PathProfile], wording: Wording) -> Section:
     """Show the objective along the path."""
     first = next(iter(profiles.values()))
-    rows = [
-        [name, *profile.values.tolist(), profile.barrier] for name, profile in profiles.items()
-    ]
-    head = ["", *(f"{alpha:.3g}" for alpha in first.alphas.tolist()), "barrier"]
+    rows = [[name, *profile.values.tolist(), profile.barrier] for name, profile in profiles.items()]
+    head = ["condition", *(f"{alpha:.3g}" for alpha in first.alphas.tolist()), "barrier"]
     same = all(p.alphas.equal(first.alphas) for p in profiles.values())
     table = Table(
         f"{wording.objective} along the path",
         head,
         rows,
-        "0 is the target, 1 the baseline. Barrier: how far it rises above the straight line between "
-        "the ends, over their difference. Above 1, mistrust the scores.",
+        "0 is the target, 1 the baseline. Barrier: how far it rises above the straight line "
+        "between the ends, over their difference. Above 1, mistrust the scores.",
     )
     panels = profile_panels(profiles, measure=wording.objective)
     lead = f"The mean over {first.samples} samples, from the target to the baseline."
@@ -56,20 +62,20 @@ def curve_section(comparison: Comparison, wording: Wording) -> Section:
         units=wording.units,
     )
     judged = comparison.truth is not None
-    rows = [
+    rows: list[list[Cell]] = [
         [
             wording.label(row["method"]),
             wording.label(row["function"]),
             wording.measures(row["measured"]),
             100 * row["fraction"],
             Spread(row["value"], row["low"], row["high"]),
-            *([row["damage"] and row["reason"] or ""] if judged else []),
+            *([row["reason"] if row["damage"] else ""] if judged else []),
         ]
         for row in comparison.rows()
     ]
     head = ["method", f"{wording.units} of", "measured on", "%", wording.measure]
     table = Table("Curves", [*head, *(["damage"] if judged else [])], rows)
-    blocks = [panels, *_areas(comparison, wording), table]
+    blocks: list[Block] = [panels, *_areas(comparison, wording), table]
     lead = (
         f"{wording.measure.capitalize()}, as the {wording.units} that a method ranks first are "
         f"{wording.verb}, from none to all."
@@ -81,7 +87,7 @@ def _areas(comparison: Comparison, wording: Wording) -> list[Table]:
     fractions = comparison.fractions
     if fractions[0] != 0 or fractions[-1] != 1 or len(fractions) < 3:
         return []
-    rows = [
+    rows: list[list[Cell]] = [
         [
             wording.label(row["method"]),
             wording.label(row["function"]),
@@ -98,8 +104,10 @@ def network_section(selections: Mapping[str, Selection], wording: Wording) -> Se
     """Draw the layers with the units that were found, and count them."""
     network = network_of(selections, units=wording.units)
     counts = {name: selection.by_layer() for name, selection in selections.items()}
-    layers = {path: len(own) for path, own in next(iter(selections.values())).index.layers().items()}
-    rows = [
+    layers = {
+        path: len(own) for path, own in next(iter(selections.values())).index.layers().items()
+    }
+    rows: list[list[Cell]] = [
         [path, size, *(own[path] for own in counts.values())] for path, size in layers.items()
     ]
     table = Table("Found by layer", ["layer", wording.units, *counts], rows)
@@ -121,25 +129,28 @@ def units_section(rankings: Mapping[str, Scores], wording: Wording) -> Section:
 
 
 def unit_table(scores: Scores, caption: str, *, count: int = LISTED) -> Table:
-    """List the first units of a ranking."""
+    """List the first units of a ranking whose scores are above zero."""
     reach = scores.intervals()
-    rows = []
-    for place, number in enumerate(scores.rank()[:count].tolist(), 1):
+    above = int((scores.values > 0).sum())
+    signs = not bool(scores.signed.isnan().all())
+    rows: list[list[Cell]] = []
+    for place, number in enumerate(scores.rank()[: min(count, above)].tolist(), 1):
         low, high = reach[number].tolist()
-        signed = float(scores.signed[number])
         spread = Spread(float(scores.values[number]), low, high)
-        rows.append([name_of(scores.index[number]), place, spread, signed])
-    note = f"The first {len(rows)} of {len(scores):,}."
-    if any(not math.isnan(row[3]) for row in rows if isinstance(row[3], float)):
-        note += " Signed: above zero where the unit carries what the target does better, summed."
-        return Table(caption, ["unit", "place", "score", "signed"], rows, note)
-    return Table(caption, ["unit", "place", "score"], [row[:3] for row in rows], note)
+        signed = [float(scores.signed[number])] if signs else []
+        rows.append([name_of(scores.index[number]), place, spread, *signed])
+    note = f"{len(rows)} of {len(scores):,}; {above:,} score above zero."
+    if signs:
+        note += " Signed: the mean of A, above zero where the change lowers the objective."
+    return Table(caption, ["unit", "place", "score", *(["signed"] if signs else [])], rows, note)
 
 
 def layer_table(shares: Mapping[str, Mapping[str, float]], caption: str, note: str) -> Table:
     """List numbers by layer, a column each, in the model's order."""
     layers = list(next(iter(shares.values())))
-    rows = [[layer, *(own.get(layer, 0.0) for own in shares.values())] for layer in layers]
+    rows: list[list[Cell]] = [
+        [layer, *(own.get(layer, 0.0) for own in shares.values())] for layer in layers
+    ]
     return Table(caption, ["layer", *shares], rows, note)
 
 
@@ -149,7 +160,9 @@ def change_sections(
     """Show samples before and after, and sliders over the strength; no section for nothing."""
     sections = []
     if changes:
-        lead = "Move the slider from the model as it was to the edited one."
+        lead = (
+            "Left of the line is the model as it was, right of it the edited one. Move the slider."
+        )
         sections.append(Section("Before and after", [Changes(changes)], lead))
     if modulations:
         lead = (

@@ -79,7 +79,10 @@ def of_profiles(profiles: Mapping[str, PathProfile]) -> list[str]:
     high = [name or "the objective" for name, p in profiles.items() if p.barrier > 1]
     barriers = ", ".join(f"{name} {p.barrier:.2g}".strip() for name, p in profiles.items())
     if high:
-        end = f"Above 1 for {', '.join(high)}: the path passes through worse models, so mistrust them."
+        end = (
+            f"Above 1 for {', '.join(high)}, where the path passes through worse models: read the "
+            "scores with care."
+        )
     else:
         end = "None is above 1."
     return [f"Barrier along the path: {barriers}. {end}"]

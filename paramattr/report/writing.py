@@ -11,7 +11,7 @@ from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.integration.profile import PathProfile
 from paramattr.report import sections, summary
 from paramattr.report.blocks import Change, Modulation
-from paramattr.report.page import Page, Section
+from paramattr.report.page import Page, Section, check_installed
 from paramattr.report.wording import Wording
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -83,13 +83,22 @@ def write_report(
     return page.save(path)
 
 
+def check_file(path: str | Path) -> None:
+    """Refuse what would fail when a report is written, before long work.
+
+    Raises:
+        ParamattrError: if plotly or jinja2 is not installed, or the file's place is a folder.
+    """
+    check_installed()
+    if Path(path).is_dir():
+        raise ParamattrError(f"{path} is a folder: expected a file, such as {path}/report.html")
+
+
 def _of_scores(
     rankings: Mapping[str, Scores], fraction: float, words: Wording
 ) -> tuple[list[str], list[Section]]:
     shown = {words.label(name): scores for name, scores in rankings.items()}
-    selections = {
-        name: scores.top(fraction=fraction, warn=False) for name, scores in shown.items()
-    }
+    selections = {name: scores.top(fraction=fraction, warn=False) for name, scores in shown.items()}
     layers = sections.layer_table(
         {name or "score": scores.by_layer() for name, scores in shown.items()},
         "Summed by layer",
