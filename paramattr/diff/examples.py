@@ -76,6 +76,12 @@ def illustrate(material: Material, result: Result) -> Examples:
             modulations.append(_modulation(material, selection, title))
         except ParamattrError as error:
             notes.append(f"Strengths of {title}: left out ({error}).")
+    notes += [
+        f"Before and after, and strengths: left out for {name}, where no {kind.replace('_', ' ')} "
+        "scores above zero."
+        for name in material.conditions
+        if name not in sought
+    ]
     if changes:
         notes.append(
             f"Before and after: of the first {SAMPLES} texts of a condition, the {TEXTS} whose "

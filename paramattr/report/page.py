@@ -152,14 +152,12 @@ def marked(change: Change, side: str) -> list[tuple[str, bool]]:
     >>> marked(change, "after")
     [('a ', False), ('good', True), (' film', False)]
     """
-    sides: list[list[str]] = [
-        re.findall(r"\s+|\S+", str(s.content)) for s in (change.before, change.after)
-    ]
-    own = side == "after"
+    before: list[str] = re.findall(r"\s+|\S+", str(change.before.content))
+    after: list[str] = re.findall(r"\s+|\S+", str(change.after.content))
     parts = []
-    matcher = difflib.SequenceMatcher(None, *sides, autojunk=False)
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for tag, start, end, other_start, other_end in matcher.get_opcodes():
-        words = sides[1][other_start:other_end] if own else sides[0][start:end]
+        words = after[other_start:other_end] if side == "after" else before[start:end]
         if words:
             parts.append(("".join(words), tag != "equal"))
     return parts
