@@ -116,8 +116,8 @@ def _changes(material: Material, selection: Selection, name: str, title: str) ->
     return [
         Change(
             f"{name}, text {place + 1}" if len(material.conditions) > 1 else f"text {place + 1}",
-            State("tuned", tuned[place].said, f"objective {tuned[place].value:.3g}"),
-            State(f"{title} masked", masked[place].said, f"objective {masked[place].value:.3g}"),
+            State("tuned", tuned[place].said, f"objective {tuned[place].value:.4g}"),
+            State(f"{title} masked", masked[place].said, f"objective {masked[place].value:.4g}"),
             State("text", material.texts[name][place]),
             f"The objective rises by {rise[place]:.3g}. The base's is {base[place].value:.3g}.",
         )

@@ -10,6 +10,7 @@ from paramattr.diff.examples import Examples, counted, illustrate
 from paramattr.diff.experiment import LAYER, Result
 from paramattr.diff.material import Material
 from paramattr.diff.report import layer_rows, masked_rows, unassigned
+from paramattr.diff.texts import ALL
 from paramattr.errors import ParamattrError
 from paramattr.report import sections, summary
 from paramattr.report.blocks import Spread, Table
@@ -98,7 +99,7 @@ def _summary(result: Result) -> list[str]:
     for row in masked_rows(result):
         said = (
             f"With the top {counted(row['masked'], row['units'])}"
-            f"{' of ' + row['sought'] if len(result.plan.counts) > 1 else ''} masked, the "
+            f"{'' if row['sought'] == ALL else ' of ' + row['sought']} masked, the "
             f"objective rises by {row['lost']:.3g}"
         )
         if row["random_lost"] is not None:

@@ -123,7 +123,8 @@ def loss_panels(
         )
         legend.append((kind, colour, "-"))
     layout = _axes(measure, "")
-    layout["yaxis"] |= {"autorange": "reversed", "type": "category"}
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "ticksuffix": " "}
+    layout["xaxis"] |= {"nticks": 6, "tickangle": 0}
     layout["height"] = 120 + 26 * len(names) * len(data)
     alt = f"{measure}, by units masked. The table below holds the numbers."
     return Panels([Panel("With the units masked", alt, data, layout)], legend)

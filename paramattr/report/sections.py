@@ -40,7 +40,7 @@ def profile_section(profiles: Mapping[str, PathProfile], wording: Wording) -> Se
     head = ["condition", *(f"{alpha:.3g}" for alpha in first.alphas.tolist()), "barrier"]
     same = all(p.alphas.equal(first.alphas) for p in profiles.values())
     table = Table(
-        f"{wording.objective} along the path",
+        f"{wording.objective.capitalize()} along the path",
         head,
         rows,
         "0 is the target, 1 the baseline. Barrier: how far it rises above the straight line "
@@ -116,16 +116,17 @@ def network_section(selections: Mapping[str, Selection], wording: Wording) -> Se
 
 def units_section(rankings: Mapping[str, Scores], wording: Wording) -> Section:
     """List the units of the highest scores with their intervals."""
-    tables = [
-        unit_table(scores, f"Top {wording.units}" + (f": {name}" if name else ""))
-        for name, scores in rankings.items()
-    ]
+    blocks: list[Block] = []
+    for name, scores in rankings.items():
+        caption = f"Top {wording.units}" + (f": {name}" if name else "")
+        table = unit_table(scores, caption)
+        blocks.append(table if table.rows else Words([f"{caption}. None scores above zero."]))
     lead = (
         "Intervals: 95% over samples, by Student's t, of each unit alone. Units that were chosen "
         "since they score high are scored too high on average."
     )
     known = any(not bool(scores.standard_error.isnan().all()) for scores in rankings.values())
-    return Section(f"Top {wording.units}", tables, lead if known else "No interval is known.")
+    return Section(f"Top {wording.units}", blocks, lead if known else "No interval is known.")
 
 
 def unit_table(scores: Scores, caption: str, *, count: int = LISTED) -> Table:
