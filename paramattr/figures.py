@@ -24,12 +24,16 @@ METHOD_COLOURS = {
     "modified-ig": "#e69f00",
     "taylor-target": "#009e73",
     "gradient-times-change": "#009e73",
+    "gradient-x-change": "#009e73",
     "taylor-middle": "#56b4e9",
     "taylor-baseline": "#cc79a7",
     "fisher": "#d55e00",
     "fisher-times-change": "#d55e00",
+    "fisher-x-change": "#d55e00",
     "absolute-change": "#8c6d31",
+    "change": "#8c6d31",
     "weight-magnitude": "#7a5cc8",
+    "weight": "#7a5cc8",
     "substitution": "#c2185b",
     "layer-conductance": "#b03a3a",
     "internal-influence": "#6b9e1f",
@@ -71,10 +75,8 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
     free = [Look(c, style) for style, c in product(STYLES, COLOURS) if c not in taken]
     free += [Look(c, style) for style, c in product(STYLES[2:], COLOURS) if c in taken]
     others = [method for method in methods if method not in known]
-    return {
-        **known,
-        **{method: free[place % len(free)] for place, method in enumerate(others)},
-    }
+    known |= {method: free[place % len(free)] for place, method in enumerate(others)}
+    return {method: known[method] for method in methods}
 
 
 def empty_figure(size: tuple[float, float]) -> Figure:
