@@ -3,8 +3,9 @@
     python tools/check_report.py report.html --axe axe.min.js --out report_check.json --shots DIR
 
 Checked, in light and in dark, 1400 and 390 pixels wide: no error in the console, no request leaves
-the file, nothing is wider than the window, every slider moves, every table sorts, copies and
-scrolls within itself, the switch of light and dark works, and axe-core finds nothing serious.
+the file, nothing is wider than the window, every slider moves and follows the keyboard, a point of
+a figure says what it is under the mouse, every table sorts, the first one copies as CSV, the switch
+of light and dark works, and axe-core finds nothing serious.
 It needs Chromium with its driver, Selenium (`pip install selenium`) and axe-core
 (`npm install axe-core`). Where one is missing it says so and ends with status 77.
 """
@@ -16,6 +17,7 @@ import contextlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,58 @@ return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.s
 """
 
 
+POINT = """
+const plot = document.querySelector('.plot');
+if (!plot) return null;
+plot.scrollIntoView({ block: 'center', behavior: 'instant' });
+const trace = plot.data.find((one) => one.hovertemplate), { xaxis, yaxis } = plot._fullLayout;
+const place = Math.floor(trace.x.length / 2), box = plot.getBoundingClientRect();
+return [box.left + xaxis._offset + xaxis.d2p(trace.x[place]),
+  box.top + yaxis._offset + yaxis.d2p(trace.y[place])];
+"""
+
+
+def hovered(driver: Any) -> str | None:
+    """Read what the first figure says under the mouse; None where there is no figure."""
+    place = driver.execute_script(POINT)
+    if place is None:
+        return None
+    for shift in (3, 0):
+        where = {"type": "mouseMoved", "x": place[0] + shift, "y": place[1]}
+        driver.execute_cdp_cmd("Input.dispatchMouseEvent", where)
+        time.sleep(0.4)
+    text = "return [...document.querySelectorAll('.hoverlayer text')].map((x) => x.textContent)"
+    return " ".join(driver.execute_script(text))
+
+
+def keyed(driver: Any) -> list[bool]:
+    """Press an arrow on each slider: whether it moves."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    moved = []
+    for slider in driver.find_elements(By.CSS_SELECTOR, "input[type=range]"):
+        before = slider.get_property("value")
+        slider.send_keys(Keys.ARROW_RIGHT if before == "0" else Keys.ARROW_LEFT)
+        moved.append(slider.get_property("value") != before)
+    return moved
+
+
+def copied(driver: Any) -> list[str] | None:
+    """Copy the first table: the lines of its CSV; None where there is no table."""
+    from selenium.webdriver.common.by import By
+
+    buttons = driver.find_elements(By.CSS_SELECTOR, "button.copy")
+    if not buttons:
+        return None
+    allowed = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": allowed})
+    driver.execute_script("arguments[0].click()", buttons[0])
+    time.sleep(0.3)
+    read = "navigator.clipboard.readText().then(arguments[0], (e) => arguments[0](String(e)))"
+    return str(driver.execute_async_script(read)).splitlines()
+
+
 def console(driver: Any) -> list[str]:
     """List what the console holds, but what it says for information."""
     return [x["message"] for x in driver.get_log("browser") if x["level"] not in ("INFO", "DEBUG")]
@@ -178,6 +232,8 @@ def viewed(driver: Any, script: str | None) -> dict[str, Any]:
     before = driver.execute_script(ground)
     driver.execute_script("document.getElementById('theme').click()")
     found["switches"] = driver.execute_script(ground) != before
+    found["hover"], found["keyboard"] = hovered(driver), keyed(driver)
+    found["csv"] = copied(driver)
     found["sliders"] = driver.execute_script(SLIDERS)
     found["tables"] = driver.execute_script(TABLES)
     found["console"] = console(driver)
@@ -207,9 +263,17 @@ def wrong(report: dict[str, Any]) -> list[str]:
         said += [f"{place}: axe: {x}" for x in view["axe"] or [] if x["impact"] in SERIOUS]
         said += [f"{place}: {s['name']} does not move" for s in view["sliders"] if not s["moved"]]
         said += [f"{place}: {t['name']} does not sort" for t in view["tables"] if not t["sorted"]]
+        said += [f"{place}: a slider does not follow the keyboard"] * (not all(view["keyboard"]))
+        said += [f"{place}: a figure says nothing under the mouse"] * (view["hover"] == "")
+        said += [f"{place}: no CSV: {view['csv']}"] * (view["csv"] is not None and not csv_of(view))
         said += [f"{place}: no figure is drawn"] * (not view["plots"])
         said += [f"{place}: light and dark do not switch"] * (not view["switches"])
     return said
+
+
+def csv_of(view: dict[str, Any]) -> bool:
+    """Say whether what was copied is the first table: its head and a line per row."""
+    return bool(view["csv"][0].count(",")) and len(view["csv"]) == 1 + view["tables"][0]["rows"]
 
 
 def main() -> int:
