@@ -30,7 +30,7 @@ LISTED = 50
 
 def summary_section(sentences: Sequence[str]) -> Section:
     """Say what was found, in words."""
-    return Section("Summary", [Words(sentences)])
+    return Section("Summary", [Words([one[:1].upper() + one[1:] for one in sentences])])
 
 
 def profile_section(profiles: Mapping[str, PathProfile], wording: Wording) -> Section:

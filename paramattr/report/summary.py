@@ -44,7 +44,7 @@ def of_comparison(comparison: Comparison, fraction: float, wording: Wording) -> 
     samples = next(iter(comparison.curves.values())).values.shape[1]
     sentences = [
         f"{len(comparison.rankings)} rankings are compared on {samples} samples: "
-        f"{', '.join(map(wording.label, comparison.rankings))}."
+        f"{'; '.join(map(wording.label, comparison.rankings))}."
     ]
     for function in functions:
         own = comparison.curves[method, function, function].at(fraction, comparison.bootstrap)
@@ -109,8 +109,8 @@ def _best(comparison: Comparison, functions: list[str], wording: Wording) -> lis
             (row for row in areas if row["function"] == function), key=lambda row: -row["value"]
         )
         if len(own) > 1:
-            order = ", ".join(f"{wording.label(r['method'])} {r['value']:.2f}" for r in own[:4])
-            more = f", then {len(own) - 4} more" if len(own) > 4 else ""
+            order = "; ".join(f"{wording.label(r['method'])} {r['value']:.2f}" for r in own[:4])
+            more = f"; then {len(own) - 4} more" if len(own) > 4 else ""
             sentences.append(f"{wording.label(function)}, area under the curve: {order}{more}.")
     return sentences
 

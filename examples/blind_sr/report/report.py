@@ -38,7 +38,7 @@ def save(out: Path, result: ReportResult) -> Path:
     return write_report(
         result.comparison,
         out,
-        title=f"Which filters of {PAIR_LABELS[setting.network]} deblur, which denoise?",
+        title=f"{PAIR_LABELS[setting.network]}: which filters deblur, which denoise?",
         profile={INPUT_LABELS[name] + " input": one for name, one in result.profiles.items()},
         changes=[change for function in MASKS for change in changes(result, function)],
         modulations=[modulation(result, function) for function in MASKS],
@@ -84,7 +84,7 @@ def modulation(result: ReportResult, function: str) -> Modulation:
     number = max(range(len(moved)), key=moved.__getitem__)
     name = result.photographs.names[number]
     return Modulation(
-        f"{len(result.selections[function])} {FUNCTIONS[function]} filters",
+        f"{len(result.selections[function]):,} {FUNCTIONS[function]} filters",
         STRENGTHS,
         {
             f"{INPUT_LABELS[condition]} input": [
