@@ -276,6 +276,20 @@ def csv_of(view: dict[str, Any]) -> bool:
     return bool(view["csv"][0].count(",")) and len(view["csv"]) == 1 + view["tables"][0]["rows"]
 
 
+def recorded(reports: list[dict[str, Any]], lines: list[str]) -> dict[str, Any]:
+    """Put what was found beside what it was found with, as the benchmarks' results have it."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from benchmarks.environment import environment
+
+    return {
+        "command": f"tools/check_report.py {' '.join(report['file'] for report in reports)}",
+        "environment": environment(),
+        "bytes": {report["file"]: report["bytes"] for report in reports},
+        "wrong": lines,
+        "reports": reports,
+    }
+
+
 def main() -> int:
     """Check the files that are named, print what is wrong, and write what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -294,7 +308,7 @@ def main() -> int:
     lines += ["axe-core did not look: give --axe axe.min.js"] if script is None else []
     print("\n".join(lines) or f"{len(reports)} reports, {len(WIDTHS) * 2} views each: all well")
     if given.out is not None:
-        given.out.write_text(json.dumps({"reports": reports, "wrong": lines}, indent=1) + "\n")
+        given.out.write_text(json.dumps(recorded(reports, lines), indent=1) + "\n")
     return 1 if lines else 0
 
 

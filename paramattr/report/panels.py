@@ -156,7 +156,7 @@ def _curve(
     found = [curve.at(fraction, comparison.bootstrap) for fraction in curve.fractions]
     places = [math.sqrt(100 * fraction) for fraction in curve.fractions]
     values = [one.value for one in found]
-    line = _line(places, values, look, 2.6 if main else 1.4, label)
+    line = _line(places, values, look, 2.6 if main else 1.7, label)
     line["text"] = [f"{100 * fraction:g}%" for fraction in curve.fractions]
     line["customdata"] = [[_short(one.low), _short(one.high)] for one in found]
     line["hovertemplate"] = (
