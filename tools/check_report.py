@@ -27,6 +27,13 @@ WIDTHS = (1400, 390)
 LARGEST = 10_000_000
 """Bytes that a report may have."""
 SERIOUS = ("serious", "critical")
+ARGUMENTS = (
+    "headless=new",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-dev-shm-usage",
+    "hide-scrollbars",
+)
 
 
 class Absent(Exception):
@@ -49,7 +56,7 @@ def browser(*, dark: bool = False) -> Iterator[Any]:
         raise Absent("Chromium is not installed: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = str(programs[0])
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
+    for argument in ARGUMENTS:
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=str(programs[1]))
