@@ -225,10 +225,11 @@ def draw(rows: list[Row], file: Path) -> None:
     """Draw every method's points and frontier: a row per network and units, a column a function."""
     from matplotlib.figure import Figure
 
-    from paramattr.plots import COLOURS, STYLES
+    from paramattr.figures import looks
 
     kinds = list(dict.fromkeys((row["network"], row["units"]) for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    drawn = looks(methods)
     figure = Figure(figsize=(10, 3.1 * len(kinds)), layout="constrained")
     grid = figure.subplots(len(kinds), len(FUNCTIONS), squeeze=False)
     for line, (network, units) in enumerate(kinds):
@@ -243,7 +244,7 @@ def draw(rows: list[Row], file: Path) -> None:
                 )
                 other = [max(x, 1e-5) for x, _ in points]
                 best = torch.tensor([y for _, y in points]).cummax(0).values
-                colour, style = COLOURS[number], STYLES[number % len(STYLES)]
+                colour, style = drawn[method]
                 wide = 2.2 if number == 0 else 1.1
                 axis.step(
                     other, best, style, where="post", color=colour, linewidth=wide, label=method

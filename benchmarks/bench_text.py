@@ -19,22 +19,11 @@ from matplotlib.figure import Figure
 from benchmarks.benchmark import Row, say, start
 from benchmarks.environment import RESULTS
 from paramattr import Comparison, compare
+from paramattr.figures import looks
 
 PAGE = Path(__file__).parent.parent / "docs" / "text.md"
 FRACTIONS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 SHARES = (0.1, 0.2, 0.3)
-DASHED, DOTTED = (0, (4, 2)), (0, (1, 1))
-LINES = {  # colours of Okabe and Ito; a method without its contrast is dotted
-    "FAIG": ("#0072B2", "-"),
-    "FAIG, no contrast": ("#0072B2", DOTTED),
-    "gradient x change": ("#E69F00", "-"),
-    "gradient x change, no contrast": ("#E69F00", DOTTED),
-    "Fisher x change²": ("#009E73", "-"),
-    "Fisher x change², no contrast": ("#009E73", DOTTED),
-    "|change|": ("#D55E00", "-"),
-    "|weight|": ("#CC79A7", "-"),
-    "random": ("#000000", DASHED),
-}
 
 
 @dataclass(frozen=True)
@@ -143,7 +132,7 @@ def draw(comparisons: list[Comparison]) -> Figure:
     for column, task in enumerate(tasks):
         for row, measured in enumerate((task, *(t for t in tasks if t != task))):
             axis = axes[row, column]
-            for method, (colour, style) in LINES.items():
+            for method, (colour, style) in looks(list(comparisons[0].rankings)).items():
                 values = torch.stack([lost(c, method, task, measured) for c in comparisons])
                 strong = method in ("FAIG", "random")
                 axis.plot(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,15 +14,18 @@ from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.faithfulness.curves import Curve
 from paramattr.figures import COLOURS as COLOURS
 from paramattr.figures import GREY as GREY
-from paramattr.figures import empty_figure
+from paramattr.figures import STYLES as STYLES
+from paramattr.figures import Look, empty_figure, looks
 from paramattr.integration.profile import PathProfile
+from paramattr.report.blocks import Change, Modulation, State
+from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
+from paramattr.units.showing import name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = ("-", "--", ":")
 TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 
 
@@ -36,7 +41,8 @@ def plot_comparison(
     """Draw the curves of a comparison: a column a function, a row own and other measures.
 
     The first method is drawn thick with its interval, the control grey with its interval. The
-    horizontal axis is a square root, so that small shares can be read. Where the comparison knows
+    horizontal axis is a square root, so that small shares can be read. Each method has the colour
+    that it has in every figure (`paramattr.figures.METHOD_COLOURS`). Where the comparison knows
     the truth, edits that are damage are crossed out.
 
     Args:
@@ -53,7 +59,7 @@ def plot_comparison(
     """
     labels = dict(labels or {})
     measured_labels = {**labels, **(measured_labels or {})}
-    methods = list(comparison.rankings)
+    drawn = looks(list(comparison.rankings))
     damaged = {
         (row["method"], row["function"], row["fraction"])
         for row in (comparison.damage() if comparison.truth is not None else [])
@@ -66,9 +72,11 @@ def plot_comparison(
         others = [function, *(other for other in functions if other != function)]
         for row, measured in enumerate(others):
             axis = grid[row][column]
-            for number, method in enumerate(methods):
+            for number, method in enumerate(comparison.rankings):
                 curve = comparison.curves[method, function, measured]
-                _draw(axis, curve, comparison, number, method, labels.get(method, method))
+                main = number == 0 or method == CONTROL
+                label = labels.get(method, method)
+                _draw(axis, curve, comparison, drawn[method], label, main=main)
                 crossed = [f for f in curve.fractions if (method, function, f) in damaged]
                 _cross_out(axis, curve, crossed)
             what = measured_labels.get(measured, measured)
@@ -82,7 +90,7 @@ def plot_comparison(
             if column == 0:
                 axis.set_ylabel(measure)
             if row == len(functions) - 1:
-                axis.set_xlabel(f"{units} {verb}, %")
+                axis.set_xlabel(f"{units} {verb}, % (square-root axis)")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
     return figure
@@ -145,18 +153,14 @@ def plot_distribution(
 
 
 def _draw(
-    axis: Axes, curve: Curve, comparison: Comparison, number: int, method: str, label: str
+    axis: Axes, curve: Curve, comparison: Comparison, look: Look, label: str, *, main: bool
 ) -> None:
     percents = [100 * fraction for fraction in curve.fractions]
-    control = method == CONTROL
-    colour = GREY if control else COLOURS[number % len(COLOURS)]
-    style = "-" if control else STYLES[number // len(COLOURS) % len(STYLES)]
-    main = number == 0 or control
     axis.plot(
         percents,
         curve.mean(),
-        style,
-        color=colour,
+        look.style,
+        color=look.colour,
         linewidth=2.4 if main else 1.1,
         label=label,
         zorder=3 if main else 2,
@@ -164,7 +168,7 @@ def _draw(
     if main:
         found = [curve.at(fraction, comparison.bootstrap) for fraction in curve.fractions]
         low, high = [one.low for one in found], [one.high for one in found]
-        axis.fill_between(percents, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(percents, low, high, color=look.colour, alpha=0.15, linewidth=0)
 
 
 def _cross_out(axis: Axes, curve: Curve, fractions: Sequence[float]) -> None:
@@ -208,3 +212,87 @@ def plot_profile(
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def plot_units(scores: Scores, *, count: int = 20, units: str = "units") -> Figure:
+    """Draw the units of the highest scores, with their 95% intervals over samples.
+
+    Args:
+        scores: of the units.
+        count: how many are drawn, at most.
+        units: what a unit is called.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed.
+    """
+    order = scores.rank()[:count]
+    places, values = range(len(order)), scores.values[order]
+    figure = empty_figure((7.5, max(2.5, 0.24 * len(order) + 1.2)))
+    axis = figure.subplots()
+    ends = scores.intervals()[order].tolist()
+    axis.hlines(places, *zip(*ends, strict=True), color=GREY, linewidth=1.2)
+    axis.plot(values, places, "o", color=COLOURS[0], markersize=4)
+    axis.set_yticks(places, [name_of(scores.index[n]) for n in order.tolist()], fontsize=7)
+    axis.invert_yaxis()
+    axis.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    axis.set_xlabel("score and 95% interval over samples")
+    axis.set_title(f"first {len(order)} of {len(scores)} {units}", fontsize=9)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_modulation(modulation: Modulation) -> Figure:
+    """Draw a measure against the strength of some units, a line per condition.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed.
+    """
+    figure = empty_figure((6.4, 3.8))
+    axis = figure.subplots()
+    for number, (name, values) in enumerate(modulation.values.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        axis.plot(modulation.strengths, values, "o-", color=colour, markersize=3, label=name)
+    axis.axvline(1, color=GREY, linewidth=1, linestyle=":")
+    axis.set_xlabel("strength (0: baseline, 1: target)")
+    axis.set_ylabel(modulation.measure)
+    axis.set_title(modulation.title, fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_changes(changes: Sequence[Change]) -> Figure:
+    """Show samples before and after an edit: a row per sample, its images or texts side by side.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed, or there is no sample.
+    """
+    if not changes:
+        raise ParamattrError("there is no sample to draw: give at least one")
+    widest = 3 if any(change.given for change in changes) else 2
+    figure = empty_figure((3.2 * widest, 3.2 * len(changes)))
+    grid = figure.subplots(len(changes), widest, squeeze=False)
+    for row, change in zip(grid, changes, strict=True):
+        states = [*([change.given] if widest == 3 else []), change.before, change.after]
+        for axis, state in zip(row, states, strict=True):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if state is not None:
+                _show(axis, state)
+        row[0].set_ylabel(change.title, fontsize=8)
+    return figure
+
+
+def _show(axis: Axes, state: State) -> None:
+    if isinstance(state.content, bytes):
+        from PIL import Image
+
+        axis.imshow(np.asarray(Image.open(io.BytesIO(state.content))), interpolation="nearest")
+    else:
+        text = textwrap.fill(state.content, 40, replace_whitespace=False).replace("$", r"\$")
+        axis.text(0.02, 0.95, text, va="top", fontsize=7, transform=axis.transAxes)
+    axis.set_title(state.label, fontsize=8)
+    axis.set_xlabel(state.note, fontsize=8)

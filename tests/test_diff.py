@@ -290,3 +290,22 @@ def prepare(folder: Path) -> None:
         folder / "lora"
     )
     save_state_dict(folder / "one.safetensors", {"weight": torch.zeros(1)})
+
+
+def test_the_report_shows_texts_and_says_how_to_get_it(ran, folder, tmp_path, monkeypatch):
+    pytest.importorskip("plotly", reason="plotly is not installed: the report is not tested")
+    words = ("base", "tuned", "--data", "two.jsonl", "--pct", "15", "--out")
+    code, _, err = ran("diff", *words, str(tmp_path / "with"))
+    assert (code, err) == (0, "")
+    html = (tmp_path / "with" / "report.html").read_text()
+    texts = [json.loads(one)["text"] for one in (folder / "two.jsonl").read_text().splitlines()]
+    assert sum(text in html for text in set(texts)) >= 2
+    for heading in ("Path profile", "Top attention heads", "Before and after", "Modulation"):
+        assert f">{heading}</h2>" in html
+    monkeypatch.setattr("paramattr.report.page.find_spec", lambda name: None)
+    code, _, err = ran("diff", *words, str(tmp_path / "without"))
+    assert (code, err.count("\n")) == (0, 1)
+    assert "report.html was not written" in err
+    assert 'pip install "paramattr[report]"' in err
+    assert not (tmp_path / "without" / "report.html").exists()
+    assert (tmp_path / "without" / "diff.json").exists()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,6 +29,9 @@ from paramattr.units.contrast import contrast
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
+
+if TYPE_CHECKING:
+    from paramattr.report.page import Page
 
 LAYER = "layer"
 KINDS = (LAYER, "attention_head", "neuron")
@@ -107,6 +110,12 @@ class Result:
     change: dict[str, float]
     losses: tuple[Loss, ...]
     notes: tuple[str, ...]
+
+    def page(self) -> Page:
+        """Give the report, which `paramattr.report.write_report` writes."""
+        from paramattr.diff.page import page_of
+
+        return page_of(self)
 
 
 def plan(config: Config, material: Material) -> Plan:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +47,8 @@ class Material:
         objective: `(output, targets)` to one number per sample.
         counts: name to the number of samples.
         notes: what was cut, kept or dropped, in sentences.
+        texts: name to the texts of the batches, in their order; empty where there are none.
+        tokenizer: of the texts.
     """
 
     target: nn.Module
@@ -55,6 +57,8 @@ class Material:
     objective: Objective
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tokenizer: Any = None
 
 
 def gather(config: Config) -> Material:
@@ -143,7 +147,9 @@ def _of_folders(config: Config) -> Material:
         )
     if pair.dropped:
         notes.append(f"{', '.join(pair.dropped)}: in the base alone, and left out.")
-    return Material(pair.target, pair.baseline, conditions, cross_entropy, {}, tuple(notes))
+    found = Material(pair.target, pair.baseline, conditions, cross_entropy, {}, tuple(notes))
+    shown = {name: [t.text for t in texts if t.condition == name] for name in conditions}
+    return replace(found, texts=shown, tokenizer=pair.tokenizer)
 
 
 def _of_state_dicts(config: Config) -> Material:

@@ -10,6 +10,7 @@ from rich.console import Console
 from paramattr.diff.config import Config
 from paramattr.diff.experiment import plan, run
 from paramattr.diff.material import gather
+from paramattr.diff.page import save_page
 from paramattr.diff.report import as_json as rows_of
 from paramattr.diff.report import plan_as_json, print_plan, print_result, save
 
@@ -35,7 +36,7 @@ def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
             print_plan(console, config, planned)
         return
     result = run(config, material, show_progress=sys.stderr.isatty())
-    said = save(config, result)
+    said = [*save(config, result), *save_page(config, material, result)]
     if as_json:
         print(json.dumps(rows_of(config, result), indent=1))
     else:

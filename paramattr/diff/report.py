@@ -6,9 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from paramattr.checkpoints import write_whole
 from paramattr.diff.columns import columns
@@ -17,6 +15,9 @@ from paramattr.diff.experiment import LAYER, Plan, Result
 from paramattr.diff.figure import draw
 from paramattr.diff.measuring import Loss
 from paramattr.errors import ParamattrError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 TOP = 5
 """Units that are listed of each kind and condition; JSON lists more."""
@@ -194,7 +195,7 @@ def print_result(console: Console, config: Config, result: Result) -> None:
     _print_layers(console, result)
     _print_top(console, result)
     _print_masked(console, config, result)
-    _print_notes(console, [*result.notes, *_unassigned(result)])
+    _print_notes(console, [*result.notes, *unassigned(result)])
     if config.out is not None:
         console.print(f"Scores, selections, figure and rows are in {config.out}.")
 
@@ -308,7 +309,8 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
         console.print(f"Note: {note}")
 
 
-def _unassigned(result: Result) -> list[str]:
+def unassigned(result: Result) -> list[str]:
+    """Say what share of the attributed magnitude lies in no unit."""
     said = []
     for units, own in result.scores.items():
         share = max(scores.unassigned for scores in own.values())

@@ -1,6 +1,7 @@
 """A small project as a user writes it; `tests/test_typing.py` has it checked with --strict."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from paramattr import (
     substitute,
 )
 from paramattr.objectives import Objective
+from paramattr.report import Change, Modulation, State, Wording, write_report
 
 
 def readme(
@@ -73,6 +75,16 @@ def others(target: nn.Module, baseline: nn.Module, loader: list[Tensor]) -> list
     first: tuple[Unit, float] = taylor[0]
     chosen: list[Unit] = list(taylor.top(count=2))
     return [*units, first[0], *chosen]
+
+
+def reported(scores: Scores, before: bytes) -> Path:
+    changes = [Change("a photograph", State("tuned", before, "30 dB"), State("masked", before))]
+    strengths = [Modulation("the top heads", [0.0, 1.0], {"blur": [0.9, 0.1]}, "loss")]
+    words = Wording(labels={"faig": "FAIG"}, units="heads")
+    path: Path = write_report(
+        scores, "report.html", changes=changes, modulations=strengths, wording=words
+    )
+    return write_report({"blur": scores}, path, fraction=0.05, notes=["Two conditions."])
 
 
 def loader() -> DataLoader[tuple[Tensor, ...]]:

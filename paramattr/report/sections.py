@@ -1,0 +1,179 @@
+"""The sections that reports have in common: units, path, curves, what changed, strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from paramattr.faithfulness.comparison import CONTROL, Comparison
+from paramattr.integration.profile import PathProfile
+from paramattr.report.blocks import (
+    Block,
+    Cell,
+    Change,
+    Changes,
+    Modulation,
+    Spread,
+    Table,
+    Words,
+)
+from paramattr.report.network import network_of
+from paramattr.report.page import Section
+from paramattr.report.panels import curve_panels, profile_panels
+from paramattr.report.wording import Wording
+from paramattr.units.scores import Scores
+from paramattr.units.selection import Selection
+from paramattr.units.showing import name_of
+
+LISTED = 50
+"""Units that a table lists of each ranking."""
+
+
+def summary_section(sentences: Sequence[str]) -> Section:
+    """Say what was found, in words."""
+    return Section("Summary", [Words([one[:1].upper() + one[1:] for one in sentences])])
+
+
+def profile_section(profiles: Mapping[str, PathProfile], wording: Wording) -> Section:
+    """Show the objective along the path."""
+    first = next(iter(profiles.values()))
+    rows = [[name, *profile.values.tolist(), profile.barrier] for name, profile in profiles.items()]
+    head = ["condition", *(f"{alpha:.3g}" for alpha in first.alphas.tolist()), "barrier"]
+    same = all(p.alphas.equal(first.alphas) for p in profiles.values())
+    table = Table(
+        f"{wording.objective.capitalize()} along the path",
+        head,
+        rows,
+        "0 is the target, 1 the baseline. Barrier: how far it rises above the straight line "
+        "between the ends, over their difference. Above 1, mistrust the scores.",
+    )
+    panels = profile_panels(profiles, measure=wording.objective)
+    lead = f"The mean over {first.samples} samples, from the target to the baseline."
+    return Section("Path profile", [panels, table] if same else [panels], lead)
+
+
+def curve_section(comparison: Comparison, wording: Wording) -> Section:
+    """Show the curves of a comparison, with their numbers, areas and leads."""
+    panels = curve_panels(
+        comparison,
+        labels=wording.labels,
+        measured_labels=wording.measured,
+        verb=wording.verb,
+        measure=wording.measure,
+        units=wording.units,
+    )
+    judged = comparison.truth is not None
+    rows: list[list[Cell]] = [
+        [
+            wording.label(row["method"]),
+            wording.label(row["function"]),
+            wording.measures(row["measured"]),
+            100 * row["fraction"],
+            Spread(row["value"], row["low"], row["high"]),
+            *([row["reason"] if row["damage"] else ""] if judged else []),
+        ]
+        for row in comparison.rows()
+    ]
+    head = ["method", f"{wording.units} of", "measured on", "%", wording.measure]
+    table = Table("Curves", [*head, *(["damage"] if judged else [])], rows)
+    blocks: list[Block] = [panels, *_areas(comparison, wording), table]
+    lead = (
+        f"{wording.measure.capitalize()}, as the {wording.units} that a method ranks first are "
+        f"{wording.verb}, from none to all."
+    )
+    return Section("Masking curves" if wording.verb == "masked" else "Curves", blocks, lead)
+
+
+def _areas(comparison: Comparison, wording: Wording) -> list[Table]:
+    fractions = comparison.fractions
+    if fractions[0] != 0 or fractions[-1] != 1 or len(fractions) < 3:
+        return []
+    rows: list[list[Cell]] = [
+        [
+            wording.label(row["method"]),
+            wording.label(row["function"]),
+            Spread(row["value"], row["low"], row["high"]),
+        ]
+        for row in sorted(comparison.areas(), key=lambda row: -row["value"])
+        if row["method"] != CONTROL
+    ]
+    note = "0 is random, 1 is all that the units can do at once."
+    return [Table("Area under the curve", ["method", "function", "area"], rows, note)]
+
+
+def network_section(selections: Mapping[str, Selection], wording: Wording) -> Section:
+    """Draw the layers with the units that were found, and count them."""
+    network = network_of(selections, units=wording.units)
+    counts = {name: selection.by_layer() for name, selection in selections.items()}
+    layers = {
+        path: len(own) for path, own in next(iter(selections.values())).index.layers().items()
+    }
+    rows: list[list[Cell]] = [
+        [path, size, *(own[path] for own in counts.values())] for path, size in layers.items()
+    ]
+    table = Table("Found by layer", ["layer", wording.units, *counts], rows)
+    return Section(f"Where the {wording.units} lie", [network, table])
+
+
+def units_section(rankings: Mapping[str, Scores], wording: Wording) -> Section:
+    """List the units of the highest scores with their intervals."""
+    blocks: list[Block] = []
+    for name, scores in rankings.items():
+        caption = f"Top {wording.units}" + (f": {name}" if name else "")
+        table = unit_table(scores, caption)
+        blocks.append(table if table.rows else Words([f"{caption}. None scores above zero."]))
+    lead = (
+        "Intervals: 95% over samples, by Student's t, of each unit alone. Units that were chosen "
+        "since they score high are scored too high on average."
+    )
+    known = any(not bool(scores.standard_error.isnan().all()) for scores in rankings.values())
+    return Section(f"Top {wording.units}", blocks, lead if known else "No interval is known.")
+
+
+def unit_table(scores: Scores, caption: str, *, count: int = LISTED) -> Table:
+    """List the first units of a ranking whose scores are above zero."""
+    reach = scores.intervals()
+    above = int((scores.values > 0).sum())
+    signs = not bool(scores.signed.isnan().all())
+    rows: list[list[Cell]] = []
+    for place, number in enumerate(scores.rank()[: min(count, above)].tolist(), 1):
+        low, high = reach[number].tolist()
+        spread = Spread(float(scores.values[number]), low, high)
+        signed = [float(scores.signed[number])] if signs else []
+        rows.append([name_of(scores.index[number]), place, spread, *signed])
+    note = f"{len(rows)} of {len(scores):,}; {above:,} score above zero."
+    if signs:
+        note += " Signed: the mean of A, above zero where the change lowers the objective."
+    return Table(caption, ["unit", "place", "score", *(["signed"] if signs else [])], rows, note)
+
+
+def layer_table(shares: Mapping[str, Mapping[str, float]], caption: str, note: str) -> Table:
+    """List numbers by layer, a column each, in the model's order."""
+    layers = list(next(iter(shares.values())))
+    rows: list[list[Cell]] = [
+        [layer, *(own.get(layer, 0.0) for own in shares.values())] for layer in layers
+    ]
+    return Table(caption, ["layer", *shares], rows, note)
+
+
+def change_sections(
+    changes: Sequence[Change], modulations: Sequence[Modulation], wording: Wording
+) -> list[Section]:
+    """Show samples before and after, and sliders over the strength; no section for nothing."""
+    sections = []
+    if changes:
+        lead = (
+            "Left of the line is the model as it was, right of it the edited one. Move the slider."
+        )
+        sections.append(Section("Before and after", [Changes(changes)], lead))
+    if modulations:
+        lead = (
+            f"The {wording.units} found become strength × target + (1 − strength) × baseline. At 0 "
+            "they are the baseline's, at 1 the target's, and beyond 1 the change is exaggerated."
+        )
+        sections.append(Section("Modulation", list(modulations), lead))
+    return sections
+
+
+def note_sections(notes: Sequence[str]) -> list[Section]:
+    """Say what was left out, cut or guessed; no section for nothing."""
+    return [Section("Notes", [Words(notes)])] if notes else []
