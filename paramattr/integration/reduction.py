@@ -1,0 +1,180 @@
+"""One sample's attributions summed over units, parameter by parameter, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paramattr.units.index import UnitIndex
+
+CHUNK = 2**17
+"""Entries that are taken together on a CPU, so that what is made of them stays in its cache."""
+
+
+class Reduced(NamedTuple):
+    """One sample's attributions, reduced to units, in float64 on the CPU.
+
+    Attributes:
+        magnitudes: Σ_{i in u} |A_i| of each unit.
+        signed: Σ_{i in u} A_i of each unit.
+        rest: Σ |A_i| over entries of no unit.
+    """
+
+    magnitudes: Float[Tensor, "units"]
+    signed: Float[Tensor, "units"]
+    rest: float = 0.0
+
+
+class _Place(NamedTuple):
+    """Where a parameter's entries go in one set of units.
+
+    Attributes:
+        units: name of the set.
+        targets: unit of each entry, one past the last unit for none; size 1 along dimensions that
+            a unit spans.
+        first: the first unit, if the targets are that one and those that follow it, in order.
+    """
+
+    units: str
+    targets: Tensor
+    first: int | None
+
+
+class Reduction:
+    """The sums over units that a run takes of each sample.
+
+    Args:
+        indexes: name of each set of units to the units.
+        device: where the attributions are.
+    """
+
+    def __init__(self, indexes: Mapping[str, UnitIndex], device: torch.device) -> None:
+        self.device = device
+        self.sizes = {units: len(index) for units, index in indexes.items()}
+        self._places: dict[str, dict[tuple[int, ...], list[_Place]]] = {}
+        for units, index in indexes.items():
+            for name, labels in index.all_labels():
+                spanned = tuple(d for d, size in enumerate(labels.shape) if size == 1)
+                targets = labels.to(device, torch.int64) % (len(index) + 1)
+                place = _Place(units, targets, _first(targets))
+                self._places.setdefault(name, {}).setdefault(spanned, []).append(place)
+
+    def places(self, name: str) -> Mapping[tuple[int, ...], list[_Place]]:
+        """Give a parameter's places, by the dimensions that units span."""
+        return self._places.get(name, {})
+
+    def of(self, attributions: Mapping[str, Tensor]) -> dict[str, Reduced]:
+        """Reduce a sample's attributions.
+
+        Args:
+            attributions: names to tensors shaped like the parameters and buffers.
+
+        Returns:
+            Name of each set of units to the sums. The entries of a chunk are summed in their own
+            precision on a CPU, and chunks in float64.
+        """
+        tally = Tally(self)
+        for name, values in attributions.items():
+            for rows in chunks(values):
+                part = values[rows] if values.ndim else values[None]
+                tally.add(name, torch.stack((part, part.abs())), rows)
+        return tally.reduced()
+
+
+class Tally:
+    """The sums over units of one sample so far.
+
+    Args:
+        reduction: what is summed.
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        self.reduction = reduction
+        self._sums, self._rest = {}, {}
+        for units, size in reduction.sizes.items():
+            self._sums[units] = torch.zeros(
+                2, size + 1, dtype=torch.float64, device=reduction.device
+            )
+            self._rest[units] = torch.zeros((), dtype=torch.float64, device=reduction.device)
+
+    def add(self, name: str, both: Float[Tensor, "2 rows ..."], rows: slice) -> None:
+        """Add some rows of a parameter's attributions.
+
+        Args:
+            name: of the parameter.
+            both: the attributions, and their magnitudes.
+            rows: which ones.
+        """
+        missing, total = set(self._sums), None
+        for spanned, places in self.reduction.places(name).items():
+            part = _summed(both, spanned)
+            total = part[1] if total is None else total
+            for place in places:
+                missing.discard(place.units)
+                _add(self._sums[place.units], place, part, rows, spanned)
+        if missing:
+            rest = (both[1] if total is None else total).sum(dtype=_precision(both))
+            for units in missing:
+                self._rest[units] += rest
+
+    def reduced(self) -> dict[str, Reduced]:
+        """Give the sums."""
+        found = {}
+        for units, sums in self._sums.items():
+            of_units = sums.cpu()
+            rest = float(of_units[1, -1] + self._rest[units].cpu())
+            found[units] = Reduced(of_units[1, :-1], of_units[0, :-1], rest)
+        return found
+
+
+def chunks(values: Tensor) -> Iterator[slice]:
+    """Cut a tensor's first dimension: on a CPU into what a cache holds, elsewhere not at all."""
+    if values.ndim == 0 or values.device.type != "cpu" or values.numel() <= CHUNK:
+        yield slice(None)
+        return
+    step = max(1, CHUNK * len(values) // values.numel())
+    for start in range(0, len(values), step):
+        yield slice(start, start + step)
+
+
+def _add(
+    sums: Float[Tensor, "2 units_and_none"],
+    place: _Place,
+    part: Float[Tensor, "2 ..."],
+    rows: slice,
+    spanned: tuple[int, ...],
+) -> None:
+    targets = place.targets
+    if targets.ndim and 0 not in spanned:
+        targets = targets[rows]
+    flat = part.to(torch.float64).flatten(1)
+    if place.first is not None and targets.numel():
+        first = int(targets.flatten()[0]) if rows != slice(None) else place.first
+        sums[:, first : first + targets.numel()].add_(flat)
+        return
+    for own, values in zip(sums, flat, strict=True):
+        own.index_add_(0, targets.flatten(), values)
+
+
+def _summed(both: Tensor, spanned: tuple[int, ...]) -> Tensor:
+    dimensions = [d + 1 for d in spanned]
+    if not dimensions:
+        return both
+    return both.sum(dimensions, keepdim=True, dtype=_precision(both))
+
+
+def _precision(values: Tensor) -> torch.dtype | None:
+    # A CPU copies the whole tensor for a wider sum; an accelerator does not.
+    return torch.float64 if values.device.type != "cpu" else None
+
+
+def _first(targets: Tensor) -> int | None:
+    flat = targets.flatten()
+    if not len(flat):
+        return None
+    is_run = torch.equal(flat, torch.arange(len(flat), device=flat.device) + flat[0])
+    return int(flat[0]) if is_run else None
