@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def _timed(ways: list[Way], photographs: int) -> list[tuple[Row, tuple[str, Rank
 
 
 def _effect(
-    drawn: MaskCurves, label: str, function: str, fraction: float, whole: Sequence[int]
+    drawn: MaskCurves, label: str, function: str, fraction: float, whole: slice
 ) -> dict[str, Any]:
     """Measure what masking a ranking's filters does, with intervals over the photographs."""
     other = next(mask for mask in MASKS if mask != function)

@@ -1,4 +1,4 @@
-"""Points of a path, each kept in memory of its own so that it is interpolated as rarely as may be."""
+"""Points of a path, held in memory so that they are interpolated as rarely as may be."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from paramattr.paths import FittedPath, Parameters
 class Points:
     """The parameters at some points of a path.
 
-    A point's tensors are valid until `at` is called with another `alpha`: the memory of one point is
-    written anew for whatever has no place of its own. A point that the model has written on is
+    A point's tensors are valid until `at` is called with another `alpha`: one point's memory is
+    written anew for all that have no place of their own. A point that the model has written on is
     interpolated again.
 
     Args:

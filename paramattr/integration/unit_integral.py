@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.integration.batches import Batch
-from paramattr.integration.gradients import check_finite_values
-from paramattr.integration.gradients import Take
+from paramattr.integration.gradients import Take, check_finite_values
 from paramattr.integration.integrand import Attributions
 from paramattr.integration.path_integral import Node, PathIntegral, Values
 from paramattr.integration.plan import Plan
