@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -34,8 +34,8 @@ class _Place(NamedTuple):
 
     Attributes:
         units: name of the set.
-        targets: unit of each entry, one past the last unit for none; size 1 along dimensions that
-            a unit spans.
+        targets: unit of each entry, one past the last unit for none; one along dimensions that a
+            unit spans.
         first: the first unit, if the targets are that one and those that follow it, in order.
     """
 
@@ -59,7 +59,7 @@ class Reduction:
         for units, index in indexes.items():
             for name, labels in index.all_labels():
                 spanned = tuple(d for d, size in enumerate(labels.shape) if size == 1)
-                targets = labels.to(device, torch.int64) % (len(index) + 1)
+                targets = labels.to(device, torch.int64).flatten() % (len(index) + 1)
                 place = _Place(units, targets, _first(targets))
                 self._places.setdefault(name, {}).setdefault(spanned, []).append(place)
 
@@ -79,9 +79,9 @@ class Reduction:
         """
         tally = Tally(self)
         for name, values in attributions.items():
-            for rows in chunks(values):
-                part = values[rows] if values.ndim else values[None]
-                tally.add(name, torch.stack((part, part.abs())), rows)
+            whole = values if values.ndim else values[None]
+            parts = (whole[rows] for rows in chunks(whole))
+            tally.add(name, (torch.stack((part, part.abs())) for part in parts))
         return tally.reduced()
 
 
@@ -101,25 +101,32 @@ class Tally:
             )
             self._rest[units] = torch.zeros((), dtype=torch.float64, device=reduction.device)
 
-    def add(self, name: str, both: Float[Tensor, "2 rows ..."], rows: slice) -> None:
-        """Add some rows of a parameter's attributions.
+    def add(self, name: str, parts: Iterable[Float[Tensor, "2 rows ..."]]) -> None:
+        """Add a parameter's attributions.
 
         Args:
             name: of the parameter.
-            both: the attributions, and their magnitudes.
-            rows: which ones.
+            parts: the attributions and their magnitudes, some rows after the other. What is given
+                may be overwritten once the next one is asked for.
         """
-        missing, total = set(self._sums), None
-        for spanned, places in self.reduction.places(name).items():
-            part = _summed(both, spanned)
-            total = part[1] if total is None else total
-            for place in places:
+        places = self.reduction.places(name)
+        sums: dict[tuple[int, ...], list[Tensor]] = {spanned: [] for spanned in places}
+        rests: list[Tensor] = []
+        for both in parts:
+            for spanned, found in sums.items():
+                found.append(_summed(both, spanned))
+            if not places:
+                rests.append(both[1].sum(dtype=_precision(both)))
+        total = torch.stack(rests).double().sum() if rests else None
+        missing = set(self._sums)
+        for spanned, found in sums.items():
+            whole = _joined(found, spanned)
+            total = whole[1].sum() if total is None else total
+            for place in places[spanned]:
                 missing.discard(place.units)
-                _add(self._sums[place.units], place, part, rows, spanned)
-        if missing:
-            rest = (both[1] if total is None else total).sum(dtype=_precision(both))
-            for units in missing:
-                self._rest[units] += rest
+                _add(self._sums[place.units], place, whole)
+        for units in missing:
+            self._rest[units] += 0.0 if total is None else total
 
     def reduced(self) -> dict[str, Reduced]:
         """Give the sums."""
@@ -141,30 +148,26 @@ def chunks(values: Tensor) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _add(
-    sums: Float[Tensor, "2 units_and_none"],
-    place: _Place,
-    part: Float[Tensor, "2 ..."],
-    rows: slice,
-    spanned: tuple[int, ...],
-) -> None:
-    targets = place.targets
-    if targets.ndim and 0 not in spanned:
-        targets = targets[rows]
-    flat = part.to(torch.float64).flatten(1)
-    if place.first is not None and targets.numel():
-        first = int(targets.flatten()[0]) if rows != slice(None) else place.first
-        sums[:, first : first + targets.numel()].add_(flat)
+def _add(sums: Float[Tensor, "2 units_and_none"], place: _Place, whole: Tensor) -> None:
+    flat = whole.flatten(1)
+    if place.first is not None:
+        sums[:, place.first : place.first + flat.shape[1]].add_(flat)
         return
     for own, values in zip(sums, flat, strict=True):
-        own.index_add_(0, targets.flatten(), values)
+        own.index_add_(0, place.targets, values)
 
 
 def _summed(both: Tensor, spanned: tuple[int, ...]) -> Tensor:
     dimensions = [d + 1 for d in spanned]
     if not dimensions:
-        return both
+        return both.double()
     return both.sum(dimensions, keepdim=True, dtype=_precision(both))
+
+
+def _joined(parts: list[Tensor], spanned: tuple[int, ...]) -> Float[Tensor, "2 ..."]:
+    if len(parts) == 1:
+        return parts[0].double()
+    return torch.stack(parts).double().sum(0) if 0 in spanned else torch.cat(parts, 1).double()
 
 
 def _precision(values: Tensor) -> torch.dtype | None:
@@ -173,8 +176,7 @@ def _precision(values: Tensor) -> torch.dtype | None:
 
 
 def _first(targets: Tensor) -> int | None:
-    flat = targets.flatten()
-    if not len(flat):
+    if not len(targets):
         return None
-    is_run = torch.equal(flat, torch.arange(len(flat), device=flat.device) + flat[0])
-    return int(flat[0]) if is_run else None
+    is_run = torch.equal(targets, torch.arange(len(targets), device=targets.device) + targets[0])
+    return int(targets[0]) if is_run else None

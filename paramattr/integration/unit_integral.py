@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -19,10 +20,10 @@ from paramattr.integration.reduction import Reduced, Reduction, Tally, chunks
 from paramattr.runtime.compute import wide
 
 LARGE = 2**18
-"""Entries from which on a parameter's gradient is taken as it comes. Smaller ones wait for the end
-of the pass: they need little memory, and between two layers they would push out of the cache what
-the next one reads. On an accelerator it is the mean of all parameters that counts."""
-
+"""Mean entries per parameter from which on an accelerator takes them one by one too."""
+WAITING = 2**25
+"""Bytes of gradients that wait. Between two layers they would push out of the cache what the next
+one reads, and memory that is freed at once goes back to the system and is zeroed anew."""
 BUFFERS = 32
 """Shapes of parts of parameters for which memory is kept, a megabyte at most for each."""
 
@@ -96,12 +97,9 @@ class UnitIntegral:
         if self.names:
             for node in self.nodes:
                 for number, sample in enumerate(samples):
-                    add = partial(self._add, node, held[number], tallies[number])
-                    later: Attributions = {}
-                    take = partial(_take, add, later)
-                    found = self.integrand.gradients(node.alpha, sample, self.names, take=take)
-                    for name, gradient in later.items():
-                        add(name, gradient)
+                    queue = _Queue(partial(self._add, node, held[number], tallies[number]))
+                    found = self.integrand.gradients(node.alpha, sample, self.names, take=queue.put)
+                    queue.empty()
                     values[number].append(found.values)
         alphas = tuple(node.alpha for node in self.nodes) if self.names else ()
         for sample, tally, sums, seen in zip(samples, tallies, held, values, strict=True):
@@ -127,21 +125,24 @@ class UnitIntegral:
         """Multiply a sum of gradients by the speed, and add it to the units, part by part."""
         before = held.sums[name] if name in held.names else None
         held.names.discard(name)
-        whole = self._rows(before if last is None else last[0])
-        sums = None if before is None else self._rows(before)
+        tally.add(name, self._products(name, before, last))
+
+    def _products(
+        self, name: str, before: Tensor | None, last: tuple[Tensor, float] | None
+    ) -> Iterator[Float[Tensor, "2 ..."]]:
+        """Give the attributions and their magnitudes, some rows after the other."""
+        [whole, *sums] = (self._rows(t) for t in (last and last[0], before) if t is not None)
         for rows in chunks(whole):
-            both = self._buffer(name, whole[rows])
+            both, speed = self._buffer(name, whole[rows]), self._speed_of(name, rows)
             signed = both[0]
-            if last is None:
-                signed.copy_(whole[rows])
-            elif sums is not None:
-                torch.add(sums[rows], whole[rows], alpha=last[1], out=signed)
-            elif last[1] != 1:
-                torch.mul(whole[rows], last[1], out=signed)
-            alone = sums is None and last is not None and last[1] == 1
-            torch.mul(whole[rows] if alone else signed, self._speed_of(name, rows), out=signed)
+            if last is None or (not sums and last[1] == 1):
+                torch.mul(whole[rows], speed, out=signed)
+            elif sums:
+                torch.add(sums[0][rows], whole[rows], alpha=last[1], out=signed).mul_(speed)
+            else:
+                torch.mul(whole[rows], last[1], out=signed).mul_(speed)
             torch.abs(signed, out=both[1])
-            tally.add(name, both, rows)
+            yield both
 
     def _speed_of(self, name: str, rows: slice) -> Tensor:
         alpha = self.nodes[0].alpha
@@ -184,11 +185,28 @@ class UnitIntegral:
         return values if values.ndim else values[None]
 
 
-def _take(add: Take, later: Attributions, name: str, gradient: Tensor) -> None:
-    if gradient.numel() < LARGE:
-        later[name] = gradient
-    else:
-        add(name, gradient)
+class _Queue:
+    """Gradients that wait until there are many, or until the backward pass is over.
+
+    Args:
+        add: what is done with each in the end.
+    """
+
+    def __init__(self, add: Take) -> None:
+        self._add, self._waiting, self._bytes = add, deque[tuple[str, Tensor]](), 0
+
+    def put(self, name: str, gradient: Tensor) -> None:
+        """Take a gradient in, and let the first ones go if there are too many."""
+        self._waiting.append((name, gradient))
+        self._bytes += gradient.nbytes
+        self.empty(WAITING)
+
+    def empty(self, most: int = 0) -> None:
+        """Let the first ones go until there are few enough."""
+        while self._waiting and self._bytes > most:
+            name, gradient = self._waiting.popleft()
+            self._bytes -= gradient.nbytes
+            self._add(name, gradient)
 
 
 def _pair(like: Tensor, dtype: torch.dtype) -> Float[Tensor, "2 ..."]:
