@@ -160,7 +160,7 @@ def _add(sums: Float[Tensor, "2 units_and_none"], place: _Place, whole: Tensor) 
 def _summed(both: Tensor, spanned: tuple[int, ...]) -> Tensor:
     dimensions = [d + 1 for d in spanned]
     if not dimensions:
-        return both.double()
+        return both.to(torch.float64, copy=True)
     return both.sum(dimensions, keepdim=True, dtype=_precision(both))
 
 

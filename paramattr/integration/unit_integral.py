@@ -21,10 +21,10 @@ from paramattr.runtime.compute import wide
 
 LARGE = 2**18
 """Mean entries per parameter from which on an accelerator takes them one by one too."""
-WAITING = 2**25
+WAITING = 2**23
 """Bytes of gradients that wait. Between two layers they would push out of the cache what the next
 one reads, and memory that is freed at once goes back to the system and is zeroed anew."""
-BUFFERS = 32
+BUFFERS = 16
 """Shapes of parts of parameters for which memory is kept, a megabyte at most for each."""
 
 
