@@ -97,7 +97,11 @@ def score_samples(
     if at_once == 1 and function is as_they_are and UnitIntegral.fits(integral):
         reduction = request.reduction(integrand.device)
         share = None if memory is None else memory // workers
-        of_units = {id(one): UnitIntegral(one, reduction, share) for one in copies}
+        of_units = {
+            id(one): UnitIntegral(one, reduction, share)
+            for one in copies
+            if isinstance(one, PathIntegral)
+        }
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
     if checkpoint is not None:

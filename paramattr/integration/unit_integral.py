@@ -211,7 +211,8 @@ class _Queue:
 
 def _pair(like: Tensor, dtype: torch.dtype) -> Float[Tensor, "2 ..."]:
     """Make two tensors in one, each laid out in memory as a given one."""
-    order = sorted(range(like.ndim), key=lambda d: (-like.stride(d), d))
+    strides = like.stride()
+    order = sorted(range(like.ndim), key=lambda d: (-strides[d], d))
     pair = torch.empty([2, *(like.shape[d] for d in order)], dtype=dtype, device=like.device)
     return pair.permute(0, *(order.index(d) + 1 for d in range(like.ndim)))
 
