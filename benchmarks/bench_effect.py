@@ -85,8 +85,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         found[label] = rankings
         say(row)
     outputs = restore(pair.target, held)
-    rankings = {label: {f: [one] for f, one in both.items()} for label, both in found.items()}
-    drawn = mask_curves(pair, held, rankings, [config.pct], outputs)
+    of_all = {label: {f: [one] for f, one in both.items()} for label, both in found.items()}
+    drawn = mask_curves(pair, held, of_all, [config.pct], outputs)
     whole = by_plane(held)[""]
     first, every = next(iter(found)), [row for row, _ in rows]
     for row, (label, both) in rows:
