@@ -79,6 +79,7 @@ class FittedPath:
         buffers: tuple[str, ...] = (),
     ) -> None:
         self._path, self.start, self._rest, self.buffers = path, start, rest, buffers
+        self._speed: tuple[float, Parameters] | None = None
         self.breakpoints = breakpoints(path)
         self.is_piecewise_linear = bool(getattr(path, "is_piecewise_linear", False))
 
@@ -87,10 +88,40 @@ class FittedPath:
         rest = {} if self._rest is None else self._rest.evaluate(alpha)
         return self._fit({**self._path.evaluate(alpha), **rest})
 
+    def fill(self, alpha: float, point: Parameters) -> None:
+        """Write the model's parameters at `alpha` into a point's tensors, which may be wider."""
+        for path in (self._path, self._rest):
+            if isinstance(path, PiecewiseLinear | StraightLine):
+                path.fill(alpha, point)
+            elif path is not None:
+                values = path.evaluate(alpha)
+                for name in point.keys() & values.keys():
+                    point[name].copy_(values[name].to(self.start[name]))
+
     def derivative(self, alpha: float) -> Parameters:
         """Return the derivative of the model's parameters at `alpha`."""
         rest = {} if self._rest is None else self._rest.derivative(alpha)
         return self._fit({**self._path.derivative(alpha), **rest})
+
+    def derivative_of(self, name: str, alpha: float, rows: slice) -> Tensor:
+        """Return some rows of one parameter's derivative, without those of all the others."""
+        path = self._path if self._rest is None or not self._rest.holds(name) else self._rest
+        if isinstance(path, PiecewiseLinear | StraightLine):
+            return path.derivative_of(name, alpha, rows).to(self.start[name])
+        if self._speed is None or self._speed[0] != alpha:
+            self._speed = alpha, self.derivative(alpha)
+        return self._speed[1][name][rows]
+
+    def moving(self, alpha: float) -> list[str]:
+        """List the parameters whose derivative at `alpha` is not zero."""
+        moving: set[str] = set()
+        for path in (self._path, self._rest):
+            if isinstance(path, PiecewiseLinear | StraightLine):
+                moving.update(path.moving(alpha))
+            elif path is not None:
+                speed = path.derivative(alpha)
+                moving.update(name for name in self.start if name in speed and speed[name].any())
+        return [name for name in self.start if name in moving]
 
     def _fit(self, point: Parameters) -> Parameters:
         return {name: point[name].to(value) for name, value in self.start.items()}
@@ -173,12 +204,39 @@ class PiecewiseLinear:
         values = torch._foreach_lerp(list(start.values()), ends, within)
         return dict(zip(start, values, strict=True))
 
+    def fill(self, alpha: float, point: Parameters) -> None:
+        """Write the parameters at `alpha` into a point's tensors, as far as it has them."""
+        piece, within = self._locate(alpha)
+        start, end = self.points[piece], self.points[piece + 1]
+        for name in start.keys() & point.keys():
+            into, one, other = point[name], start[name], end[name]
+            if (into.dtype, into.device) == (one.dtype, one.device):
+                torch.lerp(one, other, within, out=into)
+            else:
+                into.copy_(torch.lerp(one, other, within))
+
     def derivative(self, alpha: float) -> Parameters:
         """Return the derivative with respect to `alpha` on the piece that holds `alpha`."""
+        return {name: self.derivative_of(name, alpha) for name in self.points[0]}
+
+    def derivative_of(self, name: str, alpha: float, rows: slice | None = None) -> Tensor:
+        """Return one parameter's derivative on the piece that holds `alpha`, or some rows of it."""
+        piece, _ = self._locate(alpha)
+        start, end = self.points[piece][name], self.points[piece + 1][name]
+        if rows is not None and start.ndim:
+            start, end = start[rows], end[rows]
+        pieces = len(self.points) - 1
+        return end - start if pieces == 1 else (end - start) * pieces
+
+    def moving(self, alpha: float) -> list[str]:
+        """List the parameters that differ between the ends of the piece that holds `alpha`."""
         piece, _ = self._locate(alpha)
         start, end = self.points[piece], self.points[piece + 1]
-        pieces = len(self.points) - 1
-        return {name: (end[name] - start[name]) * pieces for name in start}
+        return [name for name, value in start.items() if not torch.equal(value, end[name])]
+
+    def holds(self, name: str) -> bool:
+        """Say whether the path has a parameter."""
+        return name in self.points[0]
 
     def _locate(self, alpha: float) -> tuple[int, float]:
         breakpoints = self.breakpoints
@@ -219,9 +277,25 @@ class StraightLine:
         """Return the parameters at `alpha` in [0, 1]; at the ends, bit for bit the models'."""
         return self._path.evaluate(alpha)
 
+    def fill(self, alpha: float, point: Parameters) -> None:
+        """Write the parameters at `alpha` into a point's tensors, as far as it has them."""
+        self._path.fill(alpha, point)
+
     def derivative(self, alpha: float) -> Parameters:
         """Return the baseline minus the target, whatever `alpha`."""
         return self._path.derivative(alpha)
+
+    def derivative_of(self, name: str, alpha: float, rows: slice | None = None) -> Tensor:
+        """Return the baseline minus the target for one parameter, or for some rows of it."""
+        return self._path.derivative_of(name, alpha, rows)
+
+    def moving(self, alpha: float) -> list[str]:
+        """List the parameters that differ, whatever `alpha`."""
+        return self._path.moving(alpha)
+
+    def holds(self, name: str) -> bool:
+        """Say whether the path has a parameter."""
+        return self._path.holds(name)
 
 
 def _values(point: nn.Module | Mapping[str, Tensor]) -> Parameters:

@@ -23,8 +23,9 @@ from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.reduction import Reduced
 from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Reduced, Sample
+from paramattr.integration.sums import Sample
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import named_parameters
 from paramattr.runtime.isolation import undisturbed

@@ -18,6 +18,7 @@ from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Attributions, Integrand
 from paramattr.integration.path_integral import Integral, PathIntegral, Spent
+from paramattr.integration.plan import Plan
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
 from paramattr.integration.request import Loaders, Reducers, Request
@@ -63,6 +64,9 @@ class ParameterPathIntegratedGradients:
         workers: threads on the CPU that take samples side by side, where one sample is too small
             to keep all cores busy. Each takes the memory of one; model and objective must not keep
             anything from call to call. The results differ in their last bits alone.
+        memory: bytes that `score` may take for what spares it work: points of the path, or sums of
+            gradients of several samples that share a point (see `plan`). By default those of one
+            point and one sum, or 256 MiB if that is more.
         strict: whether both models must have the same parameters. If not, those that one model
             alone has, or that have another shape (a new head), stay the target's along the whole
             path, and a warning lists them.
@@ -94,14 +98,16 @@ class ParameterPathIntegratedGradients:
         dtype: torch.dtype | None = None,
         compile: bool = False,
         workers: int = 1,
+        memory: int | None = None,
         strict: bool = True,
     ) -> None:
-        self.compute = Compute(device, dtype, compile, workers)
+        self.compute = Compute(device, dtype, compile, workers, memory)
         self.model, self.baseline = unwrapped_pair(model, baseline)
         self.objective, self.strict = objective, strict
         check_callable(objective)
         self._given_path, self._wanted = path, parameters
         self._spent: tuple[Spent, ...] = ()
+        self._plan: Plan | None = None
         self._is_compared = False
         ends = path_between(
             self.model, self.baseline, path, self.compute, strict=strict, quiet=False
@@ -112,6 +118,15 @@ class ParameterPathIntegratedGradients:
     def spent(self) -> tuple[Spent, ...]:
         """What the last adaptive call took, an entry per sample (or per summed batch)."""
         return self._spent
+
+    @property
+    def plan(self) -> Plan | None:
+        """How the last call of `score` ordered its gradients, each worker on its own.
+
+        None if attributions were held as a whole: where samples are differentiated together, with a
+        `function` of them, on a path of several pieces, and with the adaptive rule.
+        """
+        return self._plan
 
     def __repr__(self) -> str:
         """Say what is compared on what."""
@@ -280,10 +295,11 @@ class ParameterPathIntegratedGradients:
                 preflight=self._preflight(integral.integrand),
                 at_once=internal_batch_size or 1,
                 workers=self.compute.workers,
+                memory=self.compute.memory,
                 checkpoint=checkpoint,
                 show_progress=show_progress,
             )
-            self._spent = found.spent or self._spent
+            self._spent, self._plan = found.spent or self._spent, found.plan
             return request.answer(found.scores)
 
     def path_profile(

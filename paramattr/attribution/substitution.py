@@ -20,9 +20,10 @@ from paramattr.integration.ends import path_between
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand
+from paramattr.integration.reduction import Reduced
 from paramattr.integration.request import Loaders, Reducers, Request
 from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Reduced, Sample
+from paramattr.integration.sums import Sample
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute, check_count

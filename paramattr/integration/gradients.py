@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.functional import FunctionalModel
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.runtime.compute import wide
+
+Take = Callable[[str, Tensor], None]
+"""What is done with a parameter's gradient as soon as it is known."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +91,11 @@ class ObjectiveOfParameters:
             )
 
     def gradient(
-        self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        names: Iterable[str],
+        take: Take | None = None,
     ) -> Gradients:
         """Differentiate the objective's sum over the batch.
 
@@ -95,9 +103,13 @@ class ObjectiveOfParameters:
             parameters: values of all the model's parameters that take part.
             batch: samples.
             names: the parameters to differentiate with respect to.
+            take: called with each parameter's name and gradient as soon as it is known, in the
+                backward pass, so that not all of them are held at once. It must not change the
+                gradient.
 
         Returns:
-            The objective's values and gradients; zeros if it does not depend on a parameter.
+            The objective's values and gradients; zeros if it does not depend on a parameter. With
+            `take` no gradients, and `take` is not called for such a parameter.
 
         Raises:
             ObjectiveError: if the objective does not give one number per sample.
@@ -112,10 +124,14 @@ class ObjectiveOfParameters:
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if leaves and not values.requires_grad:  # it may depend on other parameters
             self.check_followed(parameters, batch)
+        elif leaves and take is not None:
+            for name, leaf in leaves.items():
+                leaf.register_post_accumulate_grad_hook(partial(_hand_over, take, name))
+            values.sum().backward(inputs=list(leaves.values()))
         elif leaves:
             gradients = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
-        by_name = {}
-        for name, gradient in zip(leaves, gradients, strict=True):
+        by_name: dict[str, Tensor] = {}
+        for name, gradient in zip(leaves if take is None else (), gradients, strict=take is None):
             if gradient is None:
                 by_name[name] = torch.zeros_like(leaves[name])
             else:
@@ -203,6 +219,12 @@ class ObjectiveOfParameters:
         values = self.objective(output, batch.targets)
         _check_shape(values, len(batch))
         return values
+
+
+def _hand_over(take: Take, name: str, leaf: Tensor) -> None:
+    gradient, leaf.grad = leaf.grad, None
+    if gradient is not None:
+        take(name, gradient.to(wide(gradient.dtype)))
 
 
 def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from paramattr.checkpoints import fingerprint
 from paramattr.integration.batches import Batch
-from paramattr.integration.gradients import Gradients, ObjectiveOfParameters
+from paramattr.integration.gradients import Gradients, ObjectiveOfParameters, Take
+from paramattr.integration.points import Points
 from paramattr.objectives import described
 from paramattr.paths import FittedPath
 from paramattr.runtime.compute import wide
@@ -35,6 +36,11 @@ class Integrand:
     objective: ObjectiveOfParameters
     path: FittedPath
     reported: tuple[str, ...]
+    points: Points = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        points = Points(self.path, self.objective.model.given_dtype)
+        object.__setattr__(self, "points", points)
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +57,7 @@ class Integrand:
 
     def referenced(self, batch: Batch, at_once: int) -> Batch:
         """Fill in a batch's targets if the objective compares with the target model's outputs."""
-        return self.objective.referenced(lambda: self.path.evaluate(0.0), batch, at_once)
+        return self.objective.referenced(lambda: self.points.at(0.0), batch, at_once)
 
     def values(self, alpha: float, batch: Batch, at_once: int) -> Float[Tensor, "b"]:
         """Evaluate the objective at one point of the path, at most `at_once` samples together.
@@ -59,18 +65,36 @@ class Integrand:
         Returns:
             `(B,)`, in float64.
         """
-        point = self.path.evaluate(alpha)
+        point = self.points.at(alpha)
         parts = [self.objective.values(point, part) for part in batch.chunks(at_once)]
         return torch.cat(parts).double()
 
     def moving(self, alpha: float) -> list[str]:
         """List the parameters that move at one point."""
-        return [name for name, speed in self.path.derivative(alpha).items() if speed.any()]
+        return self.path.moving(alpha)
 
-    def gradients(self, alpha: float, batch: Batch, names: list[str], *, each: bool) -> Gradients:
-        """Differentiate the objective at one point, per sample or summed over the batch."""
-        function = self.objective.sample_gradients if each else self.objective.gradient
-        return function(self.path.evaluate(alpha), batch, names)
+    def gradients(
+        self,
+        alpha: float,
+        batch: Batch,
+        names: list[str],
+        *,
+        each: bool = False,
+        take: Take | None = None,
+    ) -> Gradients:
+        """Differentiate the objective at one point, per sample or summed over the batch.
+
+        Args:
+            alpha: the place on the path.
+            batch: samples.
+            names: the parameters to differentiate with respect to.
+            each: whether per sample.
+            take: as in `ObjectiveOfParameters.gradient`; only for a sum over the batch.
+        """
+        point = self.points.at(alpha, keep=True)
+        if each:
+            return self.objective.sample_gradients(point, batch, names)
+        return self.objective.gradient(point, batch, names, take)
 
     def zeros(
         self, names: list[str], leading: tuple[int, ...] = (), *, of_gradients: bool = False

@@ -78,7 +78,7 @@ class Preflight:
         Warns:
             UserWarning: as `compare_precision` and `compare_baseline`.
         """
-        compare_precision(self.integrand, sample)
+        compare_precision(self.integrand, sample, ends)
         if self.baseline is not None:
             if ends is None:
                 start, end = (float(self.integrand.values(alpha, sample, 1)) for alpha in (0, 1))
@@ -142,8 +142,15 @@ class Preflight:
         )
 
 
-def compare_precision(integrand: Integrand, sample: Batch) -> None:
+def compare_precision(
+    integrand: Integrand, sample: Batch, ends: tuple[float, float] | None = None
+) -> None:
     """Compare the objective's change with the one in float32, where the `dtype` is narrower.
+
+    Args:
+        integrand: the objective along the path.
+        sample: one sample, with the targets that the objective compares with.
+        ends: its objective at the path's start and end, where they are known.
 
     Warns:
         UserWarning: with both changes, where they differ by more than `PRECISION_TOLERANCE`.
@@ -158,7 +165,8 @@ def compare_precision(integrand: Integrand, sample: Batch) -> None:
         narrow.model.model, Compute(dtype=exact_dtype), moving=narrow.model.moving
     )
     exact = replace(integrand, objective=ObjectiveOfParameters(model, narrow.objective))
-    here, there = (_change(one, one.referenced(sample, 1)) for one in (integrand, exact))
+    there = _change(exact, exact.referenced(sample, 1))
+    here = _change(integrand, sample) if ends is None else ends[1] - ends[0]
     if abs(here - there) > PRECISION_TOLERANCE * abs(there):
         warn(
             f"in {dtype} the objective of the first sample changes by {here:.4g}, in "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from paramattr.errors import DataError, UnitError
-from paramattr.integration.sums import Reduced, reduced
+from paramattr.integration.reduction import Reduced, Reduction
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
@@ -42,6 +43,7 @@ class Request:
         reducers: Sequence[Any] = reducer if is_list else [reducer]  # type: ignore[assignment]
         if not reducers:
             raise UnitError("there is no reducer: expected at least one, such as 'kernel'")
+        self._reduction: Reduction | None = None
         self.indexes: dict[str, UnitIndex] = {}
         for entry in reducers:
             name = entry if isinstance(entry, str) else getattr(entry, "__name__", repr(entry))
@@ -52,9 +54,16 @@ class Request:
             self.indexes[name] = UnitIndex.of(model, entry)
         self._has_conditions, self._has_reducers = isinstance(loader, Mapping), is_list
 
+    def reduction(self, device: torch.device) -> Reduction:
+        """Give the sums over every set of units, on the device of the attributions."""
+        if self._reduction is None or self._reduction.device != device:
+            self._reduction = Reduction(self.indexes, device)
+        return self._reduction
+
     def reduced(self, attributions: Mapping[str, Tensor]) -> dict[str, Reduced]:
         """Reduce one sample's attributions to every set of units."""
-        return {name: reduced(attributions, index) for name, index in self.indexes.items()}
+        device = next((v.device for v in attributions.values()), torch.device("cpu"))
+        return self.reduction(device).of(attributions)
 
     def answer(self, scores: Mapping[str, Mapping[str, Scores]]) -> Any:
         """Return scores in the shape of the request.

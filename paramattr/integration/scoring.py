@@ -10,14 +10,19 @@ from typing import Any, NamedTuple
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
 from paramattr.integration.path_integral import Integral, PathIntegral, Spent
+from paramattr.integration.plan import Plan
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.request import Request
 from paramattr.integration.streaming import stream
 from paramattr.integration.sums import Sample
+from paramattr.integration.unit_integral import UnitIntegral
 from paramattr.units.scores import Scores
 
 Function = Callable[[Attributions], Attributions]
 """A function of one sample's attributions, reduced in their place; it may overwrite them."""
+
+MANY = 64
+"""The most samples that share the points of the path."""
 
 
 class Scored(NamedTuple):
@@ -26,10 +31,12 @@ class Scored(NamedTuple):
     Attributes:
         scores: condition, then reducer, to scores.
         spent: the cost of each sample, if the integral reports it.
+        plan: the order of the gradients, where samples are reduced as gradients come.
     """
 
     scores: dict[str, dict[str, Scores]]
     spent: tuple[Spent, ...]
+    plan: Plan | None = None
 
 
 def score_samples(
@@ -40,6 +47,7 @@ def score_samples(
     preflight: Preflight,
     at_once: int = 1,
     workers: int = 1,
+    memory: int | None = None,
     checkpoint: str | Path | None = None,
     show_progress: bool = False,
 ) -> Scored:
@@ -52,6 +60,7 @@ def score_samples(
         preflight: the checks on the first batch.
         at_once: samples that are differentiated together.
         workers: threads that process samples in parallel.
+        memory: bytes that points of the path and sums of gradients may take (see `Plan`).
         checkpoint: a file that an interrupted run resumes from.
         show_progress: show a progress bar on stderr.
 
@@ -68,6 +77,10 @@ def score_samples(
         return batch
 
     def work(replica: Integral, part: Batch) -> Iterator[Sample]:
+        if id(replica) in of_units:
+            for reduced, values in of_units[id(replica)].samples(part):
+                yield Sample(reduced, values)
+            return
         # One sample's attributions are released before the next one's are computed.
         for attributions, _, values, taken in replica.samples(part, whole=False, at_once=at_once):
             yield Sample(request.reduced(function(attributions)), values, taken)
@@ -79,23 +92,35 @@ def score_samples(
         if sample.spent is not None:
             spent.append(sample.spent)
 
+    copies = replicas(integral, workers)
+    of_units: dict[int, UnitIntegral] = {}
+    if at_once == 1 and function is as_they_are and UnitIntegral.fits(integral):
+        reduction = request.reduction(integrand.device)
+        share = None if memory is None else memory // workers
+        of_units = {
+            id(one): UnitIntegral(one, reduction, share)
+            for one in copies
+            if isinstance(one, PathIntegral)
+        }
+    together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
     if checkpoint is not None:
         settings = {**integral.settings(), "function": function.__name__}
     scores = stream(
-        [partial(work, replica) for replica in replicas(integral, workers)],
+        [partial(work, replica) for replica in copies],
         request.loaders,
         request.indexes,
         read=partial(Batch.from_loader, device=integrand.device, model=model),
         check=check,
         watch=watch,
-        at_once=at_once,
+        at_once=together,
         checkpoint=checkpoint,
         settings=settings,
         show_progress=show_progress,
     )
     preflight.conclude()
-    return Scored(scores, tuple(spent))
+    plan = next((one.plan for one in of_units.values()), None)
+    return Scored(scores, tuple(spent), plan)
 
 
 def as_they_are(attributions: Attributions) -> Attributions:

@@ -6,27 +6,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.integration.path_integral import Spent, Values
+from paramattr.integration.reduction import Reduced
 from paramattr.units.covariances import Paired
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
-
-
-class Reduced(NamedTuple):
-    """One sample's attributions, reduced to units, in float64 on the CPU.
-
-    Attributes:
-        magnitudes: Σ_{i in u} |A_i| of each unit.
-        signed: Σ_{i in u} A_i of each unit.
-        rest: Σ |A_i| over entries of no unit.
-    """
-
-    magnitudes: Float[Tensor, "units"]
-    signed: Float[Tensor, "units"]
-    rest: float = 0.0
 
 
 class Sample(NamedTuple):
@@ -41,12 +27,6 @@ class Sample(NamedTuple):
     reduced: Mapping[str, Reduced]
     values: Values | None = None
     spent: Spent | None = None
-
-
-def reduced(attributions: Mapping[str, Tensor], index: UnitIndex) -> Reduced:
-    """Reduce one sample's attributions to units."""
-    magnitudes, rest = index.reduce_with_rest({n: value.abs() for n, value in attributions.items()})
-    return Reduced(magnitudes.cpu(), index.reduce(attributions).cpu(), float(rest))
 
 
 class RunningSums:

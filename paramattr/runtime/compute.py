@@ -24,6 +24,7 @@ class Compute:
             matrix products and convolutions compute in half precision.
         compile: whether to differentiate the model under `torch.compile`.
         workers: CPU threads that process samples in parallel.
+        memory: bytes that points of the path and sums of gradients may take, all workers together.
 
     Raises:
         ParamattrError: for an unusable precision or number of workers.
@@ -36,9 +37,11 @@ class Compute:
     dtype: torch.dtype | None = None
     compile: bool = False
     workers: int = 1
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         check_count("workers", self.workers)
+        check_count("memory", self.memory, " of bytes, or None")
         if self.dtype is not None and not getattr(self.dtype, "is_floating_point", False):
             raise ParamattrError(
                 f"dtype is {self.dtype}: expected a floating-point one, such as torch.bfloat16"

@@ -205,7 +205,7 @@ class UnitIndex:
         place of the first of these layers.
         """
         touched: dict[str, list[Tensor]] = {}
-        for name, labels in self._all_labels():
+        for name, labels in self.all_labels():
             touched.setdefault(layer_of(name), []).append(labels[labels >= 0].flatten())
         units = {path: torch.cat(p).unique().to(torch.int64) for path, p in touched.items()}
         times = torch.zeros(len(self), dtype=torch.int64)
@@ -232,7 +232,8 @@ class UnitIndex:
         for group in groups.unique().tolist():
             layers.setdefault(names[group], []).append(units[groups == group])
 
-    def _all_labels(self) -> Iterator[tuple[str, Tensor]]:
+    def all_labels(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the labels of parameters, then those of buffers, by name."""
         yield from self.labels.items()
         for name, placed in self.buffers.items():
             yield name, placed.labels
@@ -240,7 +241,7 @@ class UnitIndex:
     def _sums(self, magnitudes: Mapping[str, Tensor]) -> Float[Tensor, "units_and_rest"]:
         device = next(iter(magnitudes.values())).device if magnitudes else torch.device("cpu")
         sums = torch.zeros(len(self) + 1, dtype=torch.float64, device=device)
-        for name, labels in self._all_labels():
+        for name, labels in self.all_labels():
             if name in magnitudes:
                 spanned = [d for d, size in enumerate(labels.shape) if size == 1]
                 values = magnitudes[name]

@@ -1,0 +1,106 @@
+"""Reduced while gradients come, a sample's units equal those of its whole attributions."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from paramattr import FAIG, UnitIndex
+from paramattr.integration import reduction, unit_integral
+from paramattr.integration.plan import Plan
+from paramattr.integration.points import Points
+from paramattr.paths import FittedPath, StraightLine
+
+
+class Small(nn.Module):
+    """A convolution, a linear layer whose weight is used twice, a scalar, and what is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+        self.linear = nn.Linear(12, 12)
+        self.scale = nn.Parameter(torch.randn(()))
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        once = self.linear(torch.tanh(self.conv(x)).flatten(1)[:, :12])
+        return self.linear(torch.tanh(once)) * self.scale
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    return Small().double().eval(), Small().double().eval()
+
+
+@pytest.fixture
+def samples() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(n, 2, 4, 4, generator=draw, dtype=torch.float64),
+            torch.randn(n, 12, generator=draw, dtype=torch.float64),
+        )
+        for n in (5, 2)
+    ]
+
+
+UNITS = ["output_channel", "kernel", "layer", "scalar"]
+MEMORY = {"least": 1, "points": 6 * 4000, "sums": 3 * 4000, "ample": None}
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 5])
+@pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
+@pytest.mark.parametrize("chunk", [7, 2**17])
+def test_units_are_those_of_the_attributions(
+    pair: tuple[nn.Module, nn.Module],
+    samples: list[tuple[torch.Tensor, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: int,
+    memory: int | None,
+    chunk: int,
+) -> None:
+    monkeypatch.setattr(reduction, "CHUNK", chunk)
+    monkeypatch.setattr(unit_integral, "WAITING", 0 if chunk == 7 else 2**23)
+    faig = FAIG(*pair, memory=memory)
+    found = faig.score(samples, reducer=UNITS, n_steps=nodes)
+    assert faig.plan is not None
+    each = [faig.attribute(*s, n_steps=nodes, per_sample=True) for s in samples]
+    for reducer in UNITS:
+        index = UnitIndex.of(pair[0], reducer)
+        rows, signed, rest = [], [], 0.0
+        for attributions, (inputs, _) in zip(each, samples, strict=True):
+            for number in range(len(inputs)):
+                own = {name: value[number] for name, value in attributions.items()}
+                magnitudes, beside = index.reduce_with_rest({n: v.abs() for n, v in own.items()})
+                rows.append(magnitudes)
+                signed.append(index.reduce(own))
+                rest += float(beside)
+        torch.testing.assert_close(found[reducer].values, torch.stack(rows).mean(0))
+        torch.testing.assert_close(found[reducer].signed, torch.stack(signed).mean(0))
+        whole = rest + float(torch.stack(rows).sum())
+        assert found[reducer].unassigned == pytest.approx(rest / whole)
+
+
+def test_the_order_that_is_planned_keeps_to_its_budget_and_interpolates_least() -> None:
+    for nodes, samples, room in product((1, 2, 8, 16), (1, 4, 64), range(1, 30)):
+        plan = Plan.of(nodes, samples, 10, 10 * room)
+        assert plan.held_bytes <= 10 * max(room, 1 + (nodes > 1))
+        assert plan.samples <= samples
+        held = max(1, min(nodes, room - (nodes > 1)))
+        by_points = nodes - held + 1 if held < nodes else 0
+        by_samples = nodes / max(1, min(samples, room - 1))
+        assert plan.interpolations == min(by_points, by_samples)
+
+
+def test_a_point_that_the_model_wrote_on_is_interpolated_again() -> None:
+    ends = ({"w": torch.zeros(3)}, {"w": torch.ones(3)})
+    points = Points(FittedPath(StraightLine(*ends), ends[0]))
+    points.keep(2)
+    points.at(0.5, keep=True)["w"].add_(7)
+    assert points.at(0.25)["w"].tolist() == [0.25] * 3
+    assert points.at(0.5, keep=True)["w"].tolist() == [0.5] * 3
+    assert ends[0]["w"].tolist() == [0.0] * 3
