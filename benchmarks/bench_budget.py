@@ -42,7 +42,8 @@ class Config:
     crop: int = 32
     dtype: str = "float32"
     texts: int = 100
-    draws: int = 5
+    draws: int = 20
+    masked: int = 2
     scratch: Path | None = None
     figure: Path | None = None
 
@@ -54,12 +55,13 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         scratch = config.scratch and config.scratch / model
         source = Source(config.images, config.crop, config.dtype, config.texts, scratch)
         case = CASES[model](model, source)
-        rows += [say({"model": model, **row}) for row in _rows(case, config.draws, scratch)]
+        rows += [say({"model": model, **row}) for row in _rows(case, config, scratch)]
         yield {
             "budgets": BUDGETS,
             "share": SHARE,
             "dtype": config.dtype,
             "draws": config.draws,
+            "masked_draws": config.masked,
             "take": [say(row) for row in taken(rows)],
             "rows": rows,
         }
@@ -67,35 +69,40 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         draw(rows, config.figure)
 
 
-def _rows(case: Case, draws: int, scratch: Path | None) -> Iterator[Row]:
+def _rows(case: Case, config: Config, scratch: Path | None) -> Iterator[Row]:
     functions = list(case.samples.loaders)
     finest = {f: score_table(case.samples, FINEST, f, scratch) for f in functions}
     size = len(finest[functions[0]])
-    parts = [split(size, number, draws) for number in range(draws)]
+    parts = [split(size, number, config.draws) for number in range(config.draws)]
+    masked = range(0, config.draws, max(1, config.draws // config.masked))
     populations = [contrasts(finest, others) for _, others in parts]
-    for way, one in WAYS.items():
+    for way in case.ways:
+        one = WAYS[way]
         tables = {f: score_table(case.samples, way, f, scratch) for f in functions}
         for count in dict.fromkeys(min(b // one.nodes, size // 2) for b in BUDGETS):
             if not count:
                 continue
-            found: dict[str, list[tuple[float, float, float]]] = {f: [] for f in functions}
-            for (known, others), population in zip(parts, populations, strict=True):
+            shared: dict[str, list[float]] = {f: [] for f in functions}
+            lost: dict[str, list[tuple[float, float]]] = {f: [] for f in functions}
+            for number, ((known, others), population) in enumerate(
+                zip(parts, populations, strict=True)
+            ):
                 for function, ranking in contrasts(tables, known[:count]).items():
-                    shared = overlap(ranking, population[function], SHARE)
-                    found[function].append((shared, *_masked(case, ranking, function, others)))
-            for function, measured in found.items():
-                yield _row(way, one.nodes, count, function, measured)
+                    shared[function].append(overlap(ranking, population[function], SHARE))
+                    if number in masked:
+                        lost[function].append(_masked(case, ranking, function, others))
+            for function in functions:
+                names = {"function": function, "way": way, "samples": count}
+                yield {
+                    **names,
+                    "gradients": one.nodes * count,
+                    **_measured(shared[function], lost[function]),
+                }
 
 
-def _row(
-    way: str, nodes: int, samples: int, function: str, measured: list[tuple[float, float, float]]
-) -> Row:
-    overlaps, own, other = (list(column) for column in zip(*measured, strict=True))
+def _measured(overlaps: list[float], lost: list[tuple[float, float]]) -> Row:
+    own, other = (list(column) for column in zip(*lost, strict=True))
     return {
-        "function": function,
-        "way": way,
-        "samples": samples,
-        "gradients": nodes * samples,
         "overlap": fmean(overlaps),
         "overlap_min": min(overlaps),
         "own": fmean(own),

@@ -20,8 +20,9 @@ from paramattr import FAIG, cross_entropy
 from paramattr.checkpoints import load_tensors, save_state_dict
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "text_encoder.py"
-MEASURED = 8
+MEASURED = 6
 """Photographs that masking is measured on."""
+FIXED = ("middle", "gauss 2", "gauss 4", "gauss 8")
 Effect = Callable[[nn.Module, Sequence[int]], dict[str, float]]
 """An edited target and places of samples that no ranking saw, to what each condition lost."""
 
@@ -34,11 +35,13 @@ class Case:
         samples: models and data, as many samples of each condition, in a random order.
         baseline: the baseline model.
         effect: what masking does.
+        ways: the rules that are tried, of `score_tables.WAYS`.
     """
 
     samples: Samples
     baseline: nn.Module
     effect: Effect
+    ways: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def network(name: str, source: Source) -> Case:
             found[condition] = 1000 * float(moved.mean())
         return found
 
-    return Case(Samples(faig, "kernel", data), pair.baseline, effect)
+    return Case(Samples(faig, "kernel", data), pair.baseline, effect, FIXED)
 
 
 def text_encoder(name: str, source: Source) -> Case:
@@ -108,7 +111,7 @@ def text_encoder(name: str, source: Source) -> Case:
 
     dtype = None if source.dtype == "float32" else getattr(torch, source.dtype)
     faig = FAIG(target, base, objective=cross_entropy, dtype=dtype)
-    return Case(Samples(faig, "neuron", data), base, effect)
+    return Case(Samples(faig, "neuron", data), base, effect, FIXED)
 
 
 CASES: Mapping[str, Callable[[str, Source], Case]] = {

@@ -231,7 +231,7 @@ class ParameterPathIntegratedGradients:
         loader: Loaders,
         *,
         reducer: Reducers,
-        n_steps: int = 16,
+        n_steps: int = 4,
         method: str | Rule | Adaptive = "gausslegendre",
         internal_batch_size: int | None = None,
         show_progress: bool = False,
@@ -251,7 +251,8 @@ class ParameterPathIntegratedGradients:
                 computes. A mapping of conditions to such iterables scores each in one pass.
             reducer: the units: a name such as `"kernel"`, `"output_channel"`, `"attention_head"`,
                 `"neuron"` or `"layer"`, or a callable (see `paramattr.units.reducers`); or a list.
-            n_steps: as in `attribute`.
+            n_steps: as in `attribute`. By default fewer than there: a ranking settles before the
+                sum does, and further gradients do more for it on further samples.
             method: as in `attribute`.
             internal_batch_size: samples of a batch that are differentiated at once, as in
                 `attribute` with `per_sample`; one by default, since each needs its own absolute
