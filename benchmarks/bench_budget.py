@@ -107,7 +107,7 @@ def _measured(overlaps: list[float], lost: list[tuple[float, float]]) -> Row:
         "overlap_min": min(overlaps),
         "own": fmean(own),
         "other": fmean(other),
-        "own_over_other": fmean(own) / fmean(other),
+        "own_over_other": fmean(own) / fmean(other) if any(other) else None,
         "of_draws": {"overlap": overlaps, "own": own, "other": other},
     }
 
@@ -174,7 +174,7 @@ def draw(rows: list[Row], file: Path) -> None:
             for way, colour in styles.items():
                 points: dict[int, list[float]] = {}
                 for row in rows:
-                    if (row["model"], row["way"]) == (model, way):
+                    if (row["model"], row["way"]) == (model, way) and row[key] is not None:
                         points.setdefault(row["gradients"], []).append(row[key])
                 places = sorted(points)
                 means = [fmean(points[place]) for place in places]

@@ -1,4 +1,4 @@
-"""Whether `until` stops where it says: the agreement it reports, against photographs it did not see.
+"""Whether `until` stops where it says: what it reports, against photographs it did not see.
 
 The photographs come in another order in every draw. `Settling`, which `score(until=...)` asks, is
 given their scores one by one, as `score` gives them; where it stops, the ranking of the photographs
