@@ -38,6 +38,7 @@ CLOSE = 0.01
 @dataclass(frozen=True)
 class Config:
     models: tuple[str, ...] = tuple(CASES)
+    ways: tuple[str, ...] = ("middle", "gauss 2", "gauss 4", "gauss 8")
     images: Path | None = None
     crop: int = 32
     dtype: str = "float32"
@@ -76,7 +77,7 @@ def _rows(case: Case, config: Config, scratch: Path | None) -> Iterator[Row]:
     parts = [split(size, number, config.draws) for number in range(config.draws)]
     masked = range(0, config.draws, max(1, config.draws // config.masked))
     populations = [contrasts(finest, others) for _, others in parts]
-    for way in case.ways:
+    for way in config.ways:
         one = WAYS[way]
         tables = {f: score_table(case.samples, way, f, scratch) for f in functions}
         for count in dict.fromkeys(min(b // one.nodes, size // 2) for b in BUDGETS):
@@ -168,7 +169,8 @@ def draw(rows: list[Row], file: Path) -> None:
     }
     figure = empty_figure((4 * len(models), 8))
     grid = figure.subplots(len(lines), len(models), squeeze=False)
-    styles = dict(zip(WAYS, [*COLOURS, GREY, "#000000"], strict=False))
+    shown = [way for way in WAYS if any(row["way"] == way for row in rows)]
+    styles = dict(zip(shown, [*COLOURS, GREY, "#000000"], strict=False))
     for column, model in enumerate(models):
         for axis, (key, label) in zip(grid[:, column], lines.items(), strict=True):
             for way, colour in styles.items():

@@ -22,7 +22,6 @@ from paramattr.checkpoints import load_tensors, save_state_dict
 EXAMPLE = Path(__file__).parent.parent / "examples" / "text_encoder.py"
 MEASURED = 6
 """Photographs that masking is measured on."""
-FIXED = ("middle", "gauss 2", "gauss 4", "gauss 8")
 Effect = Callable[[nn.Module, Sequence[int]], dict[str, float]]
 """An edited target and places of samples that no ranking saw, to what each condition lost."""
 
@@ -35,13 +34,11 @@ class Case:
         samples: models and data, as many samples of each condition, in a random order.
         baseline: the baseline model.
         effect: what masking does.
-        ways: the rules that are tried, of `score_tables.WAYS`.
     """
 
     samples: Samples
     baseline: nn.Module
     effect: Effect
-    ways: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,21 @@ def network(name: str, source: Source) -> Case:
     data = {c: [photographs.pairs(c)[k] for k in order] for c in MASKS}
     faig = FAIG(pair.target, pair.baseline, dtype=pair.mixed)
 
+    with torch.no_grad():  # before any edit, which is in place
+        before = {c: [pair.target(low) for low, _ in batches] for c, batches in data.items()}
+
     @torch.no_grad()
     def effect(model: nn.Module, places: Sequence[int]) -> dict[str, float]:
         found = {}
         for condition, batches in data.items():
-            low = torch.cat([batches[place][0] for place in places[:MEASURED]])
-            moved = output_difference(model(low), pair.target(low))
-            found[condition] = 1000 * float(moved.mean())
+            low, output = (
+                torch.cat([images[place] for place in places[:MEASURED]])
+                for images in ([low for low, _ in batches], before[condition])
+            )
+            found[condition] = 1000 * float(output_difference(model(low), output).mean())
         return found
 
-    return Case(Samples(faig, "kernel", data), pair.baseline, effect, FIXED)
+    return Case(Samples(faig, "kernel", data), pair.baseline, effect)
 
 
 def text_encoder(name: str, source: Source) -> Case:
@@ -111,7 +113,7 @@ def text_encoder(name: str, source: Source) -> Case:
 
     dtype = None if source.dtype == "float32" else getattr(torch, source.dtype)
     faig = FAIG(target, base, objective=cross_entropy, dtype=dtype)
-    return Case(Samples(faig, "neuron", data), base, effect, FIXED)
+    return Case(Samples(faig, "neuron", data), base, effect)
 
 
 CASES: Mapping[str, Callable[[str, Source], Case]] = {
