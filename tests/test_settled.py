@@ -203,8 +203,14 @@ def test_a_run_that_was_cut_draws_what_a_whole_one_does(faig, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"until": 0}, {"until": 1}, {"until": "0.9"}, {"until": True}, {"max_samples": 0}]
-    + [{"until": 0.5, "fraction": 2}],
+    [
+        {"until": 0},
+        {"until": 1},
+        {"until": "0.9"},
+        {"until": True},
+        {"max_samples": 0},
+        {"until": 0.5, "fraction": 2},
+    ],
 )
 def test_what_cannot_be_is_refused_before_the_work(faig, options):
     def loader():
