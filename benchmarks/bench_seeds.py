@@ -30,6 +30,7 @@ from blind_sr.setting import Setting
 from paramattr import Scores, agreement
 
 PERCENTS = (1.0, 5.0)
+NODES = 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _pairs(config: Config) -> Iterator[Pair]:
 
 
 def _of_pair(pair: Pair, photographs: Photographs) -> tuple[Row, list[Row], dict[str, Scores]]:
-    rankings = find_filters(pair, photographs, PAPER)
+    rankings = find_filters(pair, photographs, PAPER, n_steps=NODES)
     target = restore(pair.target, photographs)
     masked = mask_filters(pair, photographs, rankings, PERCENTS, target)
     ranked = {function: rankings["faig"][function][0] for function in MASKS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +148,33 @@ def gauss_kronrod(n: int) -> Rule:
     embedded[1::2] = np.polynomial.legendre.leggauss(m)[1] / 2
     degree = 3 * m + 1 + m % 2  # by symmetry, an odd degree comes for free
     return _rule("gausskronrod", (values + 1) / 2, vectors[0] ** 2, degree, embedded)
+
+
+def drawn(n: int, place: int, shift: float = 0.5) -> Rule:
+    """Place one node in each of `n` equal strata, all shifted alike, as one sample's rule.
+
+        α_k = (k + u) / n,    u = shift + place / φ  (mod 1),    φ the golden ratio
+
+    The samples' shifts fill the interval evenly, so the nodes of several samples together are many.
+    Over a shift that is drawn evenly from [0, 1) the expected attribution is the integral. The
+    expected magnitude is not: it is too large where the integrand varies, since the magnitude comes
+    before the mean.
+
+    Args:
+        n: number of strata.
+        place: the sample's number, from 0.
+        shift: the first sample's, at least 0 and below 1; half of a stratum is its middle.
+
+    Source: Cranley and Patterson 1976 (random shifts); Weyl 1916 (the golden ratio's multiples).
+
+    >>> [round(drawn(1, place).nodes[0], 3) for place in range(4)]
+    [0.5, 0.118, 0.736, 0.354]
+    """
+    _check("drawn", n, 1)
+    if not 0 <= shift < 1:
+        raise ParamattrError(f"shift is {shift!r}: expected a number of at least 0 and below 1")
+    moved = (shift + place * (math.sqrt(5) - 1) / 2) % 1
+    return _rule("drawn", (np.arange(n) + moved) / n, np.full(n, 1 / n), 0)
 
 
 RULES: dict[str, Callable[[int], Rule]] = {

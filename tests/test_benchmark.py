@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import benchmark, environment
+from benchmarks.bench_budget import split, taken
+from benchmarks.score_tables import Samples, score_table
+from paramattr import FAIG
 from paramattr.errors import DataError
+from tests.models import ZOO, other_weights
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,39 @@ def test_what_is_missing_ends_in_one_line(crop, said, results, capsys):
     assert (stopped.value.code, err.count("\n")) == (2, 1)
     assert said in err
     assert not results.exists()
+
+
+# Budgets
+
+
+def test_a_draw_ranks_from_one_half_and_its_population_is_the_other():
+    starts = []
+    for number in range(5):
+        known, others = split(20, number, 5)
+        assert sorted(known + others) == list(range(20))
+        starts.append(known[:4])
+    assert sorted(place for start in starts for place in start) == list(range(20))
+
+
+def test_the_answer_for_a_budget_is_the_best_way_that_it_pays_for():
+    def row(way, samples, gradients, overlap):
+        return {"model": "m", "way": way, "samples": samples, "gradients": gradients} | {
+            "overlap": overlap
+        }
+
+    rows = [row("a", 8, 8, 0.5), row("b", 4, 8, 0.6), row("b", 24, 48, 0.8), row("c", 6, 48, 0.795)]
+    answers = {row["gradients"]: row["take"] for row in taken([*rows, row("b", 99, 400, 1.0)])}
+    assert answers == {8: ["b x 4"], 48: ["b x 24", "c x 6"], 240: ["b x 24", "c x 6"]}
+
+
+def test_scores_of_samples_are_kept_and_drawn_nodes_differ_from_sample_to_sample(tmp_path):
+    model, inputs, targets = ZOO["convolution"]()
+    data = [(inputs[:1].float(), targets[:1].float())] * 2
+    models = (model.float(), other_weights(model).float())
+    samples = Samples(FAIG(*models), "kernel", {"a": data})
+    same, other = (score_table(samples, way, "a", tmp_path) for way in ("gauss 2", "drawn 1"))
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(other[0], other[1])
+    expected = samples.faig.score(data, reducer="kernel", n_steps=2)
+    torch.testing.assert_close(same.mean(0), expected.values.float())
+    assert torch.equal(score_table(Samples(None, "", {}), "gauss 2", "a", tmp_path), same)

@@ -33,7 +33,7 @@ class Setting:
     weights: Path | None = None
     images: Path | None = None
     crop: int = 64
-    steps: int = 8
+    steps: int = 4
     quadrature: str = "gausslegendre"
     seed: int = 0
     device: str = "cpu"

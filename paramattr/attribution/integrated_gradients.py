@@ -23,6 +23,7 @@ from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
 from paramattr.integration.request import Loaders, Reducers, Request
 from paramattr.integration.scoring import Function, as_they_are, score_samples
+from paramattr.integration.settling import Settling
 from paramattr.integration.signatures import attribute_method, score_method
 from paramattr.integration.summing import check_complete, delta_of, sum_samples
 from paramattr.objectives import Objective, check_callable, squared_error
@@ -245,12 +246,15 @@ class ParameterPathIntegratedGradients:
         loader: Loaders,
         *,
         reducer: Reducers,
-        n_steps: int = 16,
+        n_steps: int = 4,
         method: str | Rule | Adaptive = "gausslegendre",
         internal_batch_size: int | None = None,
         show_progress: bool = False,
         checkpoint: str | FilePath | None = None,
         function: Function = as_they_are,
+        until: float | None = None,
+        fraction: float = 0.01,
+        max_samples: int | None = None,
     ) -> Any:
         """Stream samples into one score per unit: the mean of the summed magnitudes.
 
@@ -262,7 +266,8 @@ class ParameterPathIntegratedGradients:
                 computes. A mapping of conditions to such iterables scores each in one pass.
             reducer: the units: a name such as `"kernel"`, `"output_channel"`, `"attention_head"`,
                 `"neuron"` or `"layer"`, or a callable (see `paramattr.units.reducers`); or a list.
-            n_steps: as in `attribute`.
+            n_steps: as in `attribute`. By default fewer than there: a ranking settles before the
+                sum does, and further gradients do more for it on further samples.
             method: as in `attribute`.
             internal_batch_size: samples of a batch that are differentiated at once, as in
                 `attribute` with `per_sample`; one by default, since each needs its own absolute
@@ -272,11 +277,21 @@ class ParameterPathIntegratedGradients:
                 it resumes. The loader must give the same batches in the same order.
             function: of each sample's attributions, by name, such as their square; what it gives is
                 reduced in their place. Its name tells checkpoints apart.
+            until: stop drawing samples as soon as the top units agree with those of all such
+                samples by so much, above 0 and below 1, as estimated (chance-corrected overlap, see
+                `Scores.agreement`). The samples must come in random order. With several conditions
+                it is the top of each one's contrast with the others. It takes 8 times the memory of
+                the sums over the units.
+            fraction: share of the units that `until` is about.
+            max_samples: the most samples of each condition; all by default.
 
         Returns:
             Scores of all units; parameters that are not reported count as zero. A dict by condition
             where `loader` is a mapping, by reducer where `reducer` is a list, and by condition and
             then by reducer where both are.
+
+        Warns:
+            UserWarning: where the samples end before `until` is reached.
 
         Raises:
             ParamattrError: what `attribute` raises, and for an unknown reducer, an empty loader
@@ -286,6 +301,7 @@ class ParameterPathIntegratedGradients:
         """
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
+            settling = Settling(until, fraction, max_samples)
             request = Request(self.model, loader, reducer)
             integral = self._integral(n_steps, method)
             found = score_samples(
@@ -297,6 +313,7 @@ class ParameterPathIntegratedGradients:
                 workers=self.compute.workers,
                 memory=self.compute.memory,
                 checkpoint=checkpoint,
+                settling=settling,
                 show_progress=show_progress,
             )
             self._spent, self._plan = found.spent or self._spent, found.plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.plan import Plan
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.request import Request
+from paramattr.integration.settling import GROUPS, Settling
 from paramattr.integration.streaming import stream
 from paramattr.integration.sums import Sample
 from paramattr.integration.unit_integral import UnitIntegral
-from paramattr.units.scores import Scores
+from paramattr.units.scores import Cost, Scores
 
 Function = Callable[[Attributions], Attributions]
 """A function of one sample's attributions, reduced in their place; it may overwrite them."""
@@ -49,6 +51,7 @@ def score_samples(
     workers: int = 1,
     memory: int | None = None,
     checkpoint: str | Path | None = None,
+    settling: Settling | None = None,
     show_progress: bool = False,
 ) -> Scored:
     """Integrate for each sample of a request, and average the units' scores.
@@ -62,12 +65,14 @@ def score_samples(
         workers: threads that process samples in parallel.
         memory: bytes that points of the path and sums of gradients may take (see `Plan`).
         checkpoint: a file that an interrupted run resumes from.
+        settling: when enough samples were drawn; after all of them by default.
         show_progress: show a progress bar on stderr.
 
     Raises:
         ParamattrError: as `stream`; errors of the objective pass through.
     """
     integrand, spent = integral.integrand, list[Spent]()
+    costs, started = dict.fromkeys(request.loaders, Cost()), time.perf_counter()
     model = integrand.objective.model.model
 
     def check(condition: str, batch: Batch) -> Batch:
@@ -91,6 +96,7 @@ def score_samples(
             preflight.watch(condition, sample.values)
         if sample.spent is not None:
             spent.append(sample.spent)
+        costs[condition] = costs[condition].plus(_gradients(sample))
 
     copies = replicas(integral, workers)
     of_units: dict[int, UnitIntegral] = {}
@@ -106,6 +112,8 @@ def score_samples(
     settings: dict[str, Any] = {}
     if checkpoint is not None:
         settings = {**integral.settings(), "function": function.__name__}
+        if settling is not None and settling.until is not None:
+            settings["groups"] = GROUPS
     scores = stream(
         [partial(work, replica) for replica in copies],
         request.loaders,
@@ -116,11 +124,24 @@ def score_samples(
         at_once=together,
         checkpoint=checkpoint,
         settings=settings,
+        settling=settling,
         show_progress=show_progress,
     )
     preflight.conclude()
+    seconds = time.perf_counter() - started
+    for condition, by_reducer in scores.items():
+        for reducer, one in by_reducer.items():
+            one.spent = costs[condition]._replace(seconds=seconds)
+            if settling is not None and condition in settling.agreements:
+                one.agreement = settling.agreements[condition][reducer]
     plan = next((one.plan for one in of_units.values()), None)
     return Scored(scores, tuple(spent), plan)
+
+
+def _gradients(sample: Sample) -> int:
+    if sample.spent is not None:
+        return sample.spent.evaluations
+    return 0 if sample.values is None else len(sample.values.alphas)
 
 
 def as_they_are(attributions: Attributions) -> Attributions:

@@ -15,6 +15,7 @@ from torch import Tensor
 from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
 from paramattr.integration.cross_sums import CrossSums
+from paramattr.integration.settling import Settling
 from paramattr.integration.sums import RunningSums, Sample
 from paramattr.resume import Unfinished
 from paramattr.runtime.progress import progress_bar
@@ -93,6 +94,12 @@ class _Part(NamedTuple):
     data: str
     is_last: bool
 
+    def at_most(self, samples: int | None) -> _Part:
+        """Give the first so many of the samples."""
+        if samples is None or samples >= len(self.samples):
+            return self
+        return self._replace(samples=self.samples.part(0, samples), is_last=False)
+
 
 def stream(
     work: Sequence[Work],
@@ -105,6 +112,7 @@ def stream(
     at_once: int = 1,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    settling: Settling | None = None,
     show_progress: bool = False,
 ) -> dict[str, dict[str, Scores]]:
     """Average over samples what each unit gets, for each condition.
@@ -126,6 +134,7 @@ def stream(
         checkpoint: a file that holds the running sums after each batch. Where it exists, the
             samples that it already holds are passed over.
         settings: what the checkpoint must have been made with, of the kinds JSON knows.
+        settling: when enough samples were drawn; after all of them by default.
         show_progress: draw a bar on stderr.
 
     Returns:
@@ -140,7 +149,9 @@ def stream(
         for name, loader in loaders.items()
     }
     together = {u: CrossSums(list(conditions), len(index)) for u, index in indexes.items()}
-    file = _resumed(conditions, together, indexes, checkpoint, settings or {})
+    settling = settling or Settling(None, 1.0, None)
+    settling.begin(list(loaders), {units: len(index) for units, index in indexes.items()})
+    file = _resumed(conditions, together, settling, indexes, checkpoint, settings or {})
     waiting: deque[_Part] = deque()
     total = _lengths(loaders.values())
     with progress_bar("attributing", total, show=show_progress) as advance:
@@ -148,7 +159,7 @@ def stream(
             name: _parts(name, one, read, check, at_once, checkpoint, advance)
             for name, one in conditions.items()
         }
-        tasks = _in_turns(conditions, reading, waiting)
+        tasks = _in_turns(conditions, reading, waiting, settling)
         with closing(in_order(lambda each, part: list(each(part)), work, tasks)) as results:
             for samples in results:
                 part = waiting.popleft()
@@ -159,12 +170,17 @@ def stream(
                         sums.add(own)
                         together[units].add(part.condition, own.magnitudes, len(samples))
                     watch(part.condition, sample)
+                    settling.add(part.condition, sample.reduced)
                 advance(part.share)
                 one.finished, one.data = part.number, part.data
+                settling.look()
                 if part.is_last:
-                    _save(file, conditions, together)
+                    _save(file, conditions, together, settling)
+                if settling.is_settled:
+                    break
+    settling.conclude()
     for one in conditions.values():
-        if one.drawn < one.held:
+        if one.drawn < one.held and not settling.has_ended(one.given):
             raise CheckpointError(
                 f"checkpoint {checkpoint} holds {one.held} batches and the loader gave {one.drawn}:"
                 " expected the same loader; give another file, or remove this one"
@@ -213,15 +229,18 @@ def _in_turns(
     conditions: Mapping[str, Condition],
     reading: Mapping[str, Iterator[_Part]],
     waiting: deque[_Part],
+    settling: Settling,
 ) -> Iterator[Batch]:
     """Give the next part of the condition of which the fewest samples were given."""
     unfinished = dict(reading)
     while unfinished:
         name = min(unfinished, key=lambda name: conditions[name].given)
-        part = next(unfinished[name], None)
+        given = conditions[name].given
+        part = None if settling.has_ended(given) else next(unfinished[name], None)
         if part is None:
             del unfinished[name]
             continue
+        part = part.at_most(settling.left(given))
         conditions[name].given += len(part.samples)
         waiting.append(part)
         yield part.samples
@@ -245,6 +264,7 @@ def _scores(
 def _resumed(
     conditions: Mapping[str, Condition],
     together: Mapping[str, CrossSums],
+    settling: Settling,
     indexes: Mapping[str, UnitIndex],
     checkpoint: str | Path | None,
     settings: Mapping[str, Any],
@@ -260,11 +280,16 @@ def _resumed(
     for reducer, crossed in together.items():
         if file.notes:
             crossed.resume(_under(f"together/{reducer}/", file.tensors))
+    if file.notes:
+        settling.resume(_under("settling/", file.tensors))
     return file
 
 
 def _save(
-    file: Unfinished, conditions: Mapping[str, Condition], together: Mapping[str, CrossSums]
+    file: Unfinished,
+    conditions: Mapping[str, Condition],
+    together: Mapping[str, CrossSums],
+    settling: Settling,
 ) -> None:
     if file.path is None:
         return
@@ -273,6 +298,7 @@ def _save(
         tensors |= one.state(name)
     for reducer, crossed in together.items():
         tensors |= {f"together/{reducer}/{key}": t for key, t in crossed.state().items()}
+    tensors |= {f"settling/{key}": tensor for key, tensor in settling.state().items()}
     file.save(tensors, {name: one.note() for name, one in conditions.items()})
 
 

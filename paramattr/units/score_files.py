@@ -45,7 +45,7 @@ def write_scores(
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
-    """Read what `write_scores` wrote, as the arguments that `Scores` takes.
+    """Read what `write_scores` wrote: the arguments that `Scores` takes, `spent` and `agreement`.
 
     Raises:
         CheckpointError: if the file is missing, broken, or holds no scores.
@@ -68,4 +68,6 @@ def read_scores(path: str | Path) -> dict[str, Any]:
         "unassigned": metadata.get("unassigned", 0.0),
         "samples": metadata.get("samples", 0),
         "paired": paired,
+        "spent": metadata.get("spent"),
+        "agreement": metadata.get("agreement"),
     }

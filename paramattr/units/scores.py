@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterator
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,24 @@ from paramattr.units.significance import check_level, discoveries, quantile, two
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Cost(NamedTuple):
+    """What scores took.
+
+    Attributes:
+        gradients: how many were taken, in this run.
+        samples: of how many samples, in this run.
+        seconds: wall time of the whole call, of all its conditions together.
+    """
+
+    gradients: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def plus(self, gradients: int) -> Cost:
+        """Add one sample."""
+        return self._replace(gradients=self.gradients + gradients, samples=self.samples + 1)
 
 
 class Scores:
@@ -47,6 +65,10 @@ class Scores:
         unassigned: the share, 0 to 1, of the attributed magnitude that lies in entries of no unit.
             Under `+` and `-` it is the larger of the two, which a sum of magnitudes does not
             exceed; under scaling it stays; else it is NaN.
+        spent: what they took, where one call measured them; else None.
+        agreement: the estimated chance-corrected overlap of the top share with that of the
+            population, where `until` asked for it; else NaN. With several conditions it is that of
+            the contrast of these scores with the other conditions' mean.
 
     Args:
         index: the units.
@@ -88,6 +110,8 @@ class Scores:
             else _one_each(index, standard_error, "standard errors")
         )
         self.unassigned, self.samples, self._paired = float(unassigned), int(samples), paired
+        self.spent: Cost | None = None
+        self.agreement = math.nan
 
     def __len__(self) -> int:
         """Count the units."""
@@ -277,7 +301,12 @@ class Scores:
     def save(self, path: str | Path) -> None:
         """Write the scores and their units to a safetensors file."""
         numbers = {name: getattr(self, name) for name in PER_UNIT}
-        notes = {"unassigned": self.unassigned, "samples": self.samples}
+        notes = {
+            "unassigned": self.unassigned,
+            "samples": self.samples,
+            "spent": self.spent,
+            "agreement": None if math.isnan(self.agreement) else self.agreement,
+        }
         write_scores(path, self.index, numbers, notes, self._paired)
 
     @classmethod
@@ -287,7 +316,12 @@ class Scores:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
-        return cls(**read_scores(path))
+        arguments = read_scores(path)
+        spent, agreement = arguments.pop("spent"), arguments.pop("agreement")
+        scores = cls(**arguments)
+        scores.spent = None if spent is None else Cost(*spent)
+        scores.agreement = math.nan if agreement is None else agreement
+        return scores
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]

@@ -26,7 +26,7 @@ def find_filters(
     methods: Sequence[str] = BASIC,
     *,
     units: str = "kernel",
-    n_steps: int = 8,
+    n_steps: int = 4,
     method: str = "gausslegendre",
     seed: int = 0,
     random_seeds: int = 3,

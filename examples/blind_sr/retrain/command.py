@@ -60,7 +60,7 @@ def retrain(
     ] = 1,
     network: NetworkOption = Network.srresnet,
     weights: WeightsOption = None,
-    steps: StepsOption = 8,
+    steps: StepsOption = 4,
     crop: CropOption = 64,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",

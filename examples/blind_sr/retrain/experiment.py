@@ -63,7 +63,7 @@ class RetrainConfig:
     seeds: int = 1
     network: str = "srresnet"
     weights: Path | None = None
-    steps: int = 8
+    steps: int = 4
     crop: int = 64
     device: str = "cpu"
     precision: str = "auto"
