@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from paramattr.checkpoints import taken_apart
 from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
 from paramattr.units.covariances import Paired
@@ -287,7 +288,8 @@ class Scores:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
-        return cls(**read_scores(path))
+        with taken_apart(path, "scores"):
+            return cls(**read_scores(path))
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]
