@@ -105,7 +105,8 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         is_written(path)
     except OSError as error:
         raise CheckpointError(
-            f"file {path} cannot be written ({error}): choose a folder that you can write to, with room"
+            f"file {path} cannot be written ({error}): choose a folder that you can write to, "
+            "with room"
         ) from None
     finally:
         with suppress(OSError):
@@ -158,7 +159,9 @@ def taken_apart(path: str | Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = one_line(error)
-        if not isinstance(error, ParamattrError):
+        if isinstance(error, KeyError):
+            reason = f"it lacks {reason}"
+        elif not isinstance(error, ParamattrError):
             reason = f"{type(error).__name__}: {reason}"
         raise CheckpointError(
             f"file {path} does not hold {what} as paramattr writes it ({reason}): write it again, "

@@ -34,9 +34,9 @@ class CheckpointError(ParamattrError):
 
 
 def one_line(error: BaseException, most: int = 200) -> str:
-    """Give the first line of what an error says, cut where it is long.
+    r"""Give the first line of what an error says, cut where it is long.
 
-    >>> one_line(OSError("no such file\\nand more")), one_line(EOFError())
+    >>> one_line(OSError("no such file\nand more")), one_line(EOFError())
     ('no such file', 'EOFError')
     """
     lines = str(error).strip().splitlines()

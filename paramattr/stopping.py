@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -103,10 +104,12 @@ class _Handler:
     def __init__(self) -> None:
         self.process, self.first = os.getpid(), 0
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.first or os.getpid() != self.process:  # a forked worker is silent
             os._exit(128 + number)
         self.first = number
+        if _is_importing(frame):  # what imports may swallow the exception, and fail later
+            self.end()
         raise Stopped(number)
 
     def end(self) -> None:
@@ -117,6 +120,14 @@ class _Handler:
 
 def _is_installed() -> bool:
     return isinstance(signal.getsignal(signal.SIGTERM), _Handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_stop(about: Any) -> bool:

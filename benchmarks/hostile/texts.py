@@ -9,7 +9,7 @@ from benchmarks.hostile.attack import Attack, Change, cut, empty, folder, holdin
 
 GOOD = b'{"text": "word1 word2", "label": 1}\n'
 MANY = 20_000
-HUGE = 64 * 2**20
+HUGE = 16 * 2**20
 
 
 def line(text: str | bytes) -> Change:
@@ -26,7 +26,7 @@ def recoded(encoding: str) -> Change:
 
 
 def huge_line(path: Path) -> None:
-    """Append a line of 64 MiB."""
+    """Append a line of 16 MiB."""
     with path.open("ab") as file:
         file.write(b'{"text": "')
         for _ in range(HUGE // 2**20):
@@ -35,7 +35,7 @@ def huge_line(path: Path) -> None:
 
 
 def unbroken(path: Path) -> None:
-    """Write 64 MiB without the end of a line."""
+    """Write 16 MiB without the end of a line."""
     path.write_bytes(b"x" * HUGE)
 
 
@@ -82,8 +82,8 @@ CHANGES: dict[str, Change] = {
 CALL, FILE = "read_texts", "texts.jsonl"
 ATTACKS = [
     *(Attack(CALL, FILE, name, change) for name, change in CHANGES.items()),
-    Attack(CALL, FILE, "a line of 64 MiB", huge_line, as_long),
-    Attack(CALL, FILE, "64 MiB without a line's end", unbroken, as_long),
+    Attack(CALL, FILE, "a line of 16 MiB", huge_line, as_long),
+    Attack(CALL, FILE, "16 MiB without a line's end", unbroken, as_long),
     Attack(CALL, FILE, "20,000 conditions", conditions, lines_as_many),
     Attack(
         CALL,
@@ -105,5 +105,5 @@ ATTACKS = [
         "label of 400 digits",
         line('{"text": "word1", "label": ' + "9" * 400 + "}"),
     ),
-    Attack("paramattr diff", FILE, "a line of 64 MiB", huge_line, as_long),
+    Attack("paramattr diff", FILE, "a line of 16 MiB", huge_line, as_long),
 ]

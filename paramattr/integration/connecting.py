@@ -117,7 +117,7 @@ def _repeatedly(
     device, model = next(iter(line.start.values())).device, function.model.model
     while True:
         is_empty = True
-        for item in loader:
+        for item in drawn(loader):
             is_empty = False
             batch = Batch.from_loader(item, device=device, model=model)
             yield function.referenced(lambda: line.evaluate(0.0), batch, len(batch))

@@ -16,6 +16,7 @@ from torch import Tensor
 from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
 from paramattr.integration.cross_sums import CrossSums
+from paramattr.integration.drawing import drawn
 from paramattr.integration.sums import RunningSums, Sample
 from paramattr.resume import Unfinished
 from paramattr.runtime.progress import progress_bar
@@ -196,7 +197,7 @@ def _parts(
 ) -> Iterator[_Part]:
     """Draw a condition's batches, cut them, and pass over what is already added."""
     before = 0
-    for item in one.loader:
+    for item in drawn(one.loader, name):
         batch = read(item)
         one.drawn += 1
         if checkpoint is not None:
@@ -284,7 +285,7 @@ def _resumed(
 def _counted(note: Any, file: Unfinished) -> tuple[int, int, str]:
     match note:
         case {"batches": int(batches), "samples": int(samples), "data": str(data)}:
-            if 0 <= batches <= samples:
+            if min(batches, samples) >= 0:
                 return batches, samples, data
     raise file.broken("it does not say how many batches and samples it holds")
 

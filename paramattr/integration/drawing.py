@@ -1,0 +1,61 @@
+"""Drawing batches from a loader: where it fails, the error names the batch and the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, SequentialSampler
+
+from paramattr.errors import DataError, ParamattrError, one_line
+
+
+def drawn(loader: Iterable[Any], name: str = "") -> Iterator[Any]:
+    """Draw every batch of a loader.
+
+    Args:
+        loader: any iterable of batches.
+        name: of its condition, for the error.
+
+    Raises:
+        DataError: if the loader, or a worker of it, raises: with the number of the batch, and where
+            the data set is read in order, of the sample. The loader's own error is its cause.
+    """
+    of = f" of {name!r}" if name else ""
+    number = 0
+    try:
+        for number, item in enumerate(loader, 1):
+            yield item
+    except (ParamattrError, GeneratorExit):
+        raise
+    except Exception as error:
+        sample = _failing(loader, number)
+        where = f"batch {number + 1}{of}" if sample is None else f"sample {sample[0]}{of}"
+        reason = _reason(error) if sample is None else sample[1]
+        raise DataError(
+            f"the loader failed at {where} ({reason}): expected a batch; repair that sample or "
+            "leave it out"
+        ) from error
+
+
+def _failing(loader: Iterable[Any], finished: int) -> tuple[int, str] | None:
+    """Find the sample that fails, where the loader reads a data set in order."""
+    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, SequentialSampler):
+        return None
+    if loader.batch_size is None:
+        return None
+    # Workers read ahead, and what one of them raises comes in its batch's turn.
+    first = finished * loader.batch_size
+    for number in range(first, min(first + loader.batch_size, len(loader.dataset))):  # type: ignore[arg-type]
+        try:
+            loader.dataset[number]
+        except Exception as error:
+            return number, _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Caught ") and " worker " in lines[0]:
+        return lines[-1][:200]  # of the worker's own traceback
+    return f"{type(error).__name__}: {one_line(error)}"
