@@ -24,7 +24,7 @@ WRAPPINGS = ("params_ema", "params", "state_dict", "model_state_dict")
 """Keys under which trainers store the state dict, in order of preference (BasicSR: the EMA)."""
 
 _METADATA_KEY = "paramattr"
-_CHECKSUM_KEY = "paramattr_crc32"
+_CHECKSUM_KEY = "crc32 of all else"
 
 
 def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
@@ -75,10 +75,11 @@ def save_state_dict(
                 "put anything else into metadata"
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    about = json.dumps(dict(metadata or {}))
-    checksum = _checksum(tensors, about)
+    about = dict(metadata or {})
+    # Under the one key: several would be written in another order each time.
+    checked = json.dumps({**about, _CHECKSUM_KEY: _checksum(tensors, about)})
     try:
-        data = save(tensors, {_METADATA_KEY: about, _CHECKSUM_KEY: checksum})
+        data = save(tensors, {_METADATA_KEY: checked})
     except SafetensorError as error:
         raise CheckpointError(
             f"file {path} cannot be written ({error}): expected tensors that safetensors can hold"
@@ -125,16 +126,16 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = file.metadata() or {}
-        metadata = parsed(about.get(_METADATA_KEY, "{}"))
+            metadata = parsed((file.metadata() or {}).get(_METADATA_KEY, "{}"))
         if not isinstance(metadata, dict):
             raise ValueError(f"its metadata is a {type(metadata).__name__}")
+        checksum = metadata.pop(_CHECKSUM_KEY, None)
+        is_whole = checksum is None or checksum == _checksum(tensors, metadata)
     except Exception as error:  # the reader of a broken file fails in several ways
         raise CheckpointError(
             f"file {path} is not a whole safetensors file ({one_line(error)}): write it again"
         ) from None
-    checksum = about.get(_CHECKSUM_KEY)
-    if checksum is not None and checksum != _checksum(tensors, about.get(_METADATA_KEY, "")):
+    if not is_whole:
         raise CheckpointError(
             f"file {path} is damaged: its content does not fit its checksum; expected it as it was "
             "written; copy it again, or remove it and write it again"
@@ -184,8 +185,9 @@ def fingerprint(states: Iterable[Mapping[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
-    found = zlib.crc32(about.encode())
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    # Through JSON once, which turns tuples into lists and numbers that are keys into text.
+    found = zlib.crc32(json.dumps(json.loads(json.dumps(about)), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), found)

@@ -22,15 +22,16 @@ def drawn(loader: Iterable[Any], name: str = "") -> Iterator[Any]:
             the data set is read in order, of the sample. The loader's own error is its cause.
     """
     of = f" of {name!r}" if name else ""
-    number = 0
+    finished = 0
     try:
-        for number, item in enumerate(loader, 1):
+        for item in loader:
             yield item
+            finished += 1
     except (ParamattrError, GeneratorExit):
         raise
     except Exception as error:
-        sample = _failing(loader, number)
-        where = f"batch {number + 1}{of}" if sample is None else f"sample {sample[0]}{of}"
+        sample = _failing(loader, finished)
+        where = f"batch {finished + 1}{of}" if sample is None else f"sample {sample[0]}{of}"
         reason = _reason(error) if sample is None else sample[1]
         raise DataError(
             f"the loader failed at {where} ({reason}): expected a batch; repair that sample or "
@@ -49,7 +50,7 @@ def _failing(loader: Iterable[Any], finished: int) -> tuple[int, str] | None:
     for number in range(first, min(first + loader.batch_size, len(loader.dataset))):  # type: ignore[arg-type]
         try:
             loader.dataset[number]
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203 (one batch)
             return number, _reason(error)
     return None
 
