@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,13 @@ from benchmarks.benchmark import say, start
 @dataclass(frozen=True)
 class Config:
     kills: int = 60
-    batches: int = 24
-    side: int = 24
+    batches: int = 16
+    side: int = 16
     ranks: int = 1
     seed: int = 0
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Iterator[dict[str, Any]]:
     """Kill and resume; a row per kill."""
     torch.set_num_threads(1)
     draw, rows, missed = random.Random(config.seed), list[dict[str, Any]](), 0
@@ -59,14 +60,21 @@ def run(config: Config) -> dict[str, Any]:
             found = killing.contents(folder)
             differing = sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n))
             rows.append(say({**row, "resumed_in": round(resumed, 3), "differing": differing}))
+            yield _result(config, rows, seconds, missed, len(expected))
+
+
+def _result(
+    config: Config, rows: list[dict[str, Any]], seconds: float, missed: int, files: int
+) -> dict[str, Any]:
     return {
         **vars(config),
+        "kills": len(rows),
         "seconds": seconds,
         "missed": missed,
         "equal": sum(not row["differing"] for row in rows),
         "corrupt": sum(len(row["corrupt"]) for row in rows),
         "in_the_middle": sum(0 < row["batches_kept"] < 2 * config.batches for row in rows),
-        "files": len(expected),
+        "files": files,
         "rows": rows,
     }
 

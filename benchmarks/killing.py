@@ -37,8 +37,7 @@ def batches(condition: int, count: int, side: int) -> list[tuple[Tensor, Tensor]
     draw = torch.Generator().manual_seed(condition)
     shape = (2, 3, side, side)
     return [
-        (torch.rand(shape, generator=draw), torch.rand(shape, generator=draw))
-        for _ in range(count)
+        (torch.rand(shape, generator=draw), torch.rand(shape, generator=draw)) for _ in range(count)
     ]
 
 

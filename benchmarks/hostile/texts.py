@@ -105,5 +105,5 @@ ATTACKS = [
         "label of 400 digits",
         line('{"text": "word1", "label": ' + "9" * 400 + "}"),
     ),
-    Attack("paramattr diff", FILE, "a line of 16 MiB", huge_line, as_long),
+    Attack("paramattr diff", FILE, "a line of 16 MiB", huge_line),
 ]
