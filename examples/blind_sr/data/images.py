@@ -16,7 +16,7 @@ from paramattr.checkpoints import write_whole
 from paramattr.errors import DataError, one_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """What a file is read as, whatever its name: no format that runs a program of its own."""
 EIGHT_BITS = (
     "1",
