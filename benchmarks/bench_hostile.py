@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from benchmarks.benchmark import say, start
-from benchmarks.hostile import images, material, model_folders, tensor_files, texts
+from benchmarks.hostile import images, material, model_folders, own_files, tensor_files, texts
 from benchmarks.hostile.attack import Attack
 from benchmarks.hostile.calls import CALLS
 from benchmarks.hostile.trial import Trial, tried
 
 ATTACKS: list[Attack] = [
     *tensor_files.ATTACKS,
+    *own_files.ATTACKS,
     *model_folders.ATTACKS,
     *texts.ATTACKS,
     *images.ATTACKS,

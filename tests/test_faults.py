@@ -150,7 +150,7 @@ def test_a_loader_that_fails_names_the_sample(workers, call):
     assert isinstance(e.value.__cause__, OSError)
 
 
-def test_a_shuffled_loader_names_the_batch():
+def test_a_shuffled_loader_names_the_batch_and_what_is_no_loader_raises_its_own():
     loader = DataLoader(Broken(5), batch_size=3, shuffle=True)
     with pytest.raises(DataError, match=r"failed at batch \d of 'red' \(OSError: picture 5"):
         cramped(99).score({"red": loader}, reducer="layer")
@@ -159,7 +159,7 @@ def test_a_shuffled_loader_names_the_batch():
         yield SAMPLES, TARGETS
         raise ZeroDivisionError("all is lost")
 
-    with pytest.raises(DataError, match=r"failed at batch 2 \(ZeroDivisionError: all is lost\)"):
+    with pytest.raises(ZeroDivisionError, match="all is lost"):
         cramped(99).score(generator(), reducer="layer")
 
 

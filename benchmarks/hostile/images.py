@@ -107,7 +107,7 @@ ATTACKS = [
     Attack("paramattr blindsr mask", FILE, "a PNG of one pixel", png(1, 1)),
     Attack("paramattr blindsr mask", FILE, "a PNG of 100 megapixels", png(10_000, 10_000)),
     Attack("paramattr blindsr mask", FILE, "cut at two thirds", cut),
-    Attack("paramattr blindsr restore", FILE, "a PNG of one pixel", png(1, 1), outcome="read"),
+    Attack("paramattr blindsr restore", FILE, "a PNG of one pixel", png(1, 1)),
     Attack("paramattr blindsr restore", FILE, "a PNG of 100 megapixels", png(10_000, 10_000)),
     Attack("paramattr blindsr restore", FILE, "cut at two thirds", cut),
 ]

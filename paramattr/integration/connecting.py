@@ -13,6 +13,7 @@ from torch import nn
 from paramattr.bezier import BezierPath
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch, no_batch
+from paramattr.integration.drawing import drawn
 from paramattr.integration.ends import path_between
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_values

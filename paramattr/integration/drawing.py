@@ -18,8 +18,9 @@ def drawn(loader: Iterable[Any], name: str = "") -> Iterator[Any]:
         name: of its condition, for the error.
 
     Raises:
-        DataError: if the loader, or a worker of it, raises: with the number of the batch, and where
-            the data set is read in order, of the sample. The loader's own error is its cause.
+        DataError: if a `DataLoader`, or a worker of it, raises: with the number of the batch, and
+            where the data set is read in order, of the sample. Its own error is the cause. What any
+            other iterable raises passes through.
     """
     of = f" of {name!r}" if name else ""
     finished = 0
@@ -30,6 +31,8 @@ def drawn(loader: Iterable[Any], name: str = "") -> Iterator[Any]:
     except (ParamattrError, GeneratorExit):
         raise
     except Exception as error:
+        if not isinstance(loader, DataLoader):
+            raise
         sample = _failing(loader, finished)
         where = f"batch {finished + 1}{of}" if sample is None else f"sample {sample[0]}{of}"
         reason = _reason(error) if sample is None else sample[1]
@@ -39,11 +42,9 @@ def drawn(loader: Iterable[Any], name: str = "") -> Iterator[Any]:
         ) from error
 
 
-def _failing(loader: Iterable[Any], finished: int) -> tuple[int, str] | None:
+def _failing(loader: DataLoader[Any], finished: int) -> tuple[int, str] | None:
     """Find the sample that fails, where the loader reads a data set in order."""
-    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, SequentialSampler):
-        return None
-    if loader.batch_size is None:
+    if loader.batch_size is None or not isinstance(loader.sampler, SequentialSampler):
         return None
     # Workers read ahead, and what one of them raises comes in its batch's turn.
     first = finished * loader.batch_size
