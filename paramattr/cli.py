@@ -75,8 +75,10 @@ def _run() -> None:
         sys.stdout.flush()  # a full disk shows here, not while the interpreter ends
     except ModuleNotFoundError as error:
         _stop(f"{error.name} is not installed: pip install 'paramattr[blindsr]'")
-    except (ParamattrError, OSError) as error:
+    except ParamattrError as error:
         _stop(str(error))
+    except OSError as error:
+        _stop(f"{error}: expected a place that can be read and written to, with room")
     except typer.Abort:
         raise KeyboardInterrupt from None
     except Exception as error:
