@@ -181,7 +181,7 @@ class PathIntegral:
 
     def _of_each(self, batch: Batch, *, whole: bool) -> list[Integrated]:
         if len(batch) == 1:
-            return [self._integrated(batch, whole=whole, each=False)]
+            return [self.over(batch, whole=whole)]
         sums, totals, (alphas, values), _ = self._integrated(batch, whole=whole, each=True)
         return [
             Integrated(
