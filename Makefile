@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench docs reproduction clean
+.PHONY: help demo test fuzz check lint bench docs reproduction clean
 
 help: ## Show these targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: $(VENV)/.installed ## Mask 1 % of the filters of the blind super-resolutio
 
 test: $(VENV)/.installed ## Run the tests and doctests, the slow ones aside
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+fuzz: $(VENV)/.installed ## Read thousands of hostile files: about an hour
+	HYPOTHESIS_PROFILE=fuzz OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_hostile.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check

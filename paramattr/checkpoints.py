@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from paramattr.errors import CheckpointError
+from paramattr.errors import CheckpointError, ParamattrError, one_line
+from paramattr.json_text import parsed
+from paramattr.stopping import is_written
+from paramattr.torch_files import check_held, load_torch_file
 
 WRAPPINGS = ("params_ema", "params", "state_dict", "model_state_dict")
 """Keys under which trainers store the state dict, in order of preference (BasicSR: the EMA)."""
 
 _METADATA_KEY = "paramattr"
-_REFUSED = re.compile(r"GLOBAL \S+|(unrecognized|class|function) \S+")  # by torch's safe reader
+_CHECKSUM_KEY = "crc32 of all else"
 
 
 def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
@@ -47,24 +49,10 @@ def load_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
     if _is_safetensors(path):
         contents: Any = load_tensors(path)[0]
     else:
-        try:
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a broken pickle may raise anything
-            pickled = isinstance(error, pickle.UnpicklingError)
-            refused = _REFUSED.search(str(error)) if pickled else None
-            if refused:
-                raise CheckpointError(
-                    f"checkpoint {path} holds pickled code or objects ({refused[0]}), which could "
-                    "run anything when read: expected only tensors and plain containers; if "
-                    "you trust the file, load it yourself and save its state dict with "
-                    "torch.save(model.state_dict(), ...)"
-                ) from None
-            reason = "no such pickle" if pickled else _first_line(error)
-            raise CheckpointError(
-                f"checkpoint {path} cannot be read: expected a whole safetensors or torch.save "
-                f"file, found {reason}; copy or save it again"
-            ) from None
-    return _without_prefix(_unwrapped(contents, path, key))
+        contents = load_torch_file(path)
+    state = _unwrapped(contents, path, key)
+    check_held(state, path)
+    return _without_prefix(state)
 
 
 def save_state_dict(
@@ -87,8 +75,11 @@ def save_state_dict(
                 "put anything else into metadata"
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    about = dict(metadata or {})
+    # Under the one key: several would be written in another order each time.
+    checked = json.dumps({**about, _CHECKSUM_KEY: _checksum(tensors, about)})
     try:
-        data = save(tensors, {_METADATA_KEY: json.dumps(dict(metadata or {}))})
+        data = save(tensors, {_METADATA_KEY: checked})
     except SafetensorError as error:
         raise CheckpointError(
             f"file {path} cannot be written ({error}): expected tensors that safetensors can hold"
@@ -112,9 +103,11 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
         partial.replace(path)  # with the user's own file permissions
+        is_written(path)
     except OSError as error:
         raise CheckpointError(
-            f"file {path} cannot be written ({error}): choose a folder that you can write to"
+            f"file {path} cannot be written ({error}): choose a folder that you can write to, "
+            "with room"
         ) from None
     finally:
         with suppress(OSError):
@@ -125,19 +118,56 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors of a safetensors file, and the metadata that `save_state_dict` wrote.
 
     Raises:
-        CheckpointError: if the file is missing or is not a complete safetensors file.
+        CheckpointError: if the file is missing, is not a complete safetensors file, or is not as
+            `save_state_dict` wrote it.
     """
     path = Path(path)
     _check_is_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            metadata = parsed((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+        if not isinstance(metadata, dict):
+            raise ValueError(f"its metadata is a {type(metadata).__name__}")
+        checksum = metadata.pop(_CHECKSUM_KEY, None)
+        is_whole = checksum is None or checksum == _checksum(tensors, metadata)
+    except Exception as error:  # the reader of a broken file fails in several ways
         raise CheckpointError(
-            f"file {path} is not a whole safetensors file ({_first_line(error)}): write it again"
+            f"file {path} is not a whole safetensors file ({one_line(error)}): write it again"
         ) from None
+    if not is_whole:
+        raise CheckpointError(
+            f"file {path} is damaged: its content does not fit its checksum; expected it as it was "
+            "written; copy it again, or remove it and write it again"
+        )
     return tensors, metadata
+
+
+@contextmanager
+def taken_apart(path: str | Path, what: str) -> Iterator[None]:
+    """Say which file it was, where its content turns out not to be what it should.
+
+    Args:
+        path: of the file.
+        what: it should hold.
+
+    Raises:
+        CheckpointError: for any error inside the block.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = one_line(error)
+        if isinstance(error, KeyError):
+            reason = f"it lacks {reason}"
+        elif not isinstance(error, ParamattrError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise CheckpointError(
+            f"file {path} does not hold {what} as paramattr writes it ({reason}): write it again, "
+            "or remove it"
+        ) from None
 
 
 def content(tensor: Tensor) -> bytes:
@@ -155,8 +185,25 @@ def fingerprint(states: Iterable[Mapping[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    # Through JSON once, which turns tuples into lists and numbers that are keys into text.
+    found = zlib.crc32(json.dumps(json.loads(json.dumps(about)), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), found)
+        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
+
+
 def _check_is_file(path: Path) -> None:
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"file {str(path)[:200]} cannot be looked at ({one_line(error)}): give the path of a "
+            "checkpoint file"
+        ) from None
+    if not is_file:
         raise CheckpointError(f"file {path} is not there: give the path of a checkpoint file")
 
 
@@ -198,8 +245,3 @@ def _without_prefix(state: dict[str, Tensor], prefix: str = "module.") -> dict[s
     if names and all(name.startswith(prefix) for name in names):
         return {name.removeprefix(prefix): state[name] for name in names}
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points, version
 from typing import Annotated, NoReturn
 
 from paramattr.errors import ParamattrError
+from paramattr.stopping import signals
 
 try:
     import typer
@@ -54,7 +56,15 @@ for command in (diff, info, doctor):
 
 
 def main() -> None:
-    """Run the command line; bad options and files end in one line on stderr and exit code 2."""
+    """Run the command line; bad options and files end in one line on stderr and exit code 2.
+
+    A signal ends in one line too, which says what was kept, and exit code 130 or 143.
+    """
+    with signals():
+        _run()
+
+
+def _run() -> None:
     for study in sorted(entry_points(group="paramattr.studies"), key=lambda point: point.name):
         try:
             app.add_typer(study.load(), name=study.name)
@@ -62,23 +72,29 @@ def main() -> None:
             print(f"paramattr: study {study.name!r} is left out: {error}", file=sys.stderr)
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # a full disk shows here, not while the interpreter ends
     except ModuleNotFoundError as error:
         _stop(f"{error.name} is not installed: pip install 'paramattr[blindsr]'")
-    except (ParamattrError, OSError) as error:
+    except ParamattrError as error:
         _stop(str(error))
-    except (typer.Abort, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)
-        raise SystemExit(STOPPED) from None
+    except OSError as error:
+        _stop(f"{error}: expected a place that can be read and written to, with room")
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except Exception as error:
         # Typer's usage errors have no public class of their own that all its versions share.
         if not hasattr(error, "format_message"):
             raise
         _stop(error.format_message() or "a command is missing: see --help")
     if code == STOPPED:  # Typer's own answer to Ctrl-C, which says nothing
-        print("stopped", file=sys.stderr)
+        raise KeyboardInterrupt
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _stop(reason: str) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:  # the interpreter would try again, and say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     print(f"paramattr: {' '.join(reason.split())}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -33,6 +33,16 @@ class CheckpointError(ParamattrError):
     """A file cannot be read or written, or does not hold what was expected."""
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    r"""Give the first line of what an error says, cut where it is long.
+
+    >>> one_line(OSError("no such file\nand more")), one_line(EOFError())
+    ('no such file', 'EOFError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
+
+
 def warn(message: str) -> None:
     """Issue a warning that points at the user's line, not at one of paramattr's.
 

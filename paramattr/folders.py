@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from paramattr.errors import CheckpointError, ModelError, ParamattrError
+from paramattr.json_text import parsed
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -22,6 +22,8 @@ _TOKENIZER_FILES = (
     "vocab.json",
 )
 _WEIGHTS = ("*.safetensors", "*.bin")
+MOST_BYTES = 2**24
+"""Of a file of settings."""
 _NEEDED = 'folders of Hugging Face need its library: pip install "paramattr[hf]"'
 
 
@@ -45,10 +47,16 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(
             f"folder {folder} holds no config.json: expected a folder that save_pretrained wrote"
         )
-    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+    if not weight_files(folder):
         raise CheckpointError(
             f"folder {folder} holds no weights: expected .safetensors or .bin files"
         )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files of a folder that hold tensors."""
+    found = (file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern)))
+    return [file for file in found if file.is_file()]
 
 
 def config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -58,11 +66,21 @@ def config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         CheckpointError: if it cannot be read.
     """
     try:
-        found = json.loads((folder / name).read_text())
+        with (folder / name).open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"it is longer than {MOST_BYTES} bytes")
+        found = parsed(text)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"file {folder / name} cannot be read: {error}") from None
+        raise CheckpointError(
+            f"file {folder / name} cannot be read: {error}; expected a JSON object, as "
+            "save_pretrained writes it"
+        ) from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"file {folder / name} is no JSON object")
+        raise CheckpointError(
+            f"file {folder / name} is no JSON object: expected one, as save_pretrained writes it; "
+            f"found a {type(found).__name__}"
+        )
     return found
 
 
@@ -86,8 +104,12 @@ def class_of(config: Mapping[str, Any], folder: Path) -> Any:
     """
     transformers = library("transformers")
     architectures = config.get("architectures") or ["AutoModel"]
-    kind = getattr(transformers, str(architectures[0]), None)
-    if kind is None or not hasattr(kind, "from_pretrained"):
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise ModelError(
+            f"folder {folder} has architectures {architectures!r}: expected a list of names"
+        )
+    kind = getattr(transformers, architectures[0], None)
+    if not isinstance(kind, type) or not hasattr(kind, "from_pretrained"):
         raise ModelError(
             f"folder {folder} holds a {architectures[0]}, which transformers "
             f"{transformers.__version__} does not have: code of a folder is not run; build the "
@@ -134,10 +156,11 @@ def tokenizer(*folders: Path) -> Any | None:
         CheckpointError: if it cannot be read.
     """
     for folder in folders:
-        if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        files = [folder / name for name in _TOKENIZER_FILES]
+        if any(file.is_file() or file.is_symlink() for file in files):
             try:
                 return library("transformers").AutoTokenizer.from_pretrained(
-                    str(folder), local_files_only=True
+                    str(folder), local_files_only=True, trust_remote_code=False
                 )
             except Exception as error:  # tokenizers refuse broken files by several classes
                 raise CheckpointError(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paramattr.errors import CheckpointError, ModelError, ParamattrError, warn
+from paramattr.folder_sizes import check_built, check_index, check_sizes
 from paramattr.folders import (
     check_folder,
     class_of,
@@ -108,6 +109,7 @@ def read_pair(base: str | Path, tuned: str | Path, *, adapter: str = "merged") -
     base, tuned = Path(base), Path(tuned)
     for folder in (base, tuned):
         check_folder(folder)
+        check_index(folder)
     with quiet():
         if (tuned / "adapter_config.json").is_file():
             pair = _with_adapter(base, tuned, adapter)
@@ -117,7 +119,10 @@ def read_pair(base: str | Path, tuned: str | Path, *, adapter: str = "merged") -
 
 
 def _with_models(base: Path, tuned: Path) -> Pair:
-    kind = class_of(config(tuned), tuned)
+    settings = config(tuned)
+    check_sizes(settings, tuned)
+    kind = class_of(settings, tuned)
+    check_built(kind, tuned)
     target, own = read_model(kind, tuned)
     baseline, other = read_model(kind, base, config=target.config)
     kept = _missing(own, target) + _missing(other, target)
@@ -141,9 +146,13 @@ def _with_adapter(base: Path, tuned: Path, how: str) -> Pair:
             f"the base {base} is quantised, so that an adapter cannot be merged into it without "
             "rounding: take adapter='factors'"
         )
-    kind, options = _base_class(written, own, base, tuned)
+    check_sizes(own, base)
+    weights = _weights(peft, tuned)
+    _check_rank(written, weights, tuned)
+    kind, options = _base_class(written, own, base, weights)
+    check_built(kind, base, **options)
     plain, info = read_model(kind, base, **options)
-    adapted = _adapted(peft, copy.deepcopy(plain), base, tuned)
+    adapted = _adapted(peft, copy.deepcopy(plain), base, tuned, set(weights))
     kept = _missing(info, plain)
     _check_base_name(written, base, tuned)
     if how == "merged":
@@ -165,7 +174,30 @@ def _with_adapter(base: Path, tuned: Path, how: str) -> Pair:
     )
 
 
-def _adapted(peft: Any, model: nn.Module, base: Path, tuned: Path) -> Any:
+def _weights(peft: Any, tuned: Path) -> dict[str, Tensor]:
+    try:
+        found: dict[str, Tensor] = peft.utils.load_peft_weights(str(tuned), device="cpu")
+    except Exception as error:  # each kind of file is refused by another class
+        raise CheckpointError(
+            f"the weights of adapter {tuned} cannot be read ({first_line(error)}): expected whole "
+            "files; copy or save it again"
+        ) from None
+    return found
+
+
+def _check_rank(written: Mapping[str, Any], weights: Mapping[str, Tensor], tuned: Path) -> None:
+    most = max((size for value in weights.values() for size in value.shape), default=0)
+    patterns = written.get("rank_pattern")
+    ranks = [written.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    for rank in ranks:
+        if isinstance(rank, int) and rank > most:
+            raise CheckpointError(
+                f"adapter {tuned} says that its rank is {rank}, and the largest side of its "
+                f"matrices is {most}: expected settings of these weights; copy it again"
+            )
+
+
+def _adapted(peft: Any, model: nn.Module, base: Path, tuned: Path, given: set[str]) -> Any:
     wrong = (
         f"the adapter {tuned} does not fit the base {base}: expected the model that it was "
         "trained on"
@@ -177,7 +209,6 @@ def _adapted(peft: Any, model: nn.Module, base: Path, tuned: Path) -> Any:
     except Exception as error:  # peft and torch refuse what does not fit by several classes
         raise ModelError(f"{wrong}; {first_line(error)}") from None
     held = set(peft.get_peft_model_state_dict(adapted))
-    given = set(peft.utils.load_peft_weights(str(tuned), device="cpu"))
     if held != given:
         odd = sorted(held ^ given)[0]
         place = "the base" if odd in given else "the adapter"
@@ -221,18 +252,17 @@ def _check_base_name(written: Mapping[str, Any], base: Path, tuned: Path) -> Non
 
 
 def _base_class(
-    written: Mapping[str, Any], own: Mapping[str, Any], base: Path, tuned: Path
+    written: Mapping[str, Any], own: Mapping[str, Any], base: Path, weights: Mapping[str, Tensor]
 ) -> tuple[Any, dict[str, Any]]:
-    auto = _AUTO.get(written.get("task_type") or "")
+    auto = _AUTO.get(str(written.get("task_type")))
     options: dict[str, Any] = {}
     if auto is None:
         return class_of(own, base), options
     if auto.endswith("Classification"):
-        weights = library("peft").utils.load_peft_weights(str(tuned), device="cpu")
         heads = {
             next(iter(value.shape))
             for name, value in weights.items()
-            if value.ndim == 2 and name.split(".")[-2] in _HEADS
+            if value.ndim == 2 and name.split(".")[-2:-1] in [[head] for head in _HEADS]
         }
         if heads:
             options["num_labels"] = min(heads)

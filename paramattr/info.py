@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from paramattr.checkpoints import load_state_dict, load_tensors
 from paramattr.errors import CheckpointError
 from paramattr.folders import config as config_of
 from paramattr.folders import is_folder_of_model
+from paramattr.json_text import parsed
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 from paramattr.units.showing import name_of
@@ -105,7 +105,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def _rows(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"file {path} cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):

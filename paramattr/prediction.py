@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
 from paramattr.errors import CheckpointError, DataError, ParamattrError, UnitError
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.scores import Scores
@@ -196,17 +196,13 @@ class OverlapClassifier:
                 f"file {path} holds {metadata.get('kind') or 'something else'}: expected an "
                 "overlap classifier, written by OverlapClassifier.save"
             )
-        try:
+        with taken_apart(path, "an overlap classifier"):
             index = UnitIndex.from_tensors(tensors, metadata)
             selections = {
                 c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]
             }
             thresholds, notes = metadata["thresholds"], metadata["notes"]
-        except KeyError as error:
-            raise CheckpointError(
-                f"file {path} lacks {error}: expected a complete overlap classifier; save it again"
-            ) from None
-        return cls(selections, rank, thresholds=thresholds, notes=notes)
+            return cls(selections, rank, thresholds=thresholds, notes=notes)
 
     def _overlaps(self, number: int, sample: Any) -> list[float]:
         scores = sample if self.rank is None else self.rank(sample)

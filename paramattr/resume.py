@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError
+from paramattr.stopping import progress_is_in
 
 
 def check_stamp(
@@ -69,12 +71,45 @@ class Unfinished:
         self.notes: dict[str, Any] = {}
         if path is None:
             return
+        progress_is_in(path)
         if not Path(path).exists():
             self.save({})
             return
         self.tensors, metadata = load_tensors(path)
-        self.notes = metadata.pop("notes", {})
+        notes = metadata.pop("notes", None)
         check_stamp(metadata, self.stamp, f"checkpoint {path}")
+        if not isinstance(notes, dict):
+            raise self.broken(f"its notes are a {type(notes).__name__}")
+        self.notes = notes
+
+    def check(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+        """Refuse tensors of the file that are not of the kinds that were saved.
+
+        Args:
+            tensors: names to tensors of the file.
+            like: names to tensors of the shape and precision that each must have.
+
+        Raises:
+            CheckpointError: naming the first that is missing, is too many, or differs.
+        """
+        for name in {**like, **tensors}:
+            if name not in tensors or name not in like:
+                raise self.broken(f"{name!r} is {'missing' if name in like else 'not expected'}")
+            one, other = tensors[name], like[name]
+            if one.shape != other.shape or one.dtype != other.dtype:
+                raise self.broken(
+                    f"{name!r} is {one.dtype} of shape {tuple(one.shape)}, not {other.dtype} of "
+                    f"{tuple(other.shape)}"
+                )
+            if not torch.isfinite(one).all():
+                raise self.broken(f"{name!r} is not finite")
+
+    def broken(self, reason: str) -> CheckpointError:
+        """Make the error for a file whose content is not what was saved."""
+        return CheckpointError(
+            f"checkpoint {self.path} does not hold a run's progress as it was saved ({reason}): "
+            "give another file, or remove this one"
+        )
 
     def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
         """Write the progress so far, in full or not at all.

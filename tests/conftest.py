@@ -1,10 +1,14 @@
+import os
+
 import pytest
 import torch
 from hypothesis import settings
 
 # A busy machine is no fault of a test: examples have no deadline, and are the same at every run.
 settings.register_profile("paramattr", deadline=None, derandomize=True)
-settings.load_profile("paramattr")
+# `make fuzz`: other examples at every run, and many.
+settings.register_profile("fuzz", deadline=None, max_examples=20_000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "paramattr"))
 
 
 @pytest.fixture(scope="module")

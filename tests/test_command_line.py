@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
 
 from paramattr import Scores, UnitIndex, cli, save_state_dict
+from paramattr.checkpoints import load_tensors
 from tests.tiny import ConvNet, seeded
 
 
@@ -75,3 +77,33 @@ def test_doctor_names_versions_and_what_is_missing(ran, monkeypatch):
     assert json.loads(said)["versions"]["torch"] == version("torch")
     monkeypatch.setattr("paramattr.doctor.EXTRAS", {"hats": ("a-hat-that-is-not-there",)})
     assert "pip install 'paramattr[hats]'" in ran("doctor")[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device to write to")
+def test_a_full_disk_under_what_is_printed_ends_in_one_line():
+    code = "import sys; sys.argv = ['', 'doctor']; from paramattr.__main__ import main; main()"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "No space left on device" in ended.stderr
+
+
+def test_a_file_that_lies_about_its_units_is_refused_in_one_line(ran, tmp_path):
+    file = tmp_path / "scores.safetensors"
+    index = UnitIndex.of(seeded(ConvNet), "layer")
+    Scores(index, torch.arange(len(index))).save(file)
+    tensors, about = load_tensors(file)
+    for change in (
+        {"groups": [["a", 0, [10**15]]]},
+        {"groups": "many"},
+        {"shapes": {}},
+        {"labels": ["none"]},
+        {"samples": [1]},
+    ):
+        save_state_dict(file, tensors, {**about, **change})
+        code, said, err = ran("info", str(file))
+        assert (code, said, err.count("\n")) == (2, "", 1)
+        assert f"file {file} does not hold scores as paramattr writes it" in err

@@ -10,9 +10,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from paramattr.json_text import parsed
 from paramattr.runtime.progress import progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Advance = Callable[[float], None]
 """Called with the progress made since it was last called."""
@@ -53,10 +57,23 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_whole(path, text.getvalue())
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    from paramattr.checkpoints import write_whole
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=150)
+    write_whole(path, drawn.getvalue())
+
+
 def read_stamp(file: Path) -> dict[str, Any] | None:
     """Read the settings that a run was made with; None where there are none, or not whole."""
     try:
-        found = json.loads(file.read_text())
+        found = parsed(file.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None

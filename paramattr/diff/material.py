@@ -21,6 +21,7 @@ from paramattr.errors import CheckpointError, DataError, ModelError, ParamattrEr
 from paramattr.folders import is_folder_of_model
 from paramattr.huggingface import read_pair
 from paramattr.integration.batches import Batch, mapped
+from paramattr.integration.drawing import drawn
 from paramattr.objectives import (
     Objective,
     cross_entropy,
@@ -178,7 +179,7 @@ def _of_state_dicts(config: Config) -> Material:
                 f"--batches {config.batches} gave {type(loader).__name__} for {name!r}: expected a "
                 "loader, or a mapping of conditions to loaders"
             )
-        conditions[name] = list(loader)
+        conditions[name] = _called(partial(list, drawn(loader, name)), "--batches")
         if not conditions[name]:
             raise DataError(f"--batches {config.batches} gave no batch for condition {name!r}")
     return Material(pair[0], pair[1], conditions, cross_entropy, {})
@@ -222,9 +223,12 @@ def _named(place: str, option: str) -> Callable[..., Any]:
 def _called(function: Callable[..., Any], option: str) -> Any:
     try:
         return function()
+    except ParamattrError:
+        raise
     except Exception as error:
         raise ParamattrError(
-            f"{option} failed: {type(error).__name__}: {error}; it is called without arguments"
+            f"{option} failed: {type(error).__name__}: {error}; expected a function that is called "
+            "without arguments"
         ) from error
 
 

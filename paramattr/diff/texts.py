@@ -6,15 +6,21 @@ import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paramattr.errors import DataError
+from paramattr.errors import DataError, one_line
+from paramattr.json_text import parsed
 from paramattr.objectives import IGNORED
 
+LONGEST = 2**22
+"""Bytes of one line."""
+MOST_CONDITIONS = 64
+"""What every two of them have in common is kept for each unit."""
 ALL = "all"
 """The condition of texts that name none."""
 
@@ -35,14 +41,8 @@ def read_texts(path: Path) -> list[Text]:
     Raises:
         DataError: naming the first line that is none, or if there is none at all.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"file {path} cannot be read ({error}): expected JSON lines") from None
     texts = [
-        _text(line, f"line {number} of {path}")
-        for number, line in enumerate(content.split("\n"), 1)
-        if line.strip()
+        _text(line, f"line {number} of {path}") for number, line in _lines(path) if line.strip()
     ]
     if not texts:
         raise DataError(f'file {path} is empty: expected lines such as {{"text": "..."}}')
@@ -54,23 +54,62 @@ def read_texts(path: Path) -> list[Text]:
         )
     if len({text.condition for text in named} | {ALL}) > 2 and ALL in {t.condition for t in named}:
         raise DataError(f"{path} has a condition {ALL!r}, which stands for all texts: rename it")
+    conditions = {text.condition for text in named}
+    if len(conditions) > MOST_CONDITIONS:
+        raise DataError(
+            f"{path} has {len(conditions)} conditions: expected at most {MOST_CONDITIONS}, each of "
+            "many texts; a condition is what texts have in common, not their number"
+        )
     return texts if named else [Text(t.text, t.label, ALL, t.place) for t in texts]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Read one line after the other, none of which may be longer than `LONGEST`."""
+    try:
+        with path.open("rb") as file:
+            for number in count(1):
+                line = file.readline(LONGEST + 1)
+                if not line:
+                    return
+                if len(line) > LONGEST:
+                    raise DataError(
+                        f"line {number} of {path} is longer than {LONGEST} bytes: expected one "
+                        "text per line; cut it into several"
+                    )
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"line {number} of {path} is no UTF-8 ({error.reason} at byte {error.start}): expected "
+            "JSON lines in UTF-8; save the file in it"
+        ) from None
+    except OSError as error:
+        raise DataError(f"file {path} cannot be read ({error}): expected JSON lines") from None
 
 
 def _text(line: str, place: str) -> Text:
     try:
-        found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place} is not JSON ({error.msg} at column {error.colno})") from None
+        found = parsed(line)
+    except ValueError as error:
+        reason = one_line(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at column {error.colno}"
+        raise DataError(
+            f'{place} is not JSON ({reason}): expected {{"text": "...", ...}}'
+        ) from None
     if not isinstance(found, dict):
         raise DataError(f'{place} is no JSON object: expected {{"text": "...", ...}}')
     text, label, condition = (found.get(key) for key in ("text", "label", "condition"))
     if not isinstance(text, str) or not text:
-        raise DataError(f'{place} has no "text": found {text!r}; expected a string')
+        raise DataError(f'{place} has no "text": found {_cut(text)}; expected a string')
     if isinstance(label, bool) or not isinstance(label, int | str | None):
-        raise DataError(f'{place} has "label" {label!r}: expected a whole number or a name')
+        raise DataError(f'{place} has "label" {_cut(label)}: expected a whole number or a name')
     if condition is not None and (not isinstance(condition, str) or not condition):
-        raise DataError(f'{place} has "condition" {condition!r}: expected a name')
+        raise DataError(f'{place} has "condition" {_cut(condition)}: expected a name')
+    for word in (text, label, condition):
+        if isinstance(word, str) and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise DataError(
+                f"{place} holds half of a surrogate pair, which is no letter: write it in UTF-8"
+            )
     return Text(text, label, condition or "", place)
 
 
@@ -122,6 +161,7 @@ class Tokens:
             padding=True,
             return_tensors="pt",
         )
+        self._check_numbers(batch["input_ids"], texts)
         taken = inspect.signature(self.model.forward).parameters
         inputs = {name: value for name, value in batch.items() if name in taken}
         if self.labelled:
@@ -132,6 +172,18 @@ class Tokens:
                 raise DataError(f"{text.place} has {length} token: expected 2, one to foretell")
         return {**inputs, "labels": batch["input_ids"].masked_fill(mask == 0, IGNORED)}
 
+    def _check_numbers(self, numbers: Tensor, texts: list[Text]) -> None:
+        embedding = self.model.get_input_embeddings()  # type: ignore[operator]
+        rows = getattr(embedding, "num_embeddings", None)
+        if rows is None or not numbers.numel() or int(numbers.max()) < rows:
+            return
+        first = int((numbers >= rows).any(1).nonzero()[0])
+        raise DataError(
+            f"{texts[first].place} has token {int(numbers[first].max())}, and the model knows "
+            f"0 to {rows - 1}: the tokenizer is another model's; save the model's own into its "
+            "folder with tokenizer.save_pretrained(...)"
+        )
+
     def _label(self, text: Text) -> int:
         numbers: dict[str, int] = dict(getattr(self.config, "label2id", None) or {})
         count = int(getattr(self.config, "num_labels", 0) or len(numbers))
@@ -140,7 +192,7 @@ class Tokens:
             raise DataError(f'{text.place} has no "label", which the objective compares with')
         if label is None or not 0 <= label < count:
             raise DataError(
-                f"{text.place} has label {text.label!r}: expected 0 to {count - 1}, or one of "
+                f"{text.place} has label {_cut(text.label)}: expected 0 to {count - 1}, or one of "
                 f"{', '.join(list(numbers)[:8])}"
             )
         return int(label)
@@ -150,6 +202,11 @@ class Tokens:
         # RoBERTa and its kin count positions from behind the padding token.
         offset = 2 if "roberta" in str(getattr(self.config, "model_type", "")) else 0
         return most - offset if isinstance(most, int) and most > offset else None
+
+
+def _cut(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else f"{shown[:37]}..."
 
 
 def _parts(texts: list[Text], size: int) -> Iterator[list[Text]]:

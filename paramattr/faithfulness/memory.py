@@ -67,6 +67,7 @@ class Memory:
                     f"checkpoint {checkpoint} was made with other measures or data: give another "
                     "file, or remove this one"
                 )
+            self._check(tensors)
             self.kept = dict(tensors)
         self.file.save(self.kept)
 
@@ -98,6 +99,11 @@ class Memory:
         finally:
             for buffer, copy in buffers:
                 buffer.copy_(copy)
+
+    def _check(self, tensors: dict[str, Tensor]) -> None:
+        for key, value in tensors.items():
+            like = self.kept.get(f"unedited {key.split(' ')[-1]}")
+            self.file.check({key: value}, {} if like is None else {key: like})
 
     def _named(self, name: str, values: Sequence[Tensor]) -> dict[str, Tensor]:
         return {f"{name} {number}": value for number, value in enumerate(values)}

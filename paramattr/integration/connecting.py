@@ -13,6 +13,7 @@ from torch import nn
 from paramattr.bezier import BezierPath
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch, no_batch
+from paramattr.integration.drawing import drawn
 from paramattr.integration.ends import path_between
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_values
@@ -117,7 +118,7 @@ def _repeatedly(
     device, model = next(iter(line.start.values())).device, function.model.model
     while True:
         is_empty = True
-        for item in loader:
+        for item in drawn(loader):
             is_empty = False
             batch = Batch.from_loader(item, device=device, model=model)
             yield function.referenced(lambda: line.evaluate(0.0), batch, len(batch))

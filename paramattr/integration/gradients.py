@@ -19,6 +19,7 @@ from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.functional import FunctionalModel
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.runtime.compute import wide
+from paramattr.runtime.halving import is_out_of_memory
 
 Take = Callable[[str, Tensor], None]
 """What is done with a parameter's gradient as soon as it is known."""
@@ -166,6 +167,8 @@ class ObjectiveOfParameters:
             except ParamattrError:
                 raise
             except Exception as error:  # vmap fails in many ways; other errors recur in the loop
+                if is_out_of_memory(error):
+                    raise
                 self.is_batchable = False
                 _log.info("samples are processed one by one, since vmap failed: %s", error)
         each = [self.gradient(parameters, sample, names) for sample in batch.chunks(1)]

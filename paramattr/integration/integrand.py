@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ from paramattr.integration.points import Points
 from paramattr.objectives import described
 from paramattr.paths import FittedPath
 from paramattr.runtime.compute import wide
+from paramattr.runtime.halving import in_parts
 
 Attributions = dict[str, Tensor]
 """Names to tensors shaped like the parameters, or `(B, *shape)` per sample."""
@@ -65,9 +67,10 @@ class Integrand:
         Returns:
             `(B,)`, in float64.
         """
-        point = self.points.at(alpha)
-        parts = [self.objective.values(point, part) for part in batch.chunks(at_once)]
-        return torch.cat(parts).double()
+        values = partial(self.objective.values, self.points.at(alpha))
+        return torch.cat(
+            list(in_parts(batch, at_once, values, self.objective.model.model))
+        ).double()
 
     def moving(self, alpha: float) -> list[str]:
         """List the parameters that move at one point."""

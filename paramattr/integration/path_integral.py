@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import check_finite_gradients, check_finite_values
 from paramattr.integration.integrand import Attributions, Integrand
 from paramattr.quadrature import Rule
 from paramattr.runtime.compute import wide
+from paramattr.runtime.halving import in_parts
 
 
 class Spent(NamedTuple):
@@ -146,7 +148,8 @@ class PathIntegral:
         Raises:
             ObjectiveError: if the objective or a gradient is not finite somewhere.
         """
-        return self._integrated(batch, whole=whole, each=False)
+        work = partial(self._integrated, whole=whole, each=False)
+        return _summed(list(in_parts(batch, len(batch), work, self._model)))
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
         """Integrate over the path for each sample separately.
@@ -157,22 +160,37 @@ class PathIntegral:
             at_once: samples whose gradients are taken in one pass, as long as the model and the
                 objective can be batched (`torch.func.vmap`).
         """
-        start = 0
+        start, work = 0, partial(self._of_each, whole=whole)
         while start < len(batch):
             size = at_once if self.integrand.objective.is_batchable else 1
-            part = batch.part(start, size)
-            start += len(part)
-            if len(part) == 1:
-                yield self.over(part, whole=whole)
-                continue
-            sums, totals, (alphas, values), _ = self._integrated(part, whole=whole, each=True)
-            for number in range(len(part)):
-                column = Values(alphas, values[:, number : number + 1])
-                yield Integrated({n: v[number] for n, v in sums.items()}, totals[number], column)
+            rest = batch.part(start, len(batch))
+            for several in in_parts(rest, size, work, self._model):
+                start += len(several)
+                yield from several
+                del several  # before the next samples' attributions are made
+                if size > 1 and not self.integrand.objective.is_batchable:
+                    break
 
     def settings(self) -> dict[str, Any]:
         """Describe the integral, to tell runs apart."""
         return {**self.integrand.settings(), "rule": self.rule.settings()}
+
+    @property
+    def _model(self) -> nn.Module:
+        return self.integrand.objective.model.model
+
+    def _of_each(self, batch: Batch, *, whole: bool) -> list[Integrated]:
+        if len(batch) == 1:
+            return [self.over(batch, whole=whole)]
+        sums, totals, (alphas, values), _ = self._integrated(batch, whole=whole, each=True)
+        return [
+            Integrated(
+                {name: value[number] for name, value in sums.items()},
+                totals[number],
+                Values(alphas, values[:, number : number + 1]),
+            )
+            for number in range(len(batch))
+        ]
 
     def _integrated(self, batch: Batch, *, whole: bool, each: bool) -> Integrated:
         integrand, leading = self.integrand, (len(batch),) if each else ()
@@ -206,6 +224,19 @@ class PathIntegral:
         seen = torch.stack(values) if values else torch.zeros(0, len(batch))
         attributions = {name: sums[name] for name in integrand.reported}
         return Integrated(attributions, total, Values(tuple(alphas), seen))
+
+
+def _summed(parts: list[Integrated]) -> Integrated:
+    """Add the integrals over parts of a batch."""
+    first, *rest = parts
+    if not rest:
+        return first
+    for other in rest:
+        for name, value in other.attributions.items():
+            first.attributions[name].add_(value)
+    total = torch.stack([part.total for part in parts]).sum(0)
+    of_samples = torch.cat([part.values.of_samples for part in parts], 1)
+    return Integrated(first.attributions, total, Values(first.values.alphas, of_samples))
 
 
 def place(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch, no_batch
+from paramattr.integration.drawing import drawn
 from paramattr.integration.integrand import Integrand
 from paramattr.runtime.progress import progress_bar
 
@@ -105,7 +106,7 @@ def profile_of(
     alphas = torch.linspace(0, 1, n_points, dtype=torch.float64)
     sums, samples = torch.zeros(n_points, dtype=torch.float64), 0
     with progress_bar("profiling", None, show=show_progress) as advance:
-        for batch in map(read, loader):
+        for batch in map(read, drawn(loader)):
             size = at_once or len(batch)
             referenced = integrand.referenced(batch, size)
             for place, alpha in enumerate(alphas.tolist()):

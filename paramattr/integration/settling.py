@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.errors import ParamattrError, warn
-from paramattr.integration.sums import Reduced
+from paramattr.integration.reduction import Reduced
 from paramattr.runtime.compute import check_count
 from paramattr.units.settled import population_agreement
 from paramattr.units.shares import how_many

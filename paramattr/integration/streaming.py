@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
 from paramattr.integration.cross_sums import CrossSums
+from paramattr.integration.drawing import drawn
 from paramattr.integration.settling import Settling
 from paramattr.integration.sums import RunningSums, Sample
 from paramattr.resume import Unfinished
@@ -61,13 +63,23 @@ class Condition:
             for key, tensor in sums.state().items()
         }
 
-    def resume(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
-        """Go back to a state that a file held."""
-        self.held = self.finished = note["batches"]
-        self.held_samples = self.given = note["samples"]
-        self.data = note["data"]
+    def resume(self, name: str, file: Unfinished) -> None:
+        """Go back to a state that a file held.
+
+        Raises:
+            CheckpointError: if it holds no such state.
+        """
+        like = self.state(name)
+        file.check({key: t for key, t in file.tensors.items() if key in like}, like)
+        note = file.notes.get(name)
+        batches, samples, data = _counted(note, file)
+        self.held = self.finished = batches
+        self.held_samples = self.given = samples
+        self.data = data
         for units, sums in self.sums.items():
-            sums.resume(_under(f"of {name}/{units}/", tensors))
+            sums.resume(_under(f"of {name}/{units}/", file.tensors))
+            if sums.samples != samples:
+                raise file.broken(f"{sums.samples} samples of {name!r} are added, not {samples}")
 
     def note(self) -> dict[str, Any]:
         """Say what the sums hold."""
@@ -201,7 +213,7 @@ def _parts(
 ) -> Iterator[_Part]:
     """Draw a condition's batches, cut them, and pass over what is already added."""
     before = 0
-    for item in one.loader:
+    for item in drawn(one.loader, name):
         batch = read(item)
         one.drawn += 1
         if checkpoint is not None:
@@ -274,15 +286,31 @@ def _resumed(
         units = {name: index.fingerprint() for name, index in indexes.items()}
         stamp = {"kind": "sums", "units": units, "conditions": list(conditions), **settings}
     file = Unfinished(checkpoint, stamp)
+    if not file.notes and not file.tensors:
+        return file
     for name, one in conditions.items():
-        if name in file.notes:
-            one.resume(name, file.tensors, file.notes[name])
+        one.resume(name, file)
     for reducer, crossed in together.items():
-        if file.notes:
-            crossed.resume(_under(f"together/{reducer}/", file.tensors))
-    if file.notes:
-        settling.resume(_under("settling/", file.tensors))
+        held = _under(f"together/{reducer}/", file.tensors)
+        # Pairs may have been given up; of the samples that wait there may be any number.
+        like = {key: t for key, t in crossed.state().items() if key in held}
+        row = torch.zeros(len(indexes[reducer]), dtype=torch.float64)
+        for key in held.keys() - like.keys():
+            like[key] = row.expand(len(held[key]) if held[key].ndim else 0, -1)
+        file.check(held, like)
+        crossed.resume(held)
+    of_settling = _under("settling/", file.tensors)
+    file.check(of_settling, settling.state())
+    settling.resume(of_settling)
     return file
+
+
+def _counted(note: Any, file: Unfinished) -> tuple[int, int, str]:
+    match note:
+        case {"batches": int(batches), "samples": int(samples), "data": str(data)}:
+            if min(batches, samples) >= 0:
+                return batches, samples, data
+    raise file.broken("it does not say how many batches and samples it holds")
 
 
 def _save(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import UnitError, warn
 from paramattr.parameters import named_parameters, owners
+from paramattr.units.fitting import check_index
 from paramattr.units.grid import UNKNOWN, Grids, Reducer, asked_of, layer_of
 from paramattr.units.reducers import get_reducer
 from paramattr.units.statistics import labels_or_answers
@@ -273,8 +274,12 @@ class UnitIndex:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> UnitIndex:
-        """Restore the index from the result of `to_tensors`."""
-        return cls(
+        """Restore the index from the result of `to_tensors`.
+
+        Raises:
+            UnitError: if they do not fit together.
+        """
+        index = cls(
             {name: tuple(shape) for name, shape in metadata["shapes"].items()},
             {name: tensors[f"labels.{name}"] for name in metadata["labels"]},
             {name: (start, tuple(shape)) for name, start, shape in metadata["groups"]},
@@ -283,6 +288,8 @@ class UnitIndex:
                 for name, shape in metadata.get("buffers", {}).items()
             },
         )
+        check_index(index)
+        return index
 
 
 def check_same_units(index: UnitIndex, other: UnitIndex, what: str) -> None:

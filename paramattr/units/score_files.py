@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict
-from paramattr.errors import CheckpointError
+from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
+from paramattr.errors import CheckpointError, UnitError
 from paramattr.units.covariances import Covariances, Paired
 from paramattr.units.index import UnitIndex
 
@@ -45,7 +45,7 @@ def write_scores(
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
-    """Read what `write_scores` wrote: the arguments that `Scores` takes, `spent` and `agreement`.
+    """Read what `write_scores` wrote: the arguments that `Scores` takes, and `agreement`.
 
     Raises:
         CheckpointError: if the file is missing, broken, or holds no scores.
@@ -56,18 +56,33 @@ def read_scores(path: str | Path) -> dict[str, Any]:
             f"file {path} holds {metadata.get('kind') or 'something else'}: expected scores, "
             "written by Scores.save"
         )
+    with taken_apart(path, "scores"):
+        return _numbers(tensors, metadata)
+
+
+def _numbers(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    index = UnitIndex.from_tensors(tensors, metadata)
+    for name in PER_UNIT:
+        if name in tensors and not tensors[name].is_floating_point():
+            raise UnitError(f"{name} is {tensors[name].dtype}: expected floating-point numbers")
     paired = None
     if "covariances" in tensors:
-        weights = metadata["weights"]
-        paired = Paired(Covariances(len(weights), tensors["covariances"]), weights)
+        weights = [float(weight) for weight in metadata["weights"]]
+        pairs = len(weights) * (len(weights) + 1) // 2
+        of_pairs = tensors["covariances"]
+        if of_pairs.shape != (pairs, len(index)):
+            raise UnitError(
+                f"the covariances have shape {tuple(of_pairs.shape)}: expected "
+                f"({pairs}, {len(index)})"
+            )
+        paired = Paired(Covariances(len(weights), of_pairs), weights)
     return {
-        "index": UnitIndex.from_tensors(tensors, metadata),
+        "index": index,
         "values": tensors["values"],
         "signed": tensors.get("signed"),
         "standard_error": tensors.get("standard_error"),
         "unassigned": metadata.get("unassigned", 0.0),
         "samples": metadata.get("samples", 0),
         "paired": paired,
-        "spent": metadata.get("spent"),
         "agreement": metadata.get("agreement"),
     }

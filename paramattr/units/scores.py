@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from paramattr.checkpoints import taken_apart
 from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
 from paramattr.units.covariances import Paired
@@ -65,7 +66,8 @@ class Scores:
         unassigned: the share, 0 to 1, of the attributed magnitude that lies in entries of no unit.
             Under `+` and `-` it is the larger of the two, which a sum of magnitudes does not
             exceed; under scaling it stays; else it is NaN.
-        spent: what they took, where one call measured them; else None.
+        spent: what the call that measured them took, without what an interrupted run had done
+            before; else None. It is not saved: files of equal scores are equal.
         agreement: the estimated chance-corrected overlap of the top share with that of the
             population, where `until` asked for it; else NaN. With several conditions it is that of
             the contrast of these scores with the other conditions' mean.
@@ -304,7 +306,6 @@ class Scores:
         notes = {
             "unassigned": self.unassigned,
             "samples": self.samples,
-            "spent": self.spent,
             "agreement": None if math.isnan(self.agreement) else self.agreement,
         }
         write_scores(path, self.index, numbers, notes, self._paired)
@@ -316,12 +317,12 @@ class Scores:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
-        arguments = read_scores(path)
-        spent, agreement = arguments.pop("spent"), arguments.pop("agreement")
-        scores = cls(**arguments)
-        scores.spent = None if spent is None else Cost(*spent)
-        scores.agreement = math.nan if agreement is None else agreement
-        return scores
+        with taken_apart(path, "scores"):
+            arguments = read_scores(path)
+            agreement = arguments.pop("agreement")
+            scores = cls(**arguments)
+            scores.agreement = math.nan if agreement is None else agreement
+            return scores
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]

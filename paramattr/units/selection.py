@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
 from paramattr.errors import CheckpointError, UnitError
 from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.showing import draw_selection, frame, selection_as_html
@@ -210,8 +210,9 @@ class Selection:
                 f"file {path} holds {metadata.get('kind') or 'something else'}: expected a "
                 "selection, written by Selection.save"
             )
-        index = UnitIndex.from_tensors(tensors, metadata)
-        return cls(index, tensors["chosen"], intervals=tensors.get("intervals"))
+        with taken_apart(path, "a selection"):
+            index = UnitIndex.from_tensors(tensors, metadata)
+            return cls(index, tensors["chosen"], intervals=tensors.get("intervals"))
 
     def _of(self, other: Selection, operation: str) -> Tensor:
         if not isinstance(other, Selection):

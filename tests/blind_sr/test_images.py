@@ -1,9 +1,19 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from blind_sr.data.images import bundled_files, centre_crop, find_images, read_image, write_image
+from blind_sr.data.images import (
+    MOST_PIXELS,
+    bundled_files,
+    centre_crop,
+    find_images,
+    read_image,
+    write_image,
+)
 from paramattr.errors import DataError
 
 
@@ -60,3 +70,54 @@ def test_colour_photographs_come_along():
         image = read_image(file).float()
         assert min(image.shape[1:]) >= 200
         assert (image[0] - image[2]).abs().mean() > 1  # not grey
+
+
+def png(path, width, height):
+    """Write the beginning of a PNG that claims a size."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(b""))]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+def test_an_image_is_refused_by_its_size_before_it_is_unpacked(tmp_path):
+    file = png(tmp_path / "large.png", MOST_PIXELS // 1000 + 1, 1000)
+    with pytest.raises(DataError, match=r"large\.png has 64001x1000 pixels: expected at most 64"):
+        read_image(file)
+    with pytest.raises(DataError, match=r"large\.png cannot be read \(image file is truncated"):
+        read_image(png(file, MOST_PIXELS // 1000, 1000))
+
+
+def test_an_image_of_more_than_eight_bits_is_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 700, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png is of mode I;16.*: expected 8 bits"):
+        read_image(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+def test_each_kind_of_file_is_read_and_written_whole(tmp_path, suffix):
+    image = torch.full((3, 16, 16), 0.5)
+    write_image(image, tmp_path / f"a.{suffix}")
+    assert read_image(tmp_path / f"a.{suffix}").float().sub(128).abs().max() <= 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{suffix}"]
+
+
+def test_what_runs_another_program_is_no_image(tmp_path):
+    file = tmp_path / "page.png"
+    file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    with pytest.raises(DataError, match=r"page\.png cannot be read \(cannot identify"):
+        read_image(file)
+
+
+def test_links_in_a_circle_and_folders_are_no_images(tmp_path):
+    (tmp_path / "a.png").symlink_to("a.png")
+    with pytest.raises(DataError, match=r"a\.png is no file"):
+        find_images(tmp_path)
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(DataError, match=r"a\.png is no file"):
+        read_image(tmp_path / "a.png")

@@ -13,7 +13,7 @@ from blind_sr.compare.experiment import CompareResult
 from blind_sr.console import narrow_table
 from blind_sr.data.measures import PLANES
 from blind_sr.labels import EDITS, FUNCTIONS, INPUT_LABELS, LABELS, MASKS, UNITS
-from blind_sr.run import write_json, write_rows
+from blind_sr.run import save_figure, write_json, write_rows
 from paramattr.plots import plot_comparison
 
 
@@ -69,14 +69,15 @@ def save(out: Path, result: CompareResult) -> Path:
         for function, several in functions.items():
             several[0].save(out / "scores" / f"{method}_{function}.safetensors")
     for plane, comparison in result.comparisons.items():
-        plot_comparison(
+        drawn = plot_comparison(
             comparison,
             labels={**LABELS, **FUNCTIONS},
             measured_labels={name: f"{label} input" for name, label in INPUT_LABELS.items()},
             verb=EDITS[result.config.edit],
             measure=f"output difference x1000{plane.replace('_', ', ')}",
             units=UNITS[result.config.units],
-        ).savefig(out / f"curves{plane}.png", dpi=150)
+        )
+        save_figure(drawn, out / f"curves{plane}.png")
     shutil.rmtree(out / "running", ignore_errors=True)
     return out / "curves.png"
 

@@ -18,7 +18,7 @@ from blind_sr.labels import FUNCTIONS, INPUT_LABELS, INPUTS, LABELS, MASKS
 from blind_sr.mask.experiment import MaskResult, Rows, masked
 from blind_sr.models.outputs import Outputs, restore
 from blind_sr.models.pairs import Pair
-from blind_sr.run import write_json
+from blind_sr.run import save_figure, write_json
 from paramattr import PathProfile, Selection
 from paramattr.plots import plot_distribution
 
@@ -131,13 +131,14 @@ def save(out: Path, result: MaskResult) -> Path:
             for name, image in zip(photographs.names, outputs[condition], strict=True):
                 write_image(image[0], out / "images" / f"{name}_{condition}_{model}.png")
     distribution = plot_distribution(found[first], labels=FUNCTIONS, units="filters")
-    distribution.savefig(out / "distribution.png", dpi=150)
+    save_figure(distribution, out / "distribution.png")
     shown = _most_lost(restored, len(photographs.names))
     one, only = photographs.only(shown), {c: [target[c][shown]] for c in MASKS}
     for method, selections in found.items():
         name = "figure.png" if method == first else f"figure_{method}.png"
         title = f"{LABELS[method]}, {pct:g}% of the filters"
-        _draw(one, _restored(pair, one, only, selections), title).savefig(out / name, dpi=150)
+        drawn = _draw(one, _restored(pair, one, only, selections), title)
+        save_figure(drawn, out / name)
     shutil.rmtree(out / "running", ignore_errors=True)  # all of it is in the scores now
     return out / "figure.png"
 

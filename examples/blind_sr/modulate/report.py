@@ -14,7 +14,7 @@ from blind_sr.data.measures import psnr
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import FUNCTIONS, INPUT_LABELS, MASKS
 from blind_sr.modulate.experiment import ModulateResult, Rows, Sweep
-from blind_sr.run import write_json, write_rows
+from blind_sr.run import save_figure, write_json, write_rows
 from paramattr.plots import COLOURS, GREY
 
 SHOWN = (0.0, 0.3, 0.6, 1.0, 1.2, 1.5)
@@ -44,7 +44,7 @@ def save(out: Path, result: ModulateResult) -> Path:
     write_rows(out / "psnr.csv", result.rows)
     result.selection.save(out / f"{result.config.filters}_filters.safetensors")
     drawn = draw_sweep(result.outputs, result.photographs, result.content)
-    drawn.savefig(out / "modulate.png", dpi=150)
+    save_figure(drawn, out / "modulate.png")
     shutil.rmtree(out / "running", ignore_errors=True)
     return out / "modulate.png"
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from blind_sr.labels import FUNCTIONS, INPUT_LABELS, INPUTS, MASKS
 from blind_sr.predict.experiment import PredictResult, taken_for
 from blind_sr.predict.overlaps import PREDICTED, Measured
-from blind_sr.run import write_json, write_rows
+from blind_sr.run import save_figure, write_json, write_rows
 from paramattr.plots import COLOURS, GREY
 
 
@@ -69,7 +69,7 @@ def save(out: Path, result: PredictResult) -> Path:
     classifier.save(out / f"{result.config.setting.network}_classifier.safetensors")
     figure = out / "overlaps.png"
     drawn = draw_overlaps(measured["test"], classifier.thresholds, result.config.pct)
-    drawn.savefig(figure, dpi=150)
+    save_figure(drawn, figure)
     shutil.rmtree(out / "running", ignore_errors=True)
     return figure
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from blind_sr.reproduce.step import Step
 from blind_sr.reproduce.steps import FULL, QUICK, Folders, Size, steps, without
 from blind_sr.run import write_json
 from blind_sr.setting import check_device
+from paramattr.checkpoints import write_whole
 from paramattr.errors import ParamattrError
 
 SIZES = {"quick": QUICK, "full": FULL}
@@ -133,6 +133,6 @@ def _copied(step: Step, out: Path, page: Path) -> dict[str, Path]:
     found = {}
     for name, file in step.figures.items():
         picture = pictures / f"{step.network}-{name}.png"
-        shutil.copyfile(out / step.name / file, picture)
+        write_whole(picture, (out / step.name / file).read_bytes())
         found[picture.stem] = picture.relative_to(page.parent)
     return found

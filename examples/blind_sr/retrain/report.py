@@ -15,7 +15,7 @@ from blind_sr.console import narrow_table
 from blind_sr.labels import FUNCTIONS, INPUT_LABELS, LABELS
 from blind_sr.retrain.experiment import RetrainResult
 from blind_sr.retrain.trainings import Row
-from blind_sr.run import write_json, write_rows
+from blind_sr.run import save_figure, write_json, write_rows
 from paramattr.plots import COLOURS
 
 WIDTH = 80
@@ -92,7 +92,7 @@ def save(out: Path, result: RetrainResult) -> Path:
     """
     write_json(out / "retrain.json", result.content)
     write_rows(out / "retrain.csv", result.rows)
-    draw_gains(result.content).savefig(out / "retrain.png", dpi=150)
+    save_figure(draw_gains(result.content), out / "retrain.png")
     return out / "retrain.png"
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from blind_sr.run import save_figure
+
 
 def draw_curves(path: Path, rows: list[dict[str, float | None]], title: str) -> None:
     """Draw the loss, and the PSNR on each condition, over the iterations."""
@@ -24,4 +26,4 @@ def draw_curves(path: Path, rows: list[dict[str, float | None]], title: str) -> 
             lines += right.plot(*zip(*points, strict=True), f"C{number}.-", label=label)
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

@@ -28,9 +28,11 @@ from blind_sr.run import write_rows
 from blind_sr.training.curves import draw_curves
 from blind_sr.training.recipe import STAGES, Recipe
 from paramattr import Selection, retrain_only
-from paramattr.checkpoints import save_state_dict, write_whole
+from paramattr.checkpoints import save_state_dict, taken_apart, write_whole
 from paramattr.errors import CheckpointError
 from paramattr.resume import check_stamp
+from paramattr.stopping import AGAIN, progress_is_in
+from paramattr.torch_files import load_torch_file
 
 VALIDATE_EVERY = 200
 SAVE_EVERY = 50
@@ -80,6 +82,7 @@ def train_stage(
         run.load()
     else:
         run.save()  # before the weights: who finds them without a state finds another run's
+    progress_is_in(state, AGAIN if resume else "run the same command with --resume to resume")
     patches = Patches(
         photographs,
         side=recipe.patch,
@@ -233,13 +236,10 @@ class _Run:
         write_whole(self.state_file, file.getvalue())
 
     def load(self) -> None:
-        try:
-            state = torch.load(self.state_file, map_location=self.recipe.device, weights_only=True)
-        except Exception as error:  # the reader of a broken file fails in any way it likes
-            raise CheckpointError(
-                f"the running state {self.state_file} cannot be read ({type(error).__name__}): "
-                "expected the whole file; give --force to start afresh"
-            ) from None
+        with taken_apart(self.state_file, "a training"):
+            self._take(load_torch_file(self.state_file, self.recipe.device))
+
+    def _take(self, state: dict[str, Any]) -> None:
         # A state from before a field was there was made with its default.
         defaults = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
         check_stamp(
