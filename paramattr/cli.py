@@ -11,6 +11,7 @@ from paramattr.errors import ParamattrError
 try:
     import typer
 
+    from paramattr.commands.apply import apply
     from paramattr.commands.diff import diff
     from paramattr.commands.doctor import doctor
     from paramattr.commands.info import info
@@ -49,7 +50,7 @@ def _root(
     pass
 
 
-for command in (diff, info, doctor):
+for command in (diff, apply, info, doctor):
     app.command()(command)
 
 
