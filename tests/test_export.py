@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from paramattr import ParamattrError, Selection, UnitIndex, save_state_dict, substitute
+from paramattr.apply import Config, run
 from paramattr.surgery.export import (
     lora_config,
     masks,
@@ -20,7 +21,7 @@ from paramattr.surgery.export import (
     task_vector,
     train_only_selected,
 )
-from tests.folders import bert, gpt2, with_head
+from tests.folders import bert, gpt2, saved, transformers, with_head
 from tests.tiny import SMALL, convnet, selections_of, tied
 
 peft = pytest.importorskip("peft")
@@ -251,6 +252,43 @@ def test_an_adapter_of_the_change_is_read_added_and_negated_by_peft(base, tuned,
     undone = substitute(tuned, base, selection).state_dict()
     for name in matrices:
         torch.testing.assert_close(merged[name], undone[name])
+
+
+@pytest.mark.filterwarnings("default")
+def test_mergekit_adds_and_negates_the_folders_of_apply(tmp_path):
+    config = pytest.importorskip("mergekit.config")
+    merge = pytest.importorskip("mergekit.merge")
+    base = gpt2()
+    tuned = copy.deepcopy(base)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.1)
+    selection = some(tuned, "neuron", *range(0, 128, 3))
+    one, two = saved(base, tmp_path / "base"), saved(tuned, tmp_path / "tuned")
+    selection.save(tmp_path / "found")
+    run(Config(one, tmp_path / "found", tmp_path / "part", 0.0, two))  # the two are exchanged
+    rest = substitute(tuned, base, selection)
+    for models, expected in (
+        ({"part": 1.0}, substitute(base, tuned, selection)),
+        ({"tuned": 1.0, "part": -1.0}, rest),
+    ):
+        given = {
+            "merge_method": "task_arithmetic",
+            "base_model": str(one),
+            "dtype": "float32",
+            "parameters": {"normalize": False},
+            "models": [
+                {"model": str(tmp_path / name), "parameters": {"weight": weight}}
+                for name, weight in models.items()
+            ],
+        }
+        out = tmp_path / "-".join(models)
+        wanted = config.MergeConfiguration.model_validate(given)
+        merge.run_merge(wanted, f"{out}-merged", options=merge.MergeOptions(copy_tokenizer=False))
+        read = transformers.GPT2LMHeadModel.from_pretrained(f"{out}-merged").eval()
+        torch.testing.assert_close(logits(read), logits(expected))
+        assert not torch.allclose(logits(read), logits(tuned), atol=1e-3)
 
 
 def test_mistakes_are_named(base, tuned):
