@@ -3,8 +3,8 @@
 The pair of two tasks of `examples/text_encoder.py` is trained as it trains it and saved as folders.
 Units are ranked for each task by FAIG's signed attributions, less the other task's: a unit that
 comes first lowered this task's loss and not the other's. They are applied at each strength, and the
-folder that `apply` writes is read by transformers and measured on held-out texts, beside random
-units of the same layers.
+folder that `apply` writes is read by transformers and measured on held-out texts; beside it, random
+units of the same layers at strength 0.
 
     python -m benchmarks.bench_apply --name apply
 """
@@ -55,9 +55,9 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "text_encoder.py"
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    units: tuple[str, ...] = ("neuron", "attention_head")
-    shares: tuple[float, ...] = (0.05, 0.2, 0.4)
-    strengths: tuple[float, ...] = (0.0,)
+    units: tuple[str, ...] = ("output_channel", "neuron")
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2)
+    strengths: tuple[float, ...] = (0.0, 0.5)
     known: int = 24
     nodes: int = 4
     draws: int = 2
@@ -85,19 +85,13 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 for share in config.shares:
                     chosen = scores.top(count=_count(scores, share), warn=False)
                     what = {"task": task, "units": units, "share": share, "count": len(chosen)}
-                    for strength in config.strengths:
-                        found = [chosen, *_drawn(chosen, config.draws)]
-                        result["rows"] += [
-                            say(
-                                {
-                                    **what,
-                                    "by": "random" if number else "signed contrast",
-                                    "strength": strength,
-                                    **edited(example, place, own, strength, unseen),
-                                }
-                            )
-                            for number, own in enumerate(found)
-                        ]
+                    found = [("signed contrast", chosen, each) for each in config.strengths]
+                    found += [("random", own, 0.0) for own in _drawn(chosen, config.draws)]
+                    for by, own, strength in found:
+                        after = edited(example, place, own, strength, unseen)
+                        result["rows"].append(
+                            say({**what, "by": by, "strength": strength, **after})
+                        )
                 yield result
         result["exports"] = exports(target, base, chosen, unseen, place)
         result["seconds"] = round(time.perf_counter() - started, 1)
