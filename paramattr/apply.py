@@ -134,6 +134,8 @@ def run(config: Config) -> Result:
     held = weights_of(config.folder)
     names = _names(selection, held, config, is_adapter=is_adapter)
     edits, notes = _edits(selection, names, held, base)
+    if is_adapter and config.base is not None:
+        notes.append(f"{config.base} is not read: without its adapter a base has zeros there.")
     with _whole(config.out) as made:
         notes += _copy(config.folder, made)
         if config.strength != 1:

@@ -144,6 +144,22 @@ def test_a_head_that_the_base_lacks_stays_and_is_named(base, tuned, place, tmp_p
     assert same_bits(written[name], base.state_dict()[name])
 
 
+def test_both_formats_of_a_folder_are_edited(base, tuned, place, tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(place / "tuned", folder)
+    shutil.copy(place / "binary" / "pytorch_model.bin", folder)
+    (folder / "training_args.bin").write_bytes(b"not a model's")
+    run(Config(folder, place / "heads.safetensors", tmp_path / "out", 0.5, place / "base"))
+    expected = modulate(tuned, base, some(tuned), 0.5).state_dict()
+    out = tmp_path / "out"
+    assert (out / "training_args.bin").read_bytes() == b"not a model's"
+    for written in (
+        load_file(out / "model.safetensors"),
+        torch.load(out / "pytorch_model.bin", weights_only=True),
+    ):
+        assert all(same_bits(written[name], value) for name, value in expected.items())
+
+
 def test_older_names_of_norms_are_known(base, tuned, place, tmp_path):
     old = saved(base, tmp_path / "old")
     state = {
@@ -193,6 +209,8 @@ def test_one_rank_of_an_adapter_is_switched_off(base, place, tmp_path):
     found = run(Config(tmp_path / "adapter", tmp_path / "ranks", tmp_path / "out", 0))
     assert found.base is None
     assert not found.notes
+    given = tmp_path / "adapter", tmp_path / "ranks", tmp_path / "two", 0, place / "base"
+    assert "is not read" in run(Config(*given)).notes[0]
     expected = modulate(pair.target, pair.baseline, chosen, 0.0)
     read = read_pair(place / "base", tmp_path / "out", adapter="factors").target
     for (name, one), (_, two) in zip(
