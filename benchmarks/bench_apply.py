@@ -1,6 +1,7 @@
 """Does `paramattr apply` undo one task and keep the other? Do other tools read what is exported?
 
-The pair of two tasks of `examples/text_encoder.py` is trained as it trains it and saved as folders.
+The pair of two tasks of `examples/text_encoder.py` is trained as it trains it and saved as folders;
+with `--pair FOLDER` it is kept there, and read from there when it is there already.
 Units are ranked for each task by FAIG's signed attributions, less the other task's: a unit that
 comes first lowered this task's loss and not the other's. They are applied at each strength, and the
 folder that `apply` writes is read by transformers and measured on held-out texts; beside it, random
@@ -54,9 +55,10 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "text_encoder.py"
 
 @dataclass(frozen=True)
 class Config:
+    pair: Path | None = None
     seed: int = 0
     units: tuple[str, ...] = ("output_channel", "neuron")
-    shares: tuple[float, ...] = (0.05, 0.1, 0.2)
+    shares: tuple[float, ...] = (0.05, 0.2)
     strengths: tuple[float, ...] = (0.0, 0.5)
     known: int = 24
     nodes: int = 4
@@ -68,9 +70,12 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as held:
         place, example = Path(held), load_example()
         started = time.perf_counter()
-        known, unseen, target, base = train(example, config)
-        base.save_pretrained(place / "base")
-        target.save_pretrained(place / "tuned")
+        own = example.Config(seed=config.seed)
+        known, unseen = (example.texts(own, held_out=held) for held in (False, True))
+        pair = config.pair or place
+        if not (pair / "tuned").is_dir():
+            train(example, own, known, pair)
+        base, target = (read(example, pair / name) for name in ("base", "tuned"))
         result: dict[str, Any] = {
             "tuned": example.accuracies(target, unseen),
             "base": example.accuracies(base, unseen),
@@ -88,7 +93,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                     found = [("signed contrast", chosen, each) for each in config.strengths]
                     found += [("random", own, 0.0) for own in _drawn(chosen, config.draws)]
                     for by, own, strength in found:
-                        after = edited(example, place, own, strength, unseen)
+                        after = edited(example, pair, own, strength, unseen)
                         result["rows"].append(
                             say({**what, "by": by, "strength": strength, **after})
                         )
@@ -109,11 +114,9 @@ def load_example() -> Any:
     return example
 
 
-def train(example: Any, config: Config) -> tuple[Any, Any, nn.Module, nn.Module]:
-    """Fine-tune as the example does; both models have the head that was trained."""
-    own = example.Config(seed=config.seed)
-    known, unseen = (example.texts(own, held_out=held) for held in (False, True))
-    torch.manual_seed(config.seed)
+def train(example: Any, own: Any, known: Any, pair: Path) -> None:
+    """Fine-tune as the example does, and save both models with the head that was trained."""
+    torch.manual_seed(own.seed)
     base = example.BertForSequenceClassification.from_pretrained(
         str(example.model_folder()), num_labels=4, local_files_only=True
     ).eval()
@@ -121,7 +124,16 @@ def train(example: Any, config: Config) -> tuple[Any, Any, nn.Module, nn.Module]
     base.get_submodule("classifier").load_state_dict(
         target.get_submodule("classifier").state_dict()
     )
-    return known, unseen, target, base
+    base.save_pretrained(pair / "base")
+    target.save_pretrained(pair / "tuned")
+
+
+def read(example: Any, folder: Path) -> nn.Module:
+    """Read one of the two folders, or what `apply` made of it."""
+    model: nn.Module = example.BertForSequenceClassification.from_pretrained(
+        str(folder), local_files_only=True
+    )
+    return model.eval()
 
 
 def rank(target: nn.Module, base: nn.Module, known: Any, config: Config) -> Any:
@@ -135,28 +147,22 @@ def rank(target: nn.Module, base: nn.Module, known: Any, config: Config) -> Any:
 
 
 def edited(
-    example: Any, place: Path, chosen: Selection, strength: float, unseen: Any
+    example: Any, pair: Path, chosen: Selection, strength: float, unseen: Any
 ) -> dict[str, Any]:
     """Write the folder, compare it with the one it is of, read it, and measure."""
-    chosen.save(place / "chosen.safetensors")
-    with tempfile.TemporaryDirectory(dir=place) as held:
-        out = Path(held) / "edited"
-        done = apply(
-            Edit(place / "tuned", place / "chosen.safetensors", out, strength, place / "base")
-        )
-        before = load_file(place / "tuned" / "model.safetensors")
-        after = load_file(out / "model.safetensors")
+    with tempfile.TemporaryDirectory() as held:
+        out, file = Path(held) / "edited", Path(held) / "chosen.safetensors"
+        chosen.save(file)
+        done = apply(Edit(pair / "tuned", file, out, strength, pair / "base"))
+        before, after = (load_file(f / "model.safetensors") for f in (pair / "tuned", out))
         outside = sum(
             int((_bits(after[name]) != _bits(value))[~chosen.mask(name)].sum())
             for name, value in before.items()
         )
-        model = example.BertForSequenceClassification.from_pretrained(
-            str(out), local_files_only=True
-        ).eval()
         return {
             "entries": done.entries,
             "changed_outside": outside,
-            "after": example.accuracies(model, unseen),
+            "after": example.accuracies(read(example, out), unseen),
         }
 
 
@@ -192,14 +198,14 @@ def exports(
     change = task_vector(target, base, chosen)
     matrix = {name: value for name, value in change.items() if value.ndim == 2}
     task_adapter(target, base, chosen).save_pretrained(place / "change")
-    read = peft.PeftModel.from_pretrained(copy.deepcopy(base), place / "change").eval()
+    adapted = peft.PeftModel.from_pretrained(copy.deepcopy(base), place / "change").eval()
     added = {n: v + matrix[n] if n in matrix else v for n, v in base.state_dict().items()}
     undone = {n: v - change[n] if n in change else v for n, v in target.state_dict().items()}
     plain, minus = copy.deepcopy(base), copy.deepcopy(base)
     plain.load_state_dict(added)
     minus.load_state_dict(undone)
     pairs = {
-        "peft_adapter_logits": (read, plain),
+        "peft_adapter_logits": (adapted, plain),
         "task_vector_logits": (minus, substitute(target, base, chosen)),
         "tuned_to_base_logits": (target, base),
     }
