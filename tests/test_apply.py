@@ -344,6 +344,10 @@ def test_the_command_line(place, tmp_path, monkeypatch, capsys):
     code, out, _ = ran(*words, "--strength", -0.5, "--out", tmp_path / "two", "--json")
     assert code == 0
     assert json.loads(out)["strength"] == -0.5
+    shutil.copytree(place / "tuned", tmp_path / "mine")
+    code, out, _ = ran(tmp_path / "mine", *words[1:])
+    assert code == 0
+    assert (tmp_path / "mine-edited" / "model.safetensors").is_file()
     code, _, err = ran(*words, "--out", tmp_path / "out")
     assert code == 2
     assert err == f"paramattr: --out {tmp_path / 'out'} is there already: choose a new folder\n"

@@ -16,10 +16,13 @@ def apply(
     selection: Annotated[
         Path, typer.Option(show_default=False, help="File that Selection.save or diff wrote.")
     ],
-    out: Annotated[Path, typer.Option(show_default=False, help="New folder of the edited model.")],
     strength: Annotated[
         float, typer.Option(help="0 is the base's values, 1 the tuned model's.")
     ] = 0.0,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="New folder of the edited model; FOLDER-edited by default."),
+    ] = None,
     base: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the base; what diff compared with, where it is known."),
@@ -34,6 +37,7 @@ def apply(
     """
     from paramattr.apply import Config, Result, run
 
+    out = out or folder.resolve().with_name(f"{folder.resolve().name}-edited")
     found: Result = run(Config(folder, selection, out, strength, base))
     if as_json:
         print(json.dumps(_rows(found), indent=1))
