@@ -58,7 +58,7 @@ class Config:
     pair: Path | None = None
     seed: int = 0
     units: tuple[str, ...] = ("output_channel", "neuron")
-    shares: tuple[float, ...] = (0.05, 0.1, 0.2)
+    shares: tuple[float, ...] = (0.05, 0.2)
     strengths: tuple[float, ...] = (0.0, 0.5)
     known: int = 24
     nodes: int = 4
