@@ -45,6 +45,7 @@ from paramattr import (
     contrast,
     cross_entropy,
     gradient_times_change,
+    only,
     random_within_layers,
     substituted,
 )
@@ -52,8 +53,20 @@ from paramattr.attribution.captum import captum_scores
 
 TASKS = {"order": (0, 1), "source": (2, 3)}
 """The two classes of each task; the network has one head of four."""
-UNITS = {"neuron": (0.01, 0.05, 0.2), "attention_head": (0.05, 0.2)}
-"""The shares of each kind that are masked."""
+UNITS = {
+    "scalar": (0.01,),
+    "output_channel": (0.05,),
+    "neuron": (0.01, 0.05, 0.2),
+    "attention_head": (0.2,),
+}
+"""The shares of each kind that are masked, of the units that fine-tuning moved."""
+WEIGHT = "scalar"
+NAMES = {
+    "scalar": "single weights",
+    "output_channel": "output channels",
+    "neuron": "neurons",
+    "attention_head": "heads",
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class Config:
         known: trained texts of each task that units are found with.
         steps: of training.
         batch: texts of each step.
-        rate: the highest learning rate of gradient descent with momentum 0.9.
+        rate: the highest learning rate.
         nodes: on the path from the tuned network to the base.
         draws: of random units.
     """
@@ -77,11 +90,11 @@ class Config:
     tokens: int = 24
     train: int = 1500
     test: int = 150
-    known: int = 96
-    steps: int = 250
+    known: int = 48
+    steps: int = 150
     batch: int = 32
-    rate: float = 0.05
-    nodes: int = 2
+    rate: float = 2e-4
+    nodes: int = 4
     draws: int = 2
 
 
@@ -175,10 +188,8 @@ def fine_tune(base: nn.Module, given: dict[str, Texts], config: Config) -> nn.Mo
     model = copy.deepcopy(base).train()
     model.get_submodule("bert.embeddings").requires_grad_(False)
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(moving, lr=config.rate, momentum=0.9)
-    rates = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.rate, total_steps=config.steps, cycle_momentum=False
-    )
+    optimiser = torch.optim.AdamW(moving, weight_decay=0.0)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate, total_steps=config.steps)
     for _ in range(config.steps):
         parts = [
             own[torch.randint(len(own.classes), (config.batch // len(given),))]
@@ -188,7 +199,6 @@ def fine_tune(base: nn.Module, given: dict[str, Texts], config: Config) -> nn.Mo
         classes = torch.cat([part.classes for part in parts])
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(input_ids=tokens).logits, classes).backward()
-        nn.utils.clip_grad_norm_(moving, 1.0)
         optimiser.step()
         rates.step()
     return model.eval()
@@ -239,18 +249,22 @@ def rankings(
 ) -> Iterator[tuple[str, Rankings]]:
     """Rank all units for each task by one method after the other."""
     loaders = {task: [({"input_ids": own.tokens}, own.classes)] for task, own in given.items()}
-    kinds = list(UNITS)
+    kinds = [units for units in UNITS if units != WEIGHT]
     faig = FAIG(target, base, objective=cross_entropy).score(
         loaders, reducer=kinds, n_steps=config.nodes
     )
     yield "FAIG", contrasted(faig)
-    yield "FAIG, signed", contrasted(signed(faig))
+    weights = single_weights(target, base, loaders, config.nodes)
+    yield "FAIG, signed", {**contrasted(signed(faig)), **contrasted(weights)}
     taylor = gradient_times_change(
         target, base, loaders, reducer=kinds, objective=cross_entropy, at="middle"
     )
     yield "Taylor, middle", contrasted(taylor)
-    yield "Taylor, middle, signed", contrasted(signed(taylor))
-    change = {units: absolute_change(target, base, reducer=units) for units in kinds}
+    weights = single_weights(target, base, loaders, 1)  # one node lies in the middle
+    yield "Taylor, middle, signed", {**contrasted(signed(taylor)), **contrasted(weights)}
+    change = {
+        units: absolute_change(target, base, reducer=reducer(target, units)) for units in UNITS
+    }
     yield CHANGE, {units: dict.fromkeys(given, own) for units, own in change.items()}
     index = UnitIndex.of(target, "neuron")
     captum = {
@@ -258,6 +272,24 @@ def rankings(
     }
     yield "LayerConductance", contrasted(captum)
     yield "LayerConductance, signed", contrasted(signed(captum))
+
+
+def reducer(target: nn.Module, units: str) -> Any:
+    """Give the kind of unit; single weights are those of the encoder, which moves."""
+    moving = [name for name, _ in target.named_modules() if name.startswith("bert.encoder.")]
+    return only(units, moving) if units == WEIGHT else units
+
+
+def single_weights(
+    target: nn.Module, base: nn.Module, loaders: dict[str, Any], nodes: int
+) -> dict[str, dict[str, Scores]]:
+    """Rank single weights by their mean attribution, which needs no pass per sample."""
+    index = UnitIndex.of(target, reducer(target, WEIGHT))
+    faig = FAIG(target, base, objective=cross_entropy)
+    return {
+        task: {WEIGHT: Scores(index, index.reduce(faig.attribute(*batch, n_steps=nodes)))}
+        for task, (batch,) in loaders.items()
+    }
 
 
 def signed(scores: dict[str, dict[str, Scores]]) -> dict[str, dict[str, Scores]]:
@@ -318,13 +350,17 @@ def run(config: Config) -> Result:
     result.tuned, result.base = accuracies(target, unseen), accuracies(base, unseen)
     lap("measuring")
     few = {task: own[: config.known] for task, own in known.items()}
+    moved = {
+        units: int((absolute_change(target, base, reducer=reducer(target, units)).values > 0).sum())
+        for units in UNITS
+    }
     chosen: dict[tuple[str, float, str], Selection] = {}
     for method, ranked in rankings(target, base, few, config):
         lap(method)
         for units, found in ranked.items():
             for share, (task, scores) in product(UNITS[units], found.items()):
                 what = (units, share, task)
-                selection = scores.top(fraction=share, warn=False)
+                selection = scores.top(count=round(share * moved[units]), warn=False)
                 chosen.setdefault(what, selection)
                 result.masked.append(_row(target, base, unseen, method, selection, what))
         lap("measuring")
@@ -383,7 +419,7 @@ def table(results: list[Result]) -> str:
                     if (row["units"], row["share"], row["method"], row["task"]) == what
                 ]
                 cells += [cell([own[key] for own in after]) for key in (task, other)]
-            name = f"{100 * share:g}% of {units.replace('_', ' ')}s"
+            name = f"{100 * share:g}% of {NAMES[units]}"
             lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

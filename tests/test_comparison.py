@@ -5,6 +5,7 @@ import torch
 
 from paramattr import (
     Scores,
+    StraightLine,
     absolute_change,
     agreement,
     compare,
@@ -338,3 +339,20 @@ def test_leads_are_paired_differences_from_the_first_method(pair, measures):
         )
         assert row["value"] == pytest.approx(float((own - other).mean()))
         assert row["low"] <= row["value"] <= row["high"]
+
+
+@pytest.mark.parametrize("edit", ["masking", "insertion"])
+def test_edits_toward_a_near_point_are_judged_against_the_baseline(pair, measures, edit):
+    target, baseline = pair
+    near = StraightLine(target, baseline).evaluate(0.25)
+    given = {"truth": measures, "edit": edit, "fractions": FEW}
+    rankings = rankings_of(target, baseline)
+    found = compare(target, baseline, rankings, measures, toward=near, **given)
+    alone = compare(target, near, rankings, measures, **given)
+    plain = compare(target, baseline, rankings, measures, **given)
+    for key, curve in found.curves.items():
+        assert torch.equal(curve.values, alone.curves[key].values)
+        assert not torch.equal(curve.values, plain.curves[key].values)
+    for function, ends in found.truth.ends.items():
+        assert torch.equal(ends.baseline, plain.truth.ends[function].baseline)
+        assert not torch.equal(ends.baseline, alone.truth.ends[function].baseline)

@@ -8,8 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from paramattr import Scores, Selection, against_rest, cli, save_state_dict
+from paramattr import (
+    BezierPath,
+    Scores,
+    Selection,
+    StraightLine,
+    against_rest,
+    cli,
+    save_state_dict,
+)
 from paramattr.diff.columns import columns
+from paramattr.huggingface import load_pair
 from paramattr.resume import Unfinished
 from tests.folders import bert, gpt2, saved, transformers, with_head, write_lines
 
@@ -96,6 +105,24 @@ def test_conditions_are_contrasted_and_saved(ran, folder, tmp_path):
     assert [unit.position for unit in selection] == [(2,)]
     assert (out / "diff.png").stat().st_size > 1000
     assert json.loads((out / "diff.json").read_text()) == result
+
+
+def test_masked_units_take_the_values_of_a_place_on_the_path(ran, folder, tmp_path):
+    words = ("base", "tuned", "--data", "texts.jsonl", "--draws", "1", "--units", "attention_head")
+    target, baseline, _ = load_pair(folder / "base", folder / "tuned")
+    line = StraightLine(target, baseline)
+    BezierPath(target, line.evaluate(0.25), baseline).save(tmp_path / "curve.safetensors")
+    [far] = found(ran, *words)["masked"]
+    [near] = found(ran, *words, "--at", "0.5")["masked"]
+    # This curve's middle lies on the line: half of it is 0.5 * 0.25 + 0.25 of the way.
+    curve = ("--curve", str(tmp_path / "curve.safetensors"))
+    [bent] = found(ran, *words, *curve, "--at", "0.5")["masked"]
+    [plain] = found(ran, *words, "--at", "0.375")["masked"]
+    assert bent["lost"] == pytest.approx(plain["lost"], rel=1e-4)
+    assert len({far["lost"], near["lost"], plain["lost"]}) == 3
+    assert found(ran, *words, *curve)["masked"][0]["lost"] == pytest.approx(far["lost"])
+    code, _, err = ran("diff", *words, "--at", "0")
+    assert (code, err.count("\n")) == (2, 1)
 
 
 def test_a_killed_run_resumes(ran, folder, tmp_path, monkeypatch):

@@ -51,6 +51,13 @@ def diff(
         Optional[str],  # noqa: UP045
         typer.Option(help="Precision of the gradients, such as bfloat16."),
     ] = None,
+    curve: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File of BezierPath.save: the path, in place of the straight line."),
+    ] = None,
+    at: Annotated[
+        float, typer.Option(help="Place on the path whose values masked units take; 1: the base.")
+    ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
@@ -82,6 +89,8 @@ def diff(
             max_tokens,
             device,
             dtype,
+            curve,
+            at,
         ),
         as_json=as_json,
         dry_run=dry_run,

@@ -30,6 +30,8 @@ class Config:
         max_tokens: of a text; what is longer is cut.
         device: where to compute.
         dtype: precision of the gradients' matrix products, such as `"bfloat16"`.
+        curve: a file that `BezierPath.save` wrote: the path, in place of the straight line.
+        at: the place on the path whose values the masked units take; 1 is the base.
 
     Raises:
         ParamattrError: for a combination that cannot be.
@@ -51,6 +53,8 @@ class Config:
     max_tokens: int = 128
     device: str | None = None
     dtype: str | None = None
+    curve: Path | None = None
+    at: float = 1.0
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.batches is None):
@@ -66,6 +70,11 @@ class Config:
         if not 0 < self.share <= 1:
             raise ParamattrError(
                 f"the share is {self.share}: expected one above 0 and up to 1, such as 0.01"
+            )
+        if not 0 < self.at <= 1:
+            raise ParamattrError(
+                f"--at {self.at:g} is no place on the path: expected one above 0 (the tuned model) "
+                "and up to 1 (the base)"
             )
         if self.out is not None and self.out.exists() and not self.out.is_dir():
             raise ParamattrError(f"--out {self.out} is a file: expected a folder, or none yet")

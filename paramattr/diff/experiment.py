@@ -14,13 +14,16 @@ import torch
 
 from paramattr.attribution.absolute_change import absolute_change
 from paramattr.attribution.integrated_gradients import FAIG
+from paramattr.bezier import BezierPath
 from paramattr.diff.config import Config
 from paramattr.diff.material import Material, dtype_of
 from paramattr.diff.measuring import Loss, Worth, losses, worths
 from paramattr.diff.texts import ALL
 from paramattr.errors import UnitError, warn
+from paramattr.integration.ends import path_between
 from paramattr.integration.profile import PathProfile
-from paramattr.parameters import align, named_parameters
+from paramattr.parameters import Baseline, align, named_parameters
+from paramattr.runtime.compute import Compute
 from paramattr.runtime.progress import progress_bar
 from paramattr.units.contrast import contrast
 from paramattr.units.index import UnitIndex
@@ -180,8 +183,18 @@ def _faig(config: Config, material: Material) -> FAIG:
         material.target,
         material.baseline,
         objective=material.objective,
+        path=None if config.curve is None else BezierPath.load(config.curve),
         dtype=dtype_of(config.dtype),
     )
+
+
+def _toward(config: Config, material: Material) -> Baseline:
+    """Give what the masked units are exchanged for: the base, or a nearer point of the path."""
+    if config.at == 1:
+        return material.baseline
+    given = None if config.curve is None else BezierPath.load(config.curve)
+    path = path_between(material.target, material.baseline, given, Compute())
+    return path.evaluate(config.at)
 
 
 def _indexes(config: Config, material: Material) -> dict[str, UnitIndex]:
@@ -236,13 +249,14 @@ def _mask(
     show_progress: bool,
 ) -> list[Loss]:
     rows: list[Loss] = []
+    toward = _toward(config, material)
     total = sum(len(found) for found in selections.values())
     with progress_bar("masking", total, show=show_progress) as advance:
         for units, found in selections.items():
             for sought, selection in found.items():
                 named: dict[str, Any] = {"units": units, "sought": sought}
                 if len(selection):
-                    rows += losses(material, selection, own, draws=config.draws, **named)
+                    rows += losses(material, toward, selection, own, draws=config.draws, **named)
                 advance(1)
     return rows
 

@@ -14,6 +14,7 @@ from paramattr.attribution.random import random_scores_of, random_within_layers
 from paramattr.diff.material import Material
 from paramattr.integration.batches import Batch
 from paramattr.objectives import cross_entropy, prediction
+from paramattr.parameters import Baseline
 from paramattr.runtime.isolation import undisturbed
 from paramattr.surgery.edits import substituted
 from paramattr.units.selection import Selection
@@ -67,6 +68,7 @@ def worths(model: nn.Module, material: Material) -> dict[str, Worth]:
 
 def losses(
     material: Material,
+    toward: Baseline,
     selection: Selection,
     own: dict[str, Worth],
     *,
@@ -74,10 +76,11 @@ def losses(
     sought: str,
     draws: int,
 ) -> list[Loss]:
-    """Put the baseline's values in the place of some units, and of as many random ones.
+    """Exchange some units, and as many random ones, for those of another model.
 
     Args:
         material: the models and the data.
+        toward: the model that the values come from, or a mapping of names to tensors.
         selection: the units.
         own: what the target is worth.
         units: the kind of unit, for the result.
@@ -88,8 +91,8 @@ def losses(
     Returns:
         One entry per measured condition.
     """
-    found = _masked(material, selection)
-    controls = [_masked(material, control(selection, seed)) for seed in range(draws)]
+    found = _masked(material, toward, selection)
+    controls = [_masked(material, toward, control(selection, seed)) for seed in range(draws)]
     rows = []
     for measured, worth in found.items():
         others = [one[measured] for one in controls]
@@ -118,8 +121,8 @@ def control(selection: Selection, seed: int) -> Selection:
     return scores.top(count=len(selection), warn=False)
 
 
-def _masked(material: Material, selection: Selection) -> dict[str, Worth]:
-    with substituted(material.target, material.baseline, selection) as edited:
+def _masked(material: Material, toward: Baseline, selection: Selection) -> dict[str, Worth]:
+    with substituted(material.target, toward, selection) as edited:
         return worths(edited, material)
 
 

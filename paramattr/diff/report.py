@@ -221,8 +221,8 @@ def _print_objective(console: Console, result: Result) -> None:
         rows.append(cells)
     _print_columns(console, head, rows)
     values = " ".join(f"{value:.4g}" for value in result.profile.values.tolist())
-    _print_text(console, f"Objective along the path, from tuned to base: {values}.")
-    _print_text(console, f"Its barrier is {result.profile.barrier:.2f}.\n")
+    console.print(f"Objective along the path, from tuned to base: {values}.")
+    console.print(f"Its barrier is {result.profile.barrier:.2f}.\n")
 
 
 def _print_layers(console: Console, result: Result) -> None:
@@ -257,9 +257,9 @@ def _print_top(console: Console, result: Result) -> None:
             if table:
                 _print_columns(console, [title, "score", "error"], table)
             else:
-                _print_text(console, f"{title}: none has a score above zero.\n")
+                console.print(f"{title}: none has a score above zero.\n")
     if len(result.plan.counts) > 1:
-        _print_text(console, "Scores of one condition are less the mean of the others'.\n")
+        console.print("Scores of one condition are less the mean of the others'.\n")
 
 
 def _print_masked(console: Console, config: Config, result: Result) -> None:
@@ -283,9 +283,9 @@ def _print_masked(console: Console, config: Config, result: Result) -> None:
             table.append([label, count, *map(_number, cells), *accuracy])
     _print_columns(console, head, table)
     place = " (layers: of the whole model)" if LAYER in result.plan.masked else ""
-    _print_text(
-        console,
-        "Lost: the mean objective with the base's values in these units, minus the tuned model's. "
+    values = "the base's values" if config.at == 1 else f"the path's values at {config.at:g}"
+    console.print(
+        f"Lost: the mean objective with {values} in these units, minus the tuned model's. "
         f"Random: as many units of the same layers{place}, mean of {config.draws} draws."
         + (" Ratio: lost by the condition sought over the others' mean." if several else ""),
     )
@@ -301,10 +301,6 @@ def _unit(row: dict[str, Any]) -> str:
 
 def _print_columns(console: Console, head: list[str], rows: list[list[str]]) -> None:
     print(columns(head, rows, console.width), end="\n\n", file=console.file)
-
-
-def _print_text(console: Console, text: str) -> None:
-    console.print(text)
 
 
 def _print_notes(console: Console, notes: Sequence[str]) -> None:

@@ -224,6 +224,7 @@ def compare(
     edit: str = "masking",
     bootstrap: Bootstrap | None = None,
     truth: Mapping[str, Measure] | None = None,
+    toward: Baseline | None = None,
     checkpoint: str | Path | None = None,
     show_progress: bool = False,
     advance: Callable[[float], None] = lambda amount: None,
@@ -245,6 +246,9 @@ def compare(
         truth: condition to the objective against the truth, of the model, lower for a better one,
             one number per sample: for every function of `measures`, and for conditions beside
             them. With it the comparison says which edits are damage.
+        toward: what the edits exchange the units for, such as a near point of the path,
+            `path.evaluate(0.25)`; the baseline by default. What is lost is still a share of what
+            separates the target from the baseline.
         checkpoint: a file that keeps what was measured, as `masking_curve` keeps it.
         show_progress: draw a bar on stderr.
         advance: called with 1 after each edited model.
@@ -276,7 +280,7 @@ def compare(
     distinct = distinct_scores(spread)
     drawn = curves(
         model,
-        baseline,
+        baseline if toward is None else toward,
         distinct,
         [*measures.values(), *truth.values()],
         fractions=fractions,

@@ -30,8 +30,9 @@ def substitute(
 
     Args:
         model: the target; it is not modified.
-        baseline: the model that the values come from, or a mapping of names to tensors. Buffers
-            that a mapping lacks keep the target's values.
+        baseline: the model that the values come from, or a mapping of names to tensors, such as
+            a point of a path, `path.evaluate(0.25)`. Buffers that a mapping lacks keep the
+            target's values.
         selection: the units to substitute. An empty selection gives the target. Selecting
             everything gives the baseline if every entry has a unit (`"layer"`, `"scalar"`). Both
             hold bit for bit.
