@@ -55,11 +55,23 @@ if TYPE_CHECKING:
     from paramattr.surgery.edits import modulate as modulate
     from paramattr.surgery.edits import substitute as substitute
     from paramattr.surgery.edits import substituted as substituted
+    from paramattr.surgery.export.lora import lora_config as lora_config
+    from paramattr.surgery.export.masks import masks as masks
+    from paramattr.surgery.export.masks import pruning_masks as pruning_masks
+    from paramattr.surgery.export.shira import shira_config as shira_config
+    from paramattr.surgery.export.shira import train_only_selected as train_only_selected
+    from paramattr.surgery.export.task_vectors import task_adapter as task_adapter
+    from paramattr.surgery.export.task_vectors import task_vector as task_vector
     from paramattr.surgery.retraining import retrain_only as retrain_only
+    from paramattr.trajectories import Trajectory as Trajectory
+    from paramattr.trajectories import trajectory as trajectory
     from paramattr.units.agreement import agreement as agreement
     from paramattr.units.agreement import stability as stability
     from paramattr.units.agreement import subset_means as subset_means
     from paramattr.units.contrast import contrast as contrast
+    from paramattr.units.designs import against_rest as against_rest
+    from paramattr.units.designs import all_pairs as all_pairs
+    from paramattr.units.designs import factorial as factorial
     from paramattr.units.index import Unit as Unit
     from paramattr.units.index import UnitIndex as UnitIndex
     from paramattr.units.reducers import Units as Units
@@ -101,9 +113,15 @@ _ROOMS = {
     "prediction": ("OverlapClassifier",),
     "surgery.alignment": ("align",),
     "surgery.edits": ("inserted", "modulate", "substitute", "substituted"),
+    "surgery.export.lora": ("lora_config",),
+    "surgery.export.masks": ("masks", "pruning_masks"),
+    "surgery.export.shira": ("shira_config", "train_only_selected"),
+    "surgery.export.task_vectors": ("task_adapter", "task_vector"),
     "surgery.retraining": ("retrain_only",),
+    "trajectories": ("Trajectory", "trajectory"),
     "units.agreement": ("agreement", "stability", "subset_means"),
     "units.contrast": ("contrast",),
+    "units.designs": ("against_rest", "all_pairs", "factorial"),
     "units.index": ("Unit", "UnitIndex"),
     "units.reducers": ("Units", "only"),
     "units.scores": ("Scores",),

@@ -13,6 +13,7 @@ from paramattr.stopping import signals
 try:
     import typer
 
+    from paramattr.commands.apply import apply
     from paramattr.commands.diff import diff
     from paramattr.commands.doctor import doctor
     from paramattr.commands.info import info
@@ -51,7 +52,7 @@ def _root(
     pass
 
 
-for command in (diff, info, doctor):
+for command in (diff, apply, info, doctor):
     app.command()(command)
 
 

@@ -18,6 +18,7 @@ from paramattr.figures import STYLES as STYLES
 from paramattr.figures import Look, empty_figure, looks
 from paramattr.integration.profile import PathProfile
 from paramattr.report.blocks import Change, Modulation, State
+from paramattr.trajectories import Trajectory
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 from paramattr.units.showing import name_of
@@ -296,3 +297,48 @@ def _show(axis: Axes, state: State) -> None:
         axis.text(0.02, 0.95, text, va="top", fontsize=7, transform=axis.transAxes)
     axis.set_title(state.label, fontsize=8)
     axis.set_xlabel(state.note, fontsize=8)
+
+
+def plot_trajectory(
+    trajectories: Trajectory | Mapping[str, Trajectory], *, count: int = 30
+) -> Figure:
+    """Draw a heat map of units over the steps of a run: what each did for the objective, when.
+
+    Red lowered the objective between a checkpoint and the next, blue raised it. The units are those
+    that did most in all, in the order in which half of it was behind them.
+
+    Args:
+        trajectories: of `trajectory`; or of several conditions, by their names, side by side.
+        count: most units that are drawn.
+
+    Raises:
+        ParamattrError: if matplotlib is not installed, there is no trajectory, or their steps
+            or units differ.
+    """
+    single = isinstance(trajectories, Trajectory)
+    named = {"": trajectories} if isinstance(trajectories, Trajectory) else dict(trajectories)
+    if not named:
+        raise ParamattrError("there is no trajectory to draw: give at least one")
+    first = next(iter(named.values()))
+    if any(own.steps != first.steps or own.index != first.index for own in named.values()):
+        raise ParamattrError("the trajectories differ in steps or units: draw them by themselves")
+    done = sum(own.signed.abs().sum(0) for own in named.values())
+    shown = done.argsort(descending=True)[:count]  # type: ignore[union-attr]
+    shown = shown[first.when()[shown].nan_to_num(nan=float("inf")).argsort(stable=True)]
+    most = max(float(own.signed[:, shown].abs().max()) for own in named.values()) or 1.0
+    figure = empty_figure((2.6 + 3.4 * len(named), 1.4 + 0.18 * len(shown)))
+    axes = figure.subplots(1, len(named), sharey=True, squeeze=False)[0]
+    for axis, (name, own) in zip(axes, named.items(), strict=True):
+        image = axis.imshow(
+            own.signed[:, shown].T, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most
+        )
+        axis.set_xticks(
+            range(len(own.pieces)), [f"{step:g}" for step in own.steps[1:]], rotation=90
+        )
+        axis.set_xlabel("up to step")
+        title = f"{own.difference:.2g} from the straight line"
+        axis.set_title(title if single else f"{name}: {title}", fontsize=9)
+        axis.tick_params(labelsize=7)
+    axes[0].set_yticks(range(len(shown)), [name_of(first.index[int(n)]) for n in shown])
+    figure.colorbar(image, ax=list(axes), label="objective lowered by", shrink=0.7)
+    return figure

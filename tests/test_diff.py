@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from paramattr import BezierPath, Scores, Selection, StraightLine, cli, save_state_dict
+from paramattr import (
+    BezierPath,
+    Scores,
+    Selection,
+    StraightLine,
+    against_rest,
+    cli,
+    save_state_dict,
+)
 from paramattr.diff.columns import columns
 from paramattr.huggingface import load_pair
 from paramattr.resume import Unfinished
@@ -313,3 +321,42 @@ def test_the_report_shows_texts_and_says_how_to_get_it(ran, folder, tmp_path, mo
     assert 'pip install "paramattr[report]"' in err
     assert not (tmp_path / "without" / "report.html").exists()
     assert (tmp_path / "without" / "diff.json").exists()
+
+
+def test_any_number_of_conditions(ran, folder, tmp_path):
+    names = ("red", "blue", "green", "a/b", "a b")
+    write_lines(folder / "five.jsonl", 10, names)
+    out = tmp_path / "found"
+    words = ("base", "tuned", "--data", "five.jsonl", "--units", "attention_head", "--draws", "1")
+    result = found(ran, *words, "--out", str(out))
+    assert result["samples"] == dict.fromkeys(names, 2)
+    head = {row["sought"]: row for row in result["masked"]}
+    assert all(set(row["by_condition"]) == set(names) for row in head.values())
+    saved_scores = {
+        name: Scores.load(out / f"scores-attention_head-{file}.safetensors")
+        for name, file in zip(names, ("red", "blue", "green", "a_b-3", "a_b-4"), strict=True)
+    }
+    ranked = against_rest(saved_scores)["blue"]
+    rows = [row for row in result["top"] if row["units"] == "attention_head"]
+    own = [row["score"] for row in rows if row["condition"] == "blue"]
+    assert own == pytest.approx(ranked.values.sort(descending=True).values[: len(own)].tolist())
+    code, said, _ = ran("diff", *words)
+    assert code == 0
+    assert "others" in said  # of more than three, none has a column of its own
+
+
+def test_what_diff_found_is_applied(ran, folder, tmp_path):
+    out = tmp_path / "found"
+    words = ("base", "tuned", "--data", "texts.jsonl", "--units", "attention_head", "--pct", "13")
+    result = found(ran, *words, "--draws", "1", "--out", str(out))
+    assert next(row for row in result["masked"])["masked"] == 1
+    chosen = str(out / "selection-attention_head-all.safetensors")
+    code, said, err = ran(
+        "apply", "tuned", "--selection", chosen, "--out", str(tmp_path / "undone")
+    )
+    assert (code, err) == (0, "")
+    assert "268 of 5,314 entries" in said
+    undone = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "undone")
+    base = transformers.BertForSequenceClassification.from_pretrained(folder / "base")
+    other = base.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in undone.state_dict().items())

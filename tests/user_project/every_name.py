@@ -21,34 +21,46 @@ from paramattr import (
     Scores,
     Selection,
     StraightLine,
+    Trajectory,
     UnitIndex,
     Units,
     absolute_change,
     absolute_error,
+    against_rest,
     agreement,
     align,
+    all_pairs,
     compare,
     connect,
+    factorial,
     inserted,
     insertion_curve,
     load_state_dict,
     logit_difference,
+    lora_config,
     masking_curve,
+    masks,
     modulate,
     next_token_cross_entropy,
     only,
+    pruning_masks,
     random_scores,
     random_within_layers,
     retrain_only,
     save_state_dict,
     self_reference,
+    shira_config,
     squared_error,
     stability,
     subset_means,
     substituted,
     substitution_effect,
     summed_output,
+    task_adapter,
+    task_vector,
     token_cross_entropy,
+    train_only_selected,
+    trajectory,
     weight_magnitude,
 )
 from paramattr.objectives import Objective
@@ -132,6 +144,28 @@ def edits(target: nn.Module, baseline: nn.Module, found: Selection, x: Tensor) -
     trainable = retrain_only(baseline, found)
     print(sum(parameter.numel() for parameter in trainable.parameters()))
     return half
+
+
+def exported(target: nn.Module, baseline: nn.Module, found: Selection) -> int:
+    boolean: dict[str, Tensor] = masks(found)
+    change: dict[str, Tensor] = task_vector(target, baseline, found)
+    places = [name for _, name, _ in pruning_masks(target, found)]
+    print(boolean.keys(), change.keys(), places, lora_config(target, found).rank_pattern)
+    print(shira_config(target, found).r)
+    return train_only_selected(task_adapter(target, baseline, found), found)
+
+
+def designed(scores: dict[str, Scores]) -> Scores:
+    effects = factorial(
+        scores, {"clean": (), "blurry": ["blur"], "noisy": ("noise",), "both": ["blur", "noise"]}
+    )
+    print(all_pairs(scores)["clean", "blurry"], against_rest(scores)["clean"])
+    return effects["blur"]
+
+
+def trained(model: nn.Module, checkpoints: list[Path], data: Batches) -> float:
+    run: Trajectory = trajectory(model, checkpoints, data, reducer="layer")
+    return run.difference
 
 
 def settled(per_sample: list[Scores]) -> float:
