@@ -37,6 +37,7 @@ class Stage(str, Enum):
     baseline = "baseline"
     target = "target"
     both = "both"
+    three = "three"
 
 
 class Dtype(str, Enum):
