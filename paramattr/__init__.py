@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from paramattr.paths import PiecewiseLinear as PiecewiseLinear
     from paramattr.paths import StraightLine as StraightLine
     from paramattr.prediction import OverlapClassifier as OverlapClassifier
+    from paramattr.prediction import OverlapRegressor as OverlapRegressor
     from paramattr.surgery.alignment import align as align
     from paramattr.surgery.edits import inserted as inserted
     from paramattr.surgery.edits import modulate as modulate
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from paramattr.units.index import UnitIndex as UnitIndex
     from paramattr.units.reducers import Units as Units
     from paramattr.units.reducers import only as only
+    from paramattr.units.response import Response as Response
     from paramattr.units.scores import Scores as Scores
     from paramattr.units.selection import Selection as Selection
 
@@ -98,7 +100,7 @@ _ROOMS = {
         "token_cross_entropy",
     ),
     "paths": ("PiecewiseLinear", "StraightLine"),
-    "prediction": ("OverlapClassifier",),
+    "prediction": ("OverlapClassifier", "OverlapRegressor"),
     "surgery.alignment": ("align",),
     "surgery.edits": ("inserted", "modulate", "substitute", "substituted"),
     "surgery.retraining": ("retrain_only",),
@@ -106,6 +108,7 @@ _ROOMS = {
     "units.contrast": ("contrast",),
     "units.index": ("Unit", "UnitIndex"),
     "units.reducers": ("Units", "only"),
+    "units.response": ("Response",),
     "units.scores": ("Scores",),
     "units.selection": ("Selection",),
 }

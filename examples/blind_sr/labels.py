@@ -14,7 +14,7 @@ KINDS = (*INPUTS, "both")
 
 FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
 INPUT_LABELS = {"blur": "blurry", "noise": "noisy", "clean": "clean", "both": "blurry and noisy"}
-PAIR_LABELS = {"srresnet": "SRResNet", "srcnn": "SRCNN-style"}
+PAIR_LABELS = {"srresnet": "SRResNet", "srcnn": "SRCNN-style", "swin": "SwinIR-style"}
 """The networks with a baseline and a target."""
 
 NO_CONTRAST = "-no-contrast"

@@ -21,6 +21,7 @@ class Network(str, Enum):
 
     srresnet = "srresnet"
     srcnn = "srcnn"
+    swin = "swin"
 
 
 class Trained(str, Enum):
@@ -28,6 +29,7 @@ class Trained(str, Enum):
 
     srresnet = "srresnet"
     srcnn = "srcnn"
+    swin = "swin"
     two_branch = "two-branch"
 
 
