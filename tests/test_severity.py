@@ -41,9 +41,7 @@ def test_the_slope_and_its_error_are_those_of_each_samples_own_line():
         ]
     )  # levels, samples, units
     design = torch.tensor([[1.0, s] for s in LEVELS], dtype=torch.float64)
-    slopes = torch.stack(
-        [torch.linalg.lstsq(design, single[:, n]).solution[1] for n in range(5)]
-    )
+    slopes = torch.stack([torch.linalg.lstsq(design, single[:, n]).solution[1] for n in range(5)])
     torch.testing.assert_close(response.slope.values, slopes.mean(0))
     torch.testing.assert_close(response.slope.standard_error, slopes.std(0) / 5**0.5)
     # Samples taken for independent would give another error: the pairing is what is tested.

@@ -15,6 +15,7 @@ from blind_sr.predict.command import predict
 from blind_sr.reproduce.command import reproduce
 from blind_sr.restore.command import restore
 from blind_sr.retrain.command import retrain
+from blind_sr.severity.command import severity
 from blind_sr.training.command import train
 
 
@@ -29,5 +30,16 @@ app = typer.Typer(
     help="Blind super-resolution: which filters deblur, which denoise.",
     no_args_is_help=True,
 )
-for command in (train, mask, compare, predict, classify, modulate, restore, retrain, reproduce):
+for command in (
+    train,
+    mask,
+    compare,
+    predict,
+    classify,
+    severity,
+    modulate,
+    restore,
+    retrain,
+    reproduce,
+):
     app.command(help=_unwrapped(command))(command)

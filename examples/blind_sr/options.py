@@ -124,6 +124,12 @@ ImagesOption = Annotated[Path | None, folder_option("Folder of photographs.", BU
 WeightsOption = Annotated[
     Path | None, folder_option("Folder of NETWORK_baseline and NETWORK_target.", "bundled")
 ]
+TargetOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Another target, fine-tuned from the same baseline.", show_default="the pair's"
+    ),
+]
 StepsOption = Annotated[int, steps_option()]
 QuadratureOption = Annotated[str, typer.Option(help=f"Quadrature rule: {', '.join(labels.RULES)}.")]
 CropOption = Annotated[int, crop_option()]

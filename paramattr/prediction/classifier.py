@@ -150,7 +150,10 @@ class OverlapClassifier:
     ) -> list[frozenset[str]]:
         """Do what `predict` does, on overlap scores that `scores` returned."""
         self._check_fitted()
-        inside = {c: values >= self.thresholds[c] for c, values in checked_overlaps(self.found, scores).items()}
+        inside = {
+            c: values >= self.thresholds[c]
+            for c, values in checked_overlaps(self.found, scores).items()
+        }
         size = len(next(iter(inside.values())))
         return [frozenset(c for c in self.found if inside[c][k]) for k in range(size)]
 
@@ -160,9 +163,7 @@ class OverlapClassifier:
         save_found(path, KIND, self.found, description)
 
     @classmethod
-    def load(
-        cls, path: str | Path, rank: Rank | None = None
-    ) -> OverlapClassifier:
+    def load(cls, path: str | Path, rank: Rank | None = None) -> OverlapClassifier:
         """Read a classifier that `save` wrote.
 
         Args:

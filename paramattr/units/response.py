@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.errors import UnitError
-from paramattr.units.index import UnitIndex, check_same_units
+from paramattr.units.index import check_same_units
 from paramattr.units.scores import Scores
 
 

@@ -109,9 +109,7 @@ def add_noise(
     return images + sigma * noise.to(images)
 
 
-def jpeg(
-    images: Float[Tensor, "b 3 h w"], quality: int = JPEG_QUALITY
-) -> Float[Tensor, "b 3 h w"]:
+def jpeg(images: Float[Tensor, "b 3 h w"], quality: int = JPEG_QUALITY) -> Float[Tensor, "b 3 h w"]:
     """Write RGB images in [0, 1] as JPEG (4:2:0, as Pillow does) and read them back."""
     pixels = to_8bit(images).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     read = []

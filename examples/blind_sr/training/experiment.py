@@ -27,7 +27,7 @@ class TrainConfig:
     Attributes:
         out: folder for weights, log and running state.
         images: folder of photographs; None for those of scikit-image.
-        network: `"srresnet"`, `"srcnn"` or `"two-branch"`.
+        network: `"srresnet"`, `"srcnn"`, `"swin"` or `"two-branch"`.
         stage: `"baseline"`, `"target"`, `"both"` of them, or `"three"`: a target for JPEG too.
         baseline_iterations: optimiser steps of the baseline.
         target_iterations: optimiser steps of the target, of whichever kind.
