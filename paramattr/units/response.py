@@ -72,7 +72,7 @@ class Response:
 
     @property
     def slope(self) -> Scores:
-        """The change of each unit's score per unit of severity, by least squares over the levels."""
+        """The change of each unit's score per unit of severity, by least squares over levels."""
         off = self.severities - self.severities.mean()
         weights = (off / off.square().sum()).tolist()
         return reduce(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def boundary(own: Measured) -> list[dict[str, Any]]:
     (mean PSNR in dB; the gain with its 95% interval over inputs).
     """
     ends, rows = RANGES[own.kind].levels(BINS + 1), []
-    for low, high in zip(ends, ends[1:], strict=False):
+    for low, high in pairwise(ends):
         last = high == ends[-1]
         inside = (own.severities >= low) & ((own.severities < high) | last)
         if inside.any():

@@ -57,7 +57,7 @@ def train_on_labels(
         model = LabelRegressor()
     optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=iterations + 1)
-    for step in range(iterations):
+    for _ in range(iterations):
         inputs, wanted = [], []
         for number in draw.integers(len(photographs), size=BATCH):
             severity = own.rounded(draw.uniform(own.low, own.high))
