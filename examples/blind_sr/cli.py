@@ -9,6 +9,7 @@ import typer
 
 from blind_sr.classify.command import classify
 from blind_sr.compare.command import compare
+from blind_sr.conditions.command import conditions
 from blind_sr.mask.command import mask
 from blind_sr.modulate.command import modulate
 from blind_sr.predict.command import predict
@@ -36,6 +37,7 @@ for command in (
     compare,
     predict,
     classify,
+    conditions,
     severity,
     modulate,
     restore,
