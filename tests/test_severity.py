@@ -26,7 +26,10 @@ def at_levels(samples: int):
     torch.manual_seed(0)
     baseline, target = nn.Linear(3, 2), nn.Linear(3, 2)
     inputs, truths = torch.randn(samples, 3), torch.randn(samples, 2)
-    loaders = {str(s): [(s * x[None], y[None]) for x, y in zip(inputs, truths)] for s in LEVELS}
+    loaders = {
+        str(s): [(s * x[None], y[None]) for x, y in zip(inputs, truths, strict=True)]
+        for s in LEVELS
+    }
     return FAIG(target, baseline), loaders
 
 
@@ -54,7 +57,9 @@ def test_the_slope_and_its_error_are_those_of_each_samples_own_line():
 def test_the_explained_share_is_one_for_a_line_only():
     index = UnitIndex.of(nn.Linear(3, 1, bias=False), "scalar")
     curves = torch.tensor([[1.0, 1.0, 2.0], [2.0, 4.0, 2.0], [5.0, 1.0, 2.0]])
-    given = {s: Scores(index, own) for s, own in zip((3.0, 0.0, 1.0), curves[[2, 0, 1]])}
+    given = {
+        s: Scores(index, own) for s, own in zip((3.0, 0.0, 1.0), curves[[2, 0, 1]], strict=True)
+    }
     response = Response(given)
     assert response.severities.tolist() == [0.0, 1.0, 3.0]
     assert torch.equal(response.values, curves.double())
@@ -130,8 +135,8 @@ def test_it_is_saved_and_loaded(tmp_path):
     assert torch.equal(
         again.predict_scores(overlaps)["sigma"], regressor.predict_scores(overlaps)["sigma"]
     )
+    ranked(0).save(tmp_path / "scores.safetensors")
     with pytest.raises(CheckpointError, match=r"expected an overlap regressor.*OverlapRegressor"):
-        ranked(0).save(tmp_path / "scores.safetensors")
         OverlapRegressor.load(tmp_path / "scores.safetensors")
 
 
@@ -158,8 +163,8 @@ def test_too_few_samples_an_odd_degree_and_no_fit_are_refused():
             OverlapRegressor(FOUND, degree=degree)
     with pytest.raises(ParamattrError, match="call fit first"):
         OverlapRegressor(FOUND).predict([ranked(0)])
+    fitted = OverlapRegressor(FOUND).fit_scores(
+        {name: torch.rand(6) for name in FOUND}, {"sigma": torch.rand(6)}
+    )
     with pytest.raises(ParamattrError, match="5 coefficients: expected 3"):
-        fitted = OverlapRegressor(FOUND).fit_scores(
-            {name: torch.rand(6) for name in FOUND}, {"sigma": torch.rand(6)}
-        )
         OverlapRegressor(FOUND, degree=1, lines=fitted.lines)

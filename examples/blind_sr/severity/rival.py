@@ -17,7 +17,7 @@ BATCH, RATE = 16, 2e-3
 
 
 class LabelRegressor(nn.Module):
-    """Four convolutions, the mean over the image, one number; 14,625 parameters.
+    """Three convolutions, their means and deviations over the image, two layers; 16,449 parameters.
 
     Shape:
         Input `(B, 3, H, W)` in [0, 1]; output `(B,)`.
@@ -33,11 +33,15 @@ class LabelRegressor(nn.Module):
             nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
             nn.ReLU(),
         )
-        self.last = nn.Linear(2 * width, 1)
+        self.head = nn.Sequential(
+            nn.Linear(4 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1)
+        )
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
         """Predict a severity, as a share of its range."""
-        return self.last(self.features(x).mean((2, 3))).squeeze(1)  # type: ignore[no-any-return]
+        features = self.features(x - 0.5).flatten(2)
+        pooled = torch.cat([features.mean(2), features.std(2)], 1)
+        return self.head(pooled).squeeze(1)  # type: ignore[no-any-return]
 
 
 def train_on_labels(
