@@ -15,7 +15,9 @@ KINDS = (*INPUTS, "both")
 SEVERITIES = {"blur": "blur sigma", "noise": "noise sigma", "jpeg": "JPEG quality"}
 """The degradations whose severity varies, and what measures it."""
 
-FUNCTIONS = {"blur": "deblurring", "noise": "denoising", "jpeg": "deblocking"}
+FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
+FUNCTION_LABELS = {**FUNCTIONS, "jpeg": "deblocking"}
+"""Every degradation to the function that removes it; the paper's two are `FUNCTIONS`."""
 INPUT_LABELS = {
     "blur": "blurry",
     "noise": "noisy",

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from blind_sr.conditions.experiment import ConditionsResult
 from blind_sr.console import narrow_table
-from blind_sr.labels import FUNCTIONS, INPUT_LABELS
+from blind_sr.labels import FUNCTION_LABELS, INPUT_LABELS
 from blind_sr.run import write_json
 from paramattr.plots import COLOURS, GREY
 
@@ -71,7 +71,7 @@ def draw_masks(content: Mapping[str, Any]) -> Figure:
                     ]
                     axis.plot(shares, lost, style, color=COLOURS[number])
             axis.axhline(0, color=GREY, linewidth=0.6)
-            axis.set_title(f"{FUNCTIONS[mask]} {UNIT_LABELS[unit]} masked", fontsize=9)
+            axis.set_title(f"{FUNCTION_LABELS[mask]} {UNIT_LABELS[unit]} masked", fontsize=9)
             axis.set_xlabel("masked, %")
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
@@ -106,7 +106,7 @@ def _mask_table(unit: str, own: Mapping[str, Any], content: Mapping[str, Any]) -
                     next(r for r in own["rows"] if _is(r, method, mask, c) and _at(r, size))
                     for c in conditions
                 ]
-                name = FUNCTIONS[mask] if method == "faig" else "random"
+                name = FUNCTION_LABELS[mask] if method == "faig" else "random"
                 cells = [f"{row['value']:.2f}" for row in rows]
                 lost = [_share(row["lost_share"]) for row in rows]
                 table.add_row(f"{name} {size['pct']:g}%", str(size["units"]), *cells, *lost)

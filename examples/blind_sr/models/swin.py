@@ -50,7 +50,7 @@ class WindowAttention(nn.Module):
         query = query * (channels // self.num_heads) ** -0.5
         logits = query @ key.transpose(-2, -1) + bias.to(query.dtype)
         mixed = logits.softmax(-1).to(value.dtype) @ value
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, channels))
 
 
 class FeedForward(nn.Module):
@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
         """Transform each token by itself."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class SwinLayer(nn.Module):
@@ -98,7 +98,7 @@ class SwinLayer(nn.Module):
         apart = _apart(x, self.window, self.shift) if self.shift else None
         mixed = _joined(self.attn(_windows(rolled, self.window), apart), x, self.window)
         x = x + torch.roll(mixed, (self.shift, self.shift), (1, 2))
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.norm2(x))
 
 
 class SwinStyle(nn.Module):

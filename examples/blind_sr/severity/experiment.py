@@ -25,6 +25,7 @@ from blind_sr.severity.rival import predicted_by, train_on_labels
 from paramattr import Bootstrap, Curve, OverlapRegressor, Response, Selection
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import ParamattrError
+from paramattr.prediction.regressor import Line
 from paramattr.resume import Unfinished
 
 BINS = 5
@@ -240,7 +241,7 @@ def _measured(
 
 
 def _fit(regressor: OverlapRegressor, fitted: dict[str, Measured]) -> OverlapRegressor:
-    lines = {}
+    lines: dict[str, Line] = {}
     for kind, own in fitted.items():  # each severity on the inputs that have it
         lines |= regressor.fit_scores(own.overlaps, {kind: own.severities.tolist()}).lines
     regressor.lines = lines

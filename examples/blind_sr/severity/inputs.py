@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class Range:
 
     def degradation(self, severity: float) -> Degradation:
         """Give the degradation of a severity."""
-        return replace(Degradation(), **{self.field: self.rounded(severity)})
+        fields: dict[str, Any] = {self.field: self.rounded(severity)}
+        return Degradation(**fields)
 
     def rounded(self, severity: float) -> float:
         """Give the nearest severity that there is."""

@@ -68,8 +68,8 @@ def measure(
             scores = regressor.scores([(low, high)])
             with torch.inference_mode():
                 quality = [float(psnr(m(low), high)) for m in (pair.baseline, pair.target)]
-            overlaps = {name: float(values[0]) for name, values in scores.items()}
-            kept.notes[key] = {"overlaps": overlaps, "psnr": quality}
+            own = {name: float(values[0]) for name, values in scores.items()}
+            kept.notes[key] = {"overlaps": own, "psnr": quality}
             kept.save({}, kept.notes)
         rows.append(kept.notes[key])
         advance(1)

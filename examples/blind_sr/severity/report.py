@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from blind_sr.console import narrow_table
-from blind_sr.labels import FUNCTIONS, SEVERITIES
+from blind_sr.labels import FUNCTION_LABELS, SEVERITIES
 from blind_sr.run import write_json, write_rows
 from blind_sr.severity.experiment import PREDICTORS, SeverityResult
 from blind_sr.severity.responses import filter_rows
@@ -92,7 +92,7 @@ def draw_boundary(content: Mapping[str, Any]) -> Figure:
         own, rows = content["inputs"][kind], content["boundary"][kind]
         middles = [(row["from"] + row["to"]) / 2 for row in rows]
         means = [row["overlap"][kind] for row in rows]
-        label = f"overlap with the {FUNCTIONS[kind]} filters"
+        label = f"overlap with the {FUNCTION_LABELS[kind]} filters"
         axis.scatter(
             own["severity"], own[f"overlap_{kind}"], s=12, alpha=0.4, linewidth=0, color=COLOURS[0]
         )
@@ -119,7 +119,7 @@ def draw_responses(content: Mapping[str, Any]) -> Figure:
         everything = torch.tensor(own["all"]["curve"])
         for number, name in enumerate(content["errors"]):
             curve = torch.tensor(own[name]["curve"]) / everything
-            label = f"{FUNCTIONS[name]} filters"
+            label = f"{FUNCTION_LABELS[name]} filters"
             axis.plot(own["severities"], curve, "o-", color=COLOURS[number], label=label)
         axis.axhline(1, color=GREY, linewidth=0.8)
         _mark_trained(axis, content["errors"][kind]["trained_on"])
@@ -145,7 +145,7 @@ def _mark_trained(axis: Axes, severity: float) -> Any:
 def _boundary_table(kind: str, rows: list[dict[str, Any]]) -> Table:
     table = narrow_table(
         f"By {SEVERITIES[kind]}",
-        f"Overlap with the {FUNCTIONS[kind]} filters; mean PSNR in dB, and what the target gains.",
+        f"Overlap with the {FUNCTION_LABELS[kind]} filters; mean PSNR in dB, and what the target gains.",
         SEVERITIES[kind],
         ["inputs", "overlap", "baseline", "target", "gain"],
     )

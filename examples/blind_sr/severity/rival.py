@@ -41,7 +41,7 @@ class LabelRegressor(nn.Module):
         """Predict a severity, as a share of its range."""
         features = self.features(x - 0.5).flatten(2)
         pooled = torch.cat([features.mean(2), features.std(2)], 1)
-        return self.head(pooled).squeeze(1)  # type: ignore[no-any-return]
+        return self.head(pooled).squeeze(1)
 
 
 def train_on_labels(
