@@ -145,7 +145,7 @@ def _mark_trained(axis: Axes, severity: float) -> Any:
 def _boundary_table(kind: str, rows: list[dict[str, Any]]) -> Table:
     table = narrow_table(
         f"By {SEVERITIES[kind]}",
-        f"Overlap with the {FUNCTION_LABELS[kind]} filters; mean PSNR in dB, and the target's gain.",
+        f"Overlap with the {FUNCTION_LABELS[kind]} filters; mean PSNR in dB, and the gain.",
         SEVERITIES[kind],
         ["inputs", "overlap", "baseline", "target", "gain"],
     )
