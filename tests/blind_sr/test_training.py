@@ -11,6 +11,8 @@ from blind_sr.data.patches import Patches, hold_out, load_photographs
 from blind_sr.models.networks import SRResNet
 from blind_sr.training import trainer as training
 from blind_sr.training.curves import draw_curves
+from blind_sr.training.experiment import TrainConfig
+from blind_sr.training.experiment import run as run_training
 from blind_sr.training.recipe import Recipe
 from blind_sr.training.trainer import train_stage
 from paramattr import load_state_dict, random_scores
@@ -317,3 +319,12 @@ def test_photographs_are_held_out_from_training(count):
     assert len(held_out) == min(8, count // 2)
     assert trained | validated == set(range(count))
     assert not trained & validated
+
+
+def test_a_target_for_three_degradations_is_trained_as_the_other_target_is(tmp_path):
+    config = TrainConfig(tmp_path, stage="three", target_iterations=7, target_rate=1e-4)
+    (recipe,) = config.recipes
+    assert (recipe.stage, recipe.iterations, recipe.learning_rate) == ("three", 7, 1e-4)
+    assert recipe.stem == "srresnet_three"
+    with pytest.raises(ParamattrError, match="a target starts from a baseline"):
+        run_training(config)
