@@ -95,7 +95,7 @@ def _mask_table(unit: str, own: Mapping[str, Any], content: Mapping[str, Any]) -
     table = narrow_table(
         f"{UNIT_LABELS[unit].capitalize()} masked, of {own['count']:,}",
         "Output difference x1000 on grey outputs, and after it the share of what fine-tuning "
-        "gained in squared error that is lost: 0 is the target, 1 the baseline.",
+        "gained in squared error that is lost: 0 is the target, 1 the baseline; !: damage.",
         "mask",
         ["units", *inputs, *(f"lost,\n{name}" for name in inputs)],
     )
@@ -109,6 +109,7 @@ def _mask_table(unit: str, own: Mapping[str, Any], content: Mapping[str, Any]) -
                 name = FUNCTION_LABELS[mask] if method == "faig" else "random"
                 cells = [f"{row['value']:.2f}" for row in rows]
                 lost = [_share(row["lost_share"]) for row in rows]
+                name += " !" * (method == "faig" and rows[0]["damage"])
                 table.add_row(f"{name} {size['pct']:g}%", str(size["units"]), *cells, *lost)
                 if method == "random":  # one ranking serves all functions
                     break
