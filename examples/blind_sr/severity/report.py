@@ -20,9 +20,9 @@ from paramattr.plots import COLOURS, GREY
 
 PREDICTOR_LABELS = {
     "overlap": "overlap scores",
-    "trained": "found at one",
+    "trained": "found at one severity",
     "mean": "mean severity",
-    "labels": "by labels",
+    "labels": "trained on labels",
 }
 
 
@@ -31,9 +31,9 @@ def severity_tables(content: Mapping[str, Any]) -> list[Table]:
     first = narrow_table(
         "Mean absolute error of the predicted severity",
         "With 95% bootstrap intervals over the inputs, as if each were of a photograph of its own. "
-        "Found at one: overlap scores with the filters found at the trained severity alone.",
+        "Found at one severity: overlap scores with the filters found at the trained one alone.",
         "severity",
-        [PREDICTOR_LABELS[name] for name in PREDICTORS],
+        [PREDICTOR_LABELS[name].replace(" ", "\n", 1) for name in PREDICTORS],
     )
     for kind, row in content["errors"].items():
         cells = [_with_interval(row[name], 3).replace(" (", "\n(") for name in PREDICTORS]
@@ -107,7 +107,8 @@ def draw_boundary(content: Mapping[str, Any]) -> Figure:
         right.axhline(0, color=COLOURS[1], linewidth=0.6)
         right.set_ylabel("PSNR gained, dB")
         lines.append(_mark_trained(axis, content["errors"][kind]["trained_on"]))
-        axis.legend(handles=lines, fontsize=7, frameon=False, loc="lower center")
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+        axis.legend(handles=lines, fontsize=7, frameon=False, **above)
     return figure
 
 
