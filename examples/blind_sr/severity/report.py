@@ -140,7 +140,7 @@ def _panels(kinds: Mapping[str, Any]) -> tuple[Figure, dict[str, Axes]]:
 
 
 def _mark_trained(axis: Axes, severity: float) -> Any:
-    return axis.axvline(severity, linestyle=":", color=GREY, label="trained")
+    return axis.axvline(severity, linestyle=":", color=GREY, label="trained severity")
 
 
 def _boundary_table(kind: str, rows: list[dict[str, Any]]) -> Table:
