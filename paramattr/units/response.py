@@ -39,6 +39,7 @@ class Response:
     Raises:
         UnitError: for fewer than two severities, one that is no number, or different units.
 
+    >>> from paramattr import UnitIndex
     >>> index = UnitIndex.of(torch.nn.Linear(2, 1, bias=False), "scalar")
     >>> weak, strong = torch.tensor([1.0, 5.0]), torch.tensor([7.0, 5.0])
     >>> response = Response({1.0: Scores(index, weak), 3.0: Scores(index, strong)})
