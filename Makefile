@@ -12,8 +12,9 @@ help: ## Show these targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making $(VENV) and installing into it: some minutes, most of them torch."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -c constraints.txt -e ".[dev]"
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
@@ -22,6 +23,9 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 
 demo: $(VENV)/.installed ## Mask 1 % of the filters of the blind super-resolution model, into demo-output
 	$(BIN)/paramattr blindsr mask --pct 1 --out demo-output
+	@echo "Look at the figures in demo-output. Next, your own photographs or your own models:"
+	@echo "    $(BIN)/paramattr blindsr mask --pct 1 --images DIR --out RESULTS"
+	@echo "    $(BIN)/paramattr diff BASE TUNED --data FILE.jsonl --out RESULTS"
 
 test: $(VENV)/.installed ## Run the tests and doctests, the slow ones aside
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile

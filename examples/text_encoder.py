@@ -68,7 +68,7 @@ class Config:
         known: trained texts of each task that units are found with.
         steps: of training.
         batch: texts of each step.
-        rate: the highest learning rate.
+        rate: the highest learning rate of gradient descent with momentum 0.9.
         nodes: on the path from the tuned network to the base.
         draws: of random units.
     """
@@ -77,11 +77,11 @@ class Config:
     tokens: int = 24
     train: int = 1500
     test: int = 150
-    known: int = 24
-    steps: int = 150
+    known: int = 96
+    steps: int = 250
     batch: int = 32
-    rate: float = 2e-4
-    nodes: int = 8
+    rate: float = 0.05
+    nodes: int = 2
     draws: int = 2
 
 
@@ -175,8 +175,10 @@ def fine_tune(base: nn.Module, given: dict[str, Texts], config: Config) -> nn.Mo
     model = copy.deepcopy(base).train()
     model.get_submodule("bert.embeddings").requires_grad_(False)
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(moving, weight_decay=0.0)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate, total_steps=config.steps)
+    optimiser = torch.optim.SGD(moving, lr=config.rate, momentum=0.9)
+    rates = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.rate, total_steps=config.steps, cycle_momentum=False
+    )
     for _ in range(config.steps):
         parts = [
             own[torch.randint(len(own.classes), (config.batch // len(given),))]
@@ -186,6 +188,7 @@ def fine_tune(base: nn.Module, given: dict[str, Texts], config: Config) -> nn.Mo
         classes = torch.cat([part.classes for part in parts])
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(input_ids=tokens).logits, classes).backward()
+        nn.utils.clip_grad_norm_(moving, 1.0)
         optimiser.step()
         rates.step()
     return model.eval()
@@ -204,7 +207,10 @@ class FromVectors(nn.Module):
 
 
 def conductance(target: nn.Module, given: Texts, index: UnitIndex, config: Config) -> Scores:
-    """Score the neurons by Captum's `LayerConductance`, from the padding's vector to the text's."""
+    """Score the neurons by Captum's `LayerConductance`, from the padding's vector to the text's.
+
+    A neuron whose activation lowers the objective has a positive sign, as in FAIG.
+    """
     vectors = target.get_submodule("bert.embeddings.word_embeddings")
     with torch.no_grad():
         inputs, nothing = vectors(given.tokens), vectors(torch.zeros_like(given.tokens))
@@ -219,7 +225,8 @@ def conductance(target: nn.Module, given: Texts, index: UnitIndex, config: Confi
         objective=cross_entropy,
         n_steps=config.nodes,
     )
-    return Scores(index, found.values)  # both count the neurons of one block after the other
+    # Both count the neurons of one block after the other.
+    return Scores(index, found.values, signed=-found.signed)
 
 
 CHANGE = r"\|change\|"
@@ -233,15 +240,16 @@ def rankings(
     """Rank all units for each task by one method after the other."""
     loaders = {task: [({"input_ids": own.tokens}, own.classes)] for task, own in given.items()}
     kinds = list(UNITS)
-    alone = FAIG(target, base, objective=cross_entropy).score(
+    faig = FAIG(target, base, objective=cross_entropy).score(
         loaders, reducer=kinds, n_steps=config.nodes
     )
-    yield "FAIG", contrasted(alone)
-    yield "FAIG, no contrast", by_units(alone)
+    yield "FAIG", contrasted(faig)
+    yield "FAIG, signed", contrasted(signed(faig))
     taylor = gradient_times_change(
         target, base, loaders, reducer=kinds, objective=cross_entropy, at="middle"
     )
     yield "Taylor, middle", contrasted(taylor)
+    yield "Taylor, middle, signed", contrasted(signed(taylor))
     change = {units: absolute_change(target, base, reducer=units) for units in kinds}
     yield CHANGE, {units: dict.fromkeys(given, own) for units, own in change.items()}
     index = UnitIndex.of(target, "neuron")
@@ -249,20 +257,26 @@ def rankings(
         task: {"neuron": conductance(target, own, index, config)} for task, own in given.items()
     }
     yield "LayerConductance", contrasted(captum)
+    yield "LayerConductance, signed", contrasted(signed(captum))
 
 
-def by_units(scores: dict[str, dict[str, Scores]]) -> Rankings:
-    """Put the kind of unit before the task."""
-    kinds = next(iter(scores.values()))
-    return {units: {task: own[units] for task, own in scores.items()} for units in kinds}
+def signed(scores: dict[str, dict[str, Scores]]) -> dict[str, dict[str, Scores]]:
+    """Rank by the mean attribution in place of its mean magnitude."""
+    return {
+        task: {units: Scores(each.index, each.signed) for units, each in own.items()}
+        for task, own in scores.items()
+    }
 
 
 def contrasted(scores: dict[str, dict[str, Scores]]) -> Rankings:
     """Take the other task's scores from each one's."""
-    one, other = scores
+    (one, own), (other, others) = scores.items()
     return {
-        units: {one: contrast(own[one], own[other]), other: contrast(own[other], own[one])}
-        for units, own in by_units(scores).items()
+        units: {
+            one: contrast(own[units], others[units]),
+            other: contrast(others[units], own[units]),
+        }
+        for units in own
     }
 
 

@@ -40,7 +40,7 @@ def diff(
     ] = "merged",
     steps: Annotated[int, typer.Option(help="Nodes on the path between the models.")] = 4,
     pct: Annotated[float, typer.Option(help="Percent of the units that is masked.")] = 1.0,
-    draws: Annotated[int, typer.Option(help="Draws of random units.")] = 3,
+    draws: Annotated[int, typer.Option(help="Draws of random units.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Texts that run forward together.")] = 16,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 128,
     device: Annotated[

@@ -46,7 +46,7 @@ class Config:
     adapter: str = "merged"
     steps: int = 4
     share: float = 0.01
-    draws: int = 3
+    draws: int = 2
     batch_size: int = 16
     max_tokens: int = 128
     device: str | None = None

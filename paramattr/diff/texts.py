@@ -100,7 +100,7 @@ class Tokens:
             tokenizer.pad_token = tokenizer.eos_token
 
     def batches(self, texts: list[Text], size: int) -> dict[str, list[dict[str, Tensor]]]:
-        """Batch the texts of each condition, in the file's order.
+        """Batch the texts of each condition, those of like length together: less padding runs.
 
         Raises:
             DataError: for a text without a usable label, or of too few tokens.
@@ -108,7 +108,7 @@ class Tokens:
         conditions = dict.fromkeys(text.condition for text in texts)
         found = {}
         for condition in conditions:
-            own = [text for text in texts if text.condition == condition]
+            own = sorted((t for t in texts if t.condition == condition), key=lambda t: len(t.text))
             found[condition] = [self._batch(part) for part in _parts(own, size)]
         return found
 

@@ -18,23 +18,28 @@ from paramattr import (
     gradient_times_change,
     substitute,
 )
+from paramattr.objectives import Objective
 
 
 def readme(
     target: nn.Module,
     baseline: nn.Module,
-    images: Tensor,
-    truth: Tensor,
-    blurry_loader: DataLoader[tuple[Tensor, ...]],
-    noisy_loader: DataLoader[tuple[Tensor, ...]],
+    inputs: Tensor,
+    targets: Tensor,
+    objective: Objective,
+    unit: str,
+    blurry: DataLoader[tuple[Tensor, ...]],
+    noisy: DataLoader[tuple[Tensor, ...]],
 ) -> nn.Module:
-    faig = FAIG(target, baseline)
-    attr = faig.attribute(images, truth)
+    faig = FAIG(target, baseline, objective=objective)
+    attr = faig.attribute(inputs, targets)
     print(sum(value.abs().sum() for value in attr.values()))
-    blur = faig.score(blurry_loader, reducer="kernel")
-    noise = faig.score(noisy_loader, reducer="kernel")
-    found = contrast(blur, noise).top(fraction=0.01)
-    return substitute(target, baseline, found)
+    loaders = {"blur": blurry, "noise": noisy}
+    scores = faig.score(loaders, reducer=unit)
+    found = contrast(scores["blur"], scores["noise"]).top(fraction=0.01)
+    lost = substitute(target, baseline, found)
+    barrier = faig.path_profile(blurry).barrier
+    return lost if barrier < 1 else target
 
 
 def delta(faig: FAIG, images: Tensor) -> float:
