@@ -56,7 +56,7 @@ def conditions(
     Shown is what each mask moves, and what share of what fine-tuning gained it loses, on the input
     of every degradation. With --fit and --test the degradations are recognised, too.
 
-    Example, about 1 minute: paramattr blindsr conditions --pct 1 --out conditions-output
+    Example, about 2 minutes: paramattr blindsr conditions --pct 1 --out conditions-output
     """
     options = given(locals(), "json", "conditions", "units", "pct")
     from blind_sr.conditions.experiment import ConditionsConfig, run

@@ -60,7 +60,7 @@ def severity(
     mean absolute error stands beside that of the mean severity and of a small network trained on
     labels. Overlap scores beside PSNR show where the network stops restoring.
 
-    Example, about 3 minutes: paramattr blindsr severity --out severity-output
+    Example, about 4 minutes: paramattr blindsr severity --out severity-output
     """
     options = given(locals(), "json", "kinds")
     from blind_sr.console import note, show
