@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from paramattr.paths import PiecewiseLinear as PiecewiseLinear
     from paramattr.paths import StraightLine as StraightLine
     from paramattr.prediction import OverlapClassifier as OverlapClassifier
+    from paramattr.prediction import OverlapRegressor as OverlapRegressor
     from paramattr.surgery.alignment import align as align
     from paramattr.surgery.edits import inserted as inserted
     from paramattr.surgery.edits import modulate as modulate
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from paramattr.units.index import UnitIndex as UnitIndex
     from paramattr.units.reducers import Units as Units
     from paramattr.units.reducers import only as only
+    from paramattr.units.response import Response as Response
     from paramattr.units.scores import Scores as Scores
     from paramattr.units.selection import Selection as Selection
 
@@ -110,7 +112,7 @@ _ROOMS = {
         "token_cross_entropy",
     ),
     "paths": ("PiecewiseLinear", "StraightLine"),
-    "prediction": ("OverlapClassifier",),
+    "prediction": ("OverlapClassifier", "OverlapRegressor"),
     "surgery.alignment": ("align",),
     "surgery.edits": ("inserted", "modulate", "substitute", "substituted"),
     "surgery.export.lora": ("lora_config",),
@@ -124,6 +126,7 @@ _ROOMS = {
     "units.designs": ("against_rest", "all_pairs", "factorial"),
     "units.index": ("Unit", "UnitIndex"),
     "units.reducers": ("Units", "only"),
+    "units.response": ("Response",),
     "units.scores": ("Scores",),
     "units.selection": ("Selection",),
 }

@@ -9,6 +9,7 @@ import typer
 
 from blind_sr.classify.command import classify
 from blind_sr.compare.command import compare
+from blind_sr.conditions.command import conditions
 from blind_sr.mask.command import mask
 from blind_sr.modulate.command import modulate
 from blind_sr.predict.command import predict
@@ -16,6 +17,7 @@ from blind_sr.report.command import report
 from blind_sr.reproduce.command import reproduce
 from blind_sr.restore.command import restore
 from blind_sr.retrain.command import retrain
+from blind_sr.severity.command import severity
 from blind_sr.training.command import train
 
 
@@ -37,6 +39,8 @@ for command in (
     report,
     predict,
     classify,
+    conditions,
+    severity,
     modulate,
     restore,
     retrain,

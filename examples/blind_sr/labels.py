@@ -12,10 +12,21 @@ INPUTS = ("blur", "noise", "clean")
 KINDS = (*INPUTS, "both")
 """All conditions of an input, blurry and noisy at once too."""
 
+SEVERITIES = {"blur": "blur sigma", "noise": "noise sigma", "jpeg": "JPEG quality"}
+"""The degradations whose severity varies, and what measures it."""
+
 FUNCTIONS = {"blur": "deblurring", "noise": "denoising"}
-INPUT_LABELS = {"blur": "blurry", "noise": "noisy", "clean": "clean", "both": "blurry and noisy"}
+FUNCTION_LABELS = {**FUNCTIONS, "jpeg": "deblocking"}
+"""Every degradation to the function that removes it; the paper's two are `FUNCTIONS`."""
+INPUT_LABELS = {
+    "blur": "blurry",
+    "noise": "noisy",
+    "clean": "clean",
+    "both": "blurry and noisy",
+    "jpeg": "JPEG",
+}
 PAIR_LABELS = {"srresnet": "SRResNet", "srcnn": "SRCNN-style"}
-"""The networks with a baseline and a target."""
+"""The paper's networks with a baseline and a target: those that `reproduce` runs on."""
 
 NO_CONTRAST = "-no-contrast"
 """What the name of a method ends in that leaves the other function's scores alone."""

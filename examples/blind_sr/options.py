@@ -21,6 +21,7 @@ class Network(str, Enum):
 
     srresnet = "srresnet"
     srcnn = "srcnn"
+    swin = "swin"
 
 
 class Trained(str, Enum):
@@ -28,6 +29,7 @@ class Trained(str, Enum):
 
     srresnet = "srresnet"
     srcnn = "srcnn"
+    swin = "swin"
     two_branch = "two-branch"
 
 
@@ -37,6 +39,7 @@ class Stage(str, Enum):
     baseline = "baseline"
     target = "target"
     both = "both"
+    three = "three"
 
 
 class Dtype(str, Enum):
@@ -120,6 +123,12 @@ MethodsOption = Annotated[
 ImagesOption = Annotated[Path | None, folder_option("Folder of photographs.", BUNDLED)]
 WeightsOption = Annotated[
     Path | None, folder_option("Folder of NETWORK_baseline and NETWORK_target.", "bundled")
+]
+TargetOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Another target, fine-tuned from the same baseline.", show_default="the pair's"
+    ),
 ]
 StepsOption = Annotated[int, steps_option()]
 QuadratureOption = Annotated[str, typer.Option(help=f"Quadrature rule: {', '.join(labels.RULES)}.")]

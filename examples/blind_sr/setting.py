@@ -18,7 +18,7 @@ class Setting:
     """What the experiments on a pair have in common.
 
     Attributes:
-        network: `"srresnet"` or `"srcnn"`.
+        network: `"srresnet"`, `"srcnn"` or `"swin"`.
         weights: folder of the pair; None for the bundled one.
         images: folder of photographs; None for those of scikit-image.
         crop: side in pixels of the middle of the low-resolution image that is used; 0 for all.

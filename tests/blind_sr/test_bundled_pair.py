@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from blind_sr.data.photographs import load_photographs
+from blind_sr.data.degradations import CONDITIONS
+from blind_sr.data.photographs import load_photographs, with_conditions
 from blind_sr.labels import MASKS
 from blind_sr.mask.experiment import mask_filters, ratios
 from blind_sr.models.outputs import quality, restore
-from blind_sr.models.pairs import load_pair
+from blind_sr.models.pairs import BUNDLED_WEIGHTS, load_pair, with_target
 from blind_sr.rankings.search import find_filters
 from paramattr import FAIG, agreement
 
@@ -78,3 +79,22 @@ def test_eight_nodes_are_nearly_complete(pair):
 @pytest.mark.slow
 def test_eight_nodes_are_more_nearly_complete_on_larger_crops(pair):
     check_completeness(pair, crop=64, bound=0.004)
+
+
+def test_the_other_targets_remove_what_they_were_trained_for(pair):
+    photographs = load_photographs(crop=24)
+    three = with_target(pair, BUNDLED_WEIGHTS / "srresnet_three.safetensors")
+    with_jpeg = with_conditions(photographs, {"jpeg": CONDITIONS["jpeg"]})
+    before, after = (
+        quality(restore(model, with_jpeg, ("blur", "noise", "jpeg")), with_jpeg)
+        for model in (three.baseline, three.target)
+    )
+    assert after["blur"] > before["blur"] + 2
+    assert after["noise"] > before["noise"] + 4
+    assert after["jpeg"] > before["jpeg"] + 0.3
+    swin = load_pair("swin")
+    before, after = (
+        quality(restore(model, photographs), photographs) for model in (swin.baseline, swin.target)
+    )
+    assert after["blur"] > before["blur"] + 1
+    assert after["noise"] > before["noise"] + 3

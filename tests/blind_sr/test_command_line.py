@@ -55,7 +55,9 @@ def test_help_names_methods_rules_and_units():
     }
 
 
-@pytest.mark.parametrize("command", ["mask", "compare", "predict", "modulate", "retrain"])
+@pytest.mark.parametrize(
+    "command", ["mask", "compare", "predict", "conditions", "severity", "modulate", "retrain"]
+)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

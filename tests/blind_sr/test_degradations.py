@@ -1,18 +1,23 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from blind_sr.data.degradations import (
     CONDITIONS,
     NOISE_SIGMA,
+    Degradation,
     add_noise,
     blur,
     degrade,
     downsample,
     gaussian_kernel,
+    jpeg,
     to_8bit,
 )
 from paramattr.errors import ParamattrError
@@ -111,3 +116,44 @@ def test_odd_or_tiny_images_are_refused(shape):
 def test_an_unknown_condition_is_refused():
     with pytest.raises(ParamattrError, match=r"'fog'.*clean, blur, noise, both"):
         degrade(torch.zeros(1, 3, 32, 32), "fog")
+
+
+def test_jpeg_is_what_pillow_writes_and_reads():
+    image = photograph(16, 24, 0)
+    file = io.BytesIO()
+    pixels = np.round(image * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(file, format="JPEG", quality=30)
+    expected = np.array(Image.open(file)) / 255
+    assert (
+        np.abs(as_image(jpeg(as_batch(pixels.astype(np.float32) / 255), 30)) - expected).max()
+        < 1e-6
+    )
+    smooth = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    errors = [(jpeg(smooth, quality) - smooth).abs().mean() for quality in (5, 30, 95)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("sigma", [0.5, 3.0])
+def test_any_severity_is_degraded_by_its_own_sigma(sigma):
+    image = photograph(60, 48, 0)
+    column = cv2.getGaussianKernel(21, sigma)
+    blurred = cv2.filter2D(image, -1, column @ column.T)
+    expected = np.clip(np.round(cv2.resize(blurred, (24, 30)) * 255), 0, 255) / 255
+    low = degrade(as_batch(image), Degradation(blur=sigma))
+    assert np.abs(as_image(low) - expected).max() <= 1 / 255 + 1e-6
+    grey = torch.full((1, 3, 200, 200), 0.5)
+    noisy = degrade(grey, Degradation(noise=sigma / 30), torch.Generator().manual_seed(0))
+    assert noisy.std().item() == pytest.approx(sigma / 30, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("severity", "said"),
+    [
+        ({"blur": -1.0}, "blur is -1"),
+        ({"noise": float("nan")}, "noise nan"),
+        ({"quality": 101}, "101"),
+    ],
+)
+def test_severities_that_cannot_be_are_refused(severity, said):
+    with pytest.raises(ParamattrError, match=said):
+        Degradation(**severity)

@@ -1,10 +1,11 @@
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
 from torch import nn
 
 from blind_sr.models.networks import NETWORKS, build
+from blind_sr.models.swin import SwinStyle
 from paramattr import UnitIndex, load_state_dict
 from paramattr.errors import ParamattrError
 
@@ -122,3 +123,77 @@ def test_the_image_is_not_rounded_under_autocast(network):
         assert torch.equal(first, convolutions[0](image))
     assert {one.dtype for one in others[: len(convolutions) - 1]} == {torch.bfloat16}
     torch.testing.assert_close(output.float(), model(image), rtol=0.05, atol=0.05)
+
+
+def attended(model, image):
+    """Window attention written out pixel by pixel and head by head, for the first group."""
+    layers = model.layers[0]
+    out = model.conv_first(image)[0].permute(1, 2, 0)
+    for layer in layers:
+        height, width, channels = out.shape
+        attn, size = layer.attn, channels // layer.attn.num_heads
+        normed = layer.norm1(out)
+        qkv = attn.qkv(normed).reshape(height, width, 3, attn.num_heads, size)
+        mixed = torch.zeros_like(normed)
+        for y, x in product(range(height), range(width)):
+            # Windows start at the shift, and those cut by the border stay cut.
+            near = [
+                (v, u)
+                for v, u in product(range(height), range(width))
+                if (v - layer.shift) // 8 == (y - layer.shift) // 8
+                and (u - layer.shift) // 8 == (x - layer.shift) // 8
+            ]
+            heads = []
+            for head in range(attn.num_heads):
+                logits = torch.stack(
+                    [
+                        qkv[y, x, 0, head] @ qkv[v, u, 1, head] / size**0.5
+                        + attn.relative_position_bias_table[(y - v + 7) * 15 + x - u + 7, head]
+                        for v, u in near
+                    ]
+                )
+                values = torch.stack([qkv[v, u, 2, head] for v, u in near])
+                heads.append(logits.softmax(0) @ values)
+            mixed[y, x] = torch.cat(heads)
+        out = out + attn.proj(mixed)
+        out = out + layer.mlp(layer.norm2(out))
+    return out
+
+
+def test_shifted_windows_attend_inside_themselves():
+    torch.manual_seed(0)
+    model, image = SwinStyle(features=4, groups=1, num_heads=2).double(), torch.rand(1, 3, 16, 16)
+    image = image.double()
+    with torch.no_grad():
+        for layer in model.layers[0]:  # a bias that matters
+            layer.attn.relative_position_bias_table.normal_()
+        found = model.layers[0](model.conv_first(image).permute(0, 2, 3, 1))[0]
+        torch.testing.assert_close(found, attended(model, image))
+
+
+def test_heads_neurons_and_filters_of_the_swin():
+    model = build("swin")
+    assert len(UnitIndex.of(model, "kernel")) == 9_408
+    heads = UnitIndex.of(model, "attention_head")
+    assert len(heads) == 32
+    assert len(UnitIndex.of(model, "neuron")) == 512
+    # A head holds its rows of query, key and value, its output columns and its column of the bias.
+    of_one = torch.arange(32) == 5  # the second layer's second head
+    shares = {name: int(heads.mask(name, of_one).sum()) for name in heads.shapes}
+    held = {name.removeprefix("layers.0.1.attn."): n for name, n in shares.items() if n}
+    assert held == {
+        "qkv.weight": 3 * 8 * 32,
+        "qkv.bias": 3 * 8,
+        "proj.weight": 8 * 32,
+        "relative_position_bias_table": 225,
+    }
+
+
+def test_the_swin_takes_sides_that_are_no_multiple_of_the_window():
+    torch.manual_seed(0)
+    model, image = build("swin").eval(), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert model(image[..., :11, :13]).shape == (1, 3, 22, 26)
+        whole, cut = model(image), model(image[..., :8, :8])
+    assert whole.shape == (1, 3, 32, 32)
+    assert cut.shape == (1, 3, 16, 16)

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from blind_sr.data.degradations import degrade
+from blind_sr.data.degradations import degrade, jpeg
 from blind_sr.data.images import read_image, write_image
 from blind_sr.data.patches import Patches, hold_out, load_photographs
 from blind_sr.models.networks import SRResNet
 from blind_sr.training import trainer as training
 from blind_sr.training.curves import draw_curves
+from blind_sr.training.experiment import TrainConfig
+from blind_sr.training.experiment import run as run_training
 from blind_sr.training.recipe import Recipe
 from blind_sr.training.trainer import train_stage
 from paramattr import load_state_dict, random_scores
@@ -99,6 +101,21 @@ def test_each_degradation_does_what_it_says_to_every_patch(photographs):
     assert sources_of(photographs, "mixed") >= {("clean", False), ("blur", False)}
     with pytest.raises(ParamattrError, match="'rain' is not known"):
         Patches(photographs, side=16, batch_size=2, seed=0, degradation="rain")
+
+
+def test_three_degradations_add_jpeg_to_some_patches():
+    draw = torch.Generator().manual_seed(0)
+    photographs = [torch.randint(256, (3, 64, 64), generator=draw, dtype=torch.uint8)]
+    settings = {"side": 32, "batch_size": 60, "seed": 0}
+    patches = Patches(photographs, **settings, degradation="three")
+    low, high = patches.batch(0)
+    clean = Patches(photographs, **settings, degradation="clean")
+    assert torch.equal(high, clean.batch(0)[1])
+    patches.chances = (0.4, 0.4, 0.0)
+    without = patches.batch(0)[0]  # the same draws of blur and noise
+    packed = (low != without).flatten(1).any(1)
+    assert 0.2 < packed.float().mean() < 0.6
+    assert torch.equal(low[packed], jpeg(without[packed]))
 
 
 def test_noise_is_of_the_sigma_and_blurs_nothing():
@@ -302,3 +319,12 @@ def test_photographs_are_held_out_from_training(count):
     assert len(held_out) == min(8, count // 2)
     assert trained | validated == set(range(count))
     assert not trained & validated
+
+
+def test_a_target_for_three_degradations_is_trained_as_the_other_target_is(tmp_path):
+    config = TrainConfig(tmp_path, stage="three", target_iterations=7, target_rate=1e-4)
+    (recipe,) = config.recipes
+    assert (recipe.stage, recipe.iterations, recipe.learning_rate) == ("three", 7, 1e-4)
+    assert recipe.stem == "srresnet_three"
+    with pytest.raises(ParamattrError, match="a target starts from a baseline"):
+        run_training(config)

@@ -14,10 +14,12 @@ from paramattr import (
     Comparison,
     Curve,
     OverlapClassifier,
+    OverlapRegressor,
     ParamattrError,
     ParameterPathIntegratedGradients,
     PathProfile,
     PiecewiseLinear,
+    Response,
     Scores,
     Selection,
     StraightLine,
@@ -179,6 +181,13 @@ def settled(per_sample: list[Scores]) -> float:
 def predicted(found: dict[str, Selection], known: list[Scores], new: Scores) -> bool:
     classifier = OverlapClassifier(found).fit(known, [(name,) for name in found])
     return "blur" in classifier.predict([new])[0]
+
+
+def severity(known: dict[float, Scores], new: Scores) -> float:
+    rising: Selection = Response(known).slope.top(fraction=0.01)
+    regressor = OverlapRegressor({"blur": rising}, degree=1)
+    regressor.fit(known.values(), {"sigma": list(known)})
+    return float(regressor.predict([new])["sigma"][0])
 
 
 def kept(path: Path, model: nn.Module) -> UnitIndex | None:

@@ -19,14 +19,15 @@ Sample = tuple[Tensor, Tensor | None]
 Rank = Callable[[Sample], Scores]
 
 
-def ranker(pair: Pair, reference: str, *, n_steps: int, method: str) -> Rank:
-    """Give the function that ranks the filters for one input (Eq. 6, without contrast).
+def ranker(pair: Pair, reference: str, *, n_steps: int, method: str, units: str = "kernel") -> Rank:
+    """Give the function that ranks the units for one input (Eq. 6, without contrast).
 
     Args:
         pair: baseline and target.
         reference: `"self"` or `"truth"`.
         n_steps: nodes of the rule.
         method: name of the quadrature rule.
+        units: name of their reducer.
     """
     objective = REFERENCES[reference]
     faig = FAIG(pair.target, pair.baseline, objective=objective, dtype=pair.mixed)
@@ -38,7 +39,7 @@ def ranker(pair: Pair, reference: str, *, n_steps: int, method: str) -> Rank:
             # One input's units are compared with those of a function: they are not edited, and a
             # barrier on the path of this input alone says nothing of the function's units.
             warnings.filterwarnings("ignore", "barrier")
-            return faig.score([batch], reducer="kernel", n_steps=n_steps, method=method)
+            return faig.score([batch], reducer=units, n_steps=n_steps, method=method)
 
     return rank
 

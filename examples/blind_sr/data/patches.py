@@ -10,17 +10,25 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from blind_sr.data.degradations import BLUR_RADIUS, add_noise, blur_valid, downsample, to_8bit
+from blind_sr.data.degradations import (
+    BLUR_RADIUS,
+    add_noise,
+    blur_valid,
+    downsample,
+    jpeg,
+    to_8bit,
+)
 from blind_sr.data.images import bundled_files, centre_crop, check_size, find_images, read_image
 from paramattr.errors import DataError, ParamattrError
 
-DEGRADATIONS: dict[str, tuple[float, float]] = {
-    "clean": (0.0, 0.0),
-    "mixed": (0.5, 0.5),
-    "blur": (1.0, 0.0),
-    "noise": (0.0, 1.0),
+DEGRADATIONS: dict[str, tuple[float, float, float]] = {
+    "clean": (0.0, 0.0, 0.0),
+    "mixed": (0.5, 0.5, 0.0),
+    "three": (0.4, 0.4, 0.4),
+    "blur": (1.0, 0.0, 0.0),
+    "noise": (0.0, 1.0, 0.0),
 }
-"""What training does to its inputs: the probability of blur, and of noise, independently."""
+"""What training does to its inputs: the probability of blur, noise and JPEG, independently."""
 
 HELD_OUT = 8
 VALIDATION_CROP = 128
@@ -74,7 +82,7 @@ class Patches:
         crops /= 255
         high = crops[..., BLUR_RADIUS:-BLUR_RADIUS, BLUR_RADIUS:-BLUR_RADIUS]
         blurred, noisy = (
-            torch.from_numpy(draw.random(self.batch_size) < chance) for chance in self.chances
+            torch.from_numpy(draw.random(self.batch_size) < chance) for chance in self.chances[:2]
         )
         low = downsample(high)
         if blurred.any():
@@ -82,7 +90,12 @@ class Patches:
         if noisy.any():
             noise = torch.Generator().manual_seed(int(draw.integers(2**31)))
             low[noisy] = add_noise(low[noisy], noise)
-        return to_8bit(low), high
+        low = to_8bit(low)
+        if self.chances[2]:  # drawn last: the patches of the other degradations stay as they are
+            packed = torch.from_numpy(draw.random(self.batch_size) < self.chances[2])
+            if packed.any():
+                low[packed] = jpeg(low[packed])
+        return low, high
 
     def _crop(self, draw: np.random.Generator) -> np.ndarray:
         image = self.padded[draw.integers(len(self.padded))]

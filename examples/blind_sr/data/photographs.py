@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from blind_sr.data.degradations import BLUR_RADIUS, SCALE, degrade
+from blind_sr.data.degradations import BLUR_RADIUS, CONDITIONS, SCALE, Degradation, degrade
 from blind_sr.data.images import bundled_files, centre_crop, check_size, find_images, read_image
 from blind_sr.labels import INPUTS
 
@@ -36,6 +37,12 @@ class Photographs:
         """Give one of them."""
         low = {condition: [inputs[number]] for condition, inputs in self.low.items()}
         return Photographs([self.names[number]], [self.high[number]], low)
+
+    def first(self, limit: int) -> Photographs:
+        """Give the first by name; all with 0."""
+        chosen = slice(limit or None)
+        low = {condition: inputs[chosen] for condition, inputs in self.low.items()}
+        return Photographs(self.names[chosen], self.high[chosen], low)
 
 
 def load_photographs(
@@ -86,12 +93,28 @@ def with_both(photographs: Photographs, *, limit: int = 0, seed: int = 0) -> Pho
         limit: how many of them, the first by name; 0 for all.
         seed: of the noise.
     """
-    chosen = slice(limit or None)
-    high = photographs.high[chosen]
-    low = {condition: inputs[chosen] for condition, inputs in photographs.low.items()}
-    draws = (torch.Generator().manual_seed(1_000_003 * seed + k) for k in range(len(high)))
-    low["both"] = [
-        degrade(truth.float().cpu(), "both", draw).to(truth)
-        for truth, draw in zip(high, draws, strict=True)
-    ]
-    return Photographs(photographs.names[chosen], high, low)
+    return with_conditions(photographs.first(limit), {"both": CONDITIONS["both"]}, seed=seed)
+
+
+def with_conditions(
+    photographs: Photographs, conditions: Mapping[str, Degradation], *, seed: int = 0
+) -> Photographs:
+    """Degrade photographs in other ways too.
+
+    Args:
+        photographs: of `load_photographs`.
+        conditions: name to degradation.
+        seed: of the noise, which depends on it and the photograph's number, as in
+            `load_photographs`.
+    """
+    low = dict(photographs.low)
+    for name, degradation in conditions.items():
+        draws = (
+            torch.Generator().manual_seed(1_000_003 * seed + k)
+            for k in range(len(photographs.high))
+        )
+        low[name] = [
+            degrade(truth.float().cpu(), degradation, draw).to(truth)
+            for truth, draw in zip(photographs.high, draws, strict=True)
+        ]
+    return Photographs(photographs.names, photographs.high, low)

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from blind_sr.data.degradations import SCALE
+from blind_sr.models.swin import SwinStyle
+from blind_sr.models.unrounded import unrounded
 from paramattr.checkpoints import load_state_dict
 from paramattr.errors import CheckpointError, ParamattrError
 
@@ -56,7 +58,7 @@ class SRResNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
-        return self.upsample(self.body(F.leaky_relu(_unrounded(self.conv_first, x), 0.1)), x)
+        return self.upsample(self.body(F.leaky_relu(unrounded(self.conv_first, x), 0.1)), x)
 
     def upsample(
         self, out: Float[Tensor, "b c h w"], x: Float[Tensor, "b 3 h w"]
@@ -94,7 +96,7 @@ class SRCNNStyle(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
-        return self.features[1:](_unrounded(self.features[0], x))
+        return self.features[1:](unrounded(self.features[0], x))
 
 
 class TwoBranch(nn.Module):
@@ -135,20 +137,11 @@ class TwoBranch(nn.Module):
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Restore and upsample `x` by 2."""
         embedding = self.encoder(x)
-        out = F.leaky_relu(_unrounded(self.restorer.conv_first, x), 0.1)
+        out = F.leaky_relu(unrounded(self.restorer.conv_first, x), 0.1)
         for block, guide in zip(self.restorer.body, self.guides, strict=True):
             scale, shift = guide(embedding)[..., None, None].chunk(2, dim=1)
             out = out + (block(out) - out) * (1 + scale) + shift
         return self.restorer.upsample(out, x)
-
-
-def _unrounded(first: nn.Module, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
-    # Under autocast too the image meets its first layer in full: half precision would round away
-    # what tells a noisy pixel from a clean one, and three channels gain no time by it.
-    kind = image.device.type
-    with torch.autocast(kind, enabled=False):
-        found: Tensor = first(image)
-    return found.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else found
 
 
 @torch.no_grad()
@@ -167,6 +160,7 @@ def _pass_colours_through(weight: Float[Tensor, "out in kh kw"]) -> None:
 NETWORKS: dict[str, type[nn.Module]] = {
     "srresnet": SRResNet,
     "srcnn": SRCNNStyle,
+    "swin": SwinStyle,
     "two-branch": TwoBranch,
 }
 
@@ -175,7 +169,7 @@ def load(network: str, path: str | Path) -> nn.Module:
     """Make a network of the study with the weights of a file.
 
     Args:
-        network: `"srresnet"`, `"srcnn"` or `"two-branch"`.
+        network: `"srresnet"`, `"srcnn"`, `"swin"` or `"two-branch"`.
         path: safetensors, or the authors' `.pth`.
 
     Returns:
@@ -201,7 +195,7 @@ def build(network: str) -> nn.Module:
     """Make a freshly initialised network of the study.
 
     Args:
-        network: `"srresnet"`, `"srcnn"` or `"two-branch"`.
+        network: `"srresnet"`, `"srcnn"`, `"swin"` or `"two-branch"`.
 
     Returns:
         The network, in training mode, float32.

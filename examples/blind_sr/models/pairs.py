@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -55,7 +55,7 @@ def load_pair(
     """Load `NETWORK_baseline` and `NETWORK_target` from a folder, or those that are bundled.
 
     Args:
-        network: `"srresnet"` or `"srcnn"`.
+        network: `"srresnet"`, `"srcnn"` or `"swin"`.
         weights: folder that holds the two files, as safetensors or as the authors' `.pth`.
         device: where to.
         dtype: precision to compute in. Half precisions are for gradients alone: the networks then
@@ -86,6 +86,17 @@ def load_pair(
     return Pair(network, baseline, target, dtype if half else None)
 
 
+def with_target(pair: Pair, file: str | Path) -> Pair:
+    """Take another target, of a file, that was fine-tuned from the same baseline.
+
+    Raises:
+        CheckpointError: if the file is missing or does not fit the network.
+    """
+    like = next(pair.target.parameters())
+    target = load(pair.network, file).to(like.device, like.dtype).eval().requires_grad_(False)
+    return replace(pair, target=target.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
 def weights_file(network: str, stage: str, weights: str | Path | None) -> Path | None:
     """Find one file of a pair, as `load_pair` does; None if it is not there."""
     folder = BUNDLED_WEIGHTS if weights is None else Path(weights)
@@ -94,7 +105,7 @@ def weights_file(network: str, stage: str, weights: str | Path | None) -> Path |
 
 
 def networks_of(weights: Path | None) -> list[str]:
-    """List the networks whose pair a folder holds, or is bundled.
+    """List the paper's networks whose pair a folder holds, or is bundled.
 
     Raises:
         ParamattrError: if it holds none.

@@ -36,7 +36,7 @@ class Measured:
 
     def labels(self) -> list[tuple[str, ...]]:
         """Name the degradations of each input."""
-        return [tuple(m for m in MASKS if CONDITIONS[k][MASKS.index(m)]) for k in self.kinds]
+        return [tuple(m for m in MASKS if getattr(CONDITIONS[k], m)) for k in self.kinds]
 
     def of_kind(self, kind: str) -> list[int]:
         """Number the inputs of a kind."""

@@ -29,7 +29,11 @@ def train(
     images: ImagesOption = None,
     network: Annotated[Trained, typer.Option(help="Network to train.")] = Trained.srresnet,
     stage: Annotated[
-        Stage, typer.Option(help="Clean baseline, blind target (from the baseline), or both.")
+        Stage,
+        typer.Option(
+            help="Clean baseline, blind target (from the baseline), both of them, or a target for "
+            "blur, noise and JPEG: three."
+        ),
     ] = Stage.both,
     baseline_iterations: IterationsOption = 4500,
     target_iterations: IterationsOption = 7500,

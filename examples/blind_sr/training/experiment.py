@@ -27,10 +27,10 @@ class TrainConfig:
     Attributes:
         out: folder for weights, log and running state.
         images: folder of photographs; None for those of scikit-image.
-        network: `"srresnet"`, `"srcnn"` or `"two-branch"`.
-        stage: `"baseline"`, `"target"` or `"both"`.
+        network: `"srresnet"`, `"srcnn"`, `"swin"` or `"two-branch"`.
+        stage: `"baseline"`, `"target"`, `"both"` of them, or `"three"`: a target for JPEG too.
         baseline_iterations: optimiser steps of the baseline.
-        target_iterations: optimiser steps of the target.
+        target_iterations: optimiser steps of the target, of whichever kind.
         baseline_rate: peak learning rate of the baseline.
         target_rate: peak learning rate of the target.
         initial: weights that the first stage starts from.
@@ -66,12 +66,13 @@ class TrainConfig:
         stages = ["baseline", "target"] if self.stage == "both" else [self.stage]
         if self.network == TWO_BRANCH:
             stages = ["target"]
+        kinds = {stage: "baseline" if stage == "baseline" else "target" for stage in stages}
         return [
             Recipe(
                 network=self.network,
                 stage=stage,
-                iterations=getattr(self, f"{stage}_iterations"),
-                learning_rate=getattr(self, f"{stage}_rate"),
+                iterations=getattr(self, f"{kind}_iterations"),
+                learning_rate=getattr(self, f"{kind}_rate"),
                 batch_size=self.batch_size,
                 patch=self.patch,
                 seed=self.seed,
@@ -80,7 +81,7 @@ class TrainConfig:
                 else self.precision,
                 device=self.device,
             )
-            for stage in stages
+            for stage, kind in kinds.items()
         ]
 
 
@@ -134,7 +135,7 @@ def run(config: TrainConfig, console: Console | None = None) -> TrainResult:
 
 def _start(config: TrainConfig) -> dict[str, Tensor] | None:
     initial = config.initial
-    if config.stage == "target" and initial is None:
+    if config.stage in ("target", "three") and initial is None:
         initial = config.out / f"{config.network}_baseline.safetensors"
         if not initial.exists():
             raise ParamattrError(

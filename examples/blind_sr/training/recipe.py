@@ -11,6 +11,7 @@ from paramattr.errors import ParamattrError
 STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "baseline": ("clean", ("clean",)),
     "target": ("mixed", ("clean", "blur", "noise", "both")),
+    "three": ("three", ("clean", "blur", "noise", "jpeg")),
     "blur": ("blur", ("blur",)),
     "noise": ("noise", ("noise",)),
 }
@@ -27,9 +28,10 @@ class Recipe:
     """Everything that decides the outcome of one stage of training.
 
     Attributes:
-        network: `"srresnet"` or `"srcnn"`.
+        network: `"srresnet"`, `"srcnn"` or `"swin"`.
         stage: of `STAGES`: `"baseline"` (clean input), `"target"` (blur and noise, each with
-            probability 0.5), or retraining on `"blur"` or `"noise"` alone.
+            probability 0.5), `"three"` (JPEG too, each with probability 0.4), or retraining on
+            `"blur"` or `"noise"` alone.
         iterations: optimiser steps.
         learning_rate: the peak of the one-cycle schedule.
         batch_size: patches per step.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
-from paramattr.errors import CheckpointError, DataError, ParamattrError, UnitError
-from paramattr.units.index import UnitIndex, check_same_units
-from paramattr.units.scores import Scores
+from paramattr.checkpoints import taken_apart
+from paramattr.errors import DataError, ParamattrError, UnitError
+from paramattr.prediction.overlaps import (
+    Rank,
+    check_found,
+    checked_overlaps,
+    load_found,
+    overlap_scores,
+    save_found,
+)
 from paramattr.units.selection import Selection
 
+KIND = "overlap classifier"
 Label = str | Iterable[str]
 """A sample's conditions: one name, several names, or none (an empty tuple)."""
 
@@ -48,6 +55,7 @@ class OverlapClassifier:
 
     Source: Xie et al. 2021, Sec. 4.3 and Eq. 8.
 
+    >>> from paramattr import Scores, UnitIndex
     >>> index = UnitIndex.of(torch.nn.Linear(2, 2, bias=False), "scalar")
     >>> found = {"blur": Scores(index, torch.tensor([9.0, 8.0, 0.0, 0.0])).top(count=2)}
     >>> blurry = Scores(index, torch.tensor([3.0, 1.0, 2.0, 0.0]))  # top two: units 0 and 2
@@ -60,25 +68,12 @@ class OverlapClassifier:
     def __init__(
         self,
         found: Mapping[str, Selection],
-        rank: Callable[[Any], Scores] | None = None,
+        rank: Rank | None = None,
         *,
         thresholds: Mapping[str, float] | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        if not found:
-            raise UnitError("there is no condition: pass the units of at least one")
-        first = next(iter(found.values()))
-        for condition, selection in found.items():
-            if not isinstance(condition, str):
-                raise UnitError(f"condition {condition!r} has no name: expected a string")
-            if not isinstance(selection, Selection):
-                raise UnitError(
-                    f"the units of condition {condition!r} are a {type(selection).__name__}: "
-                    "expected a Selection, such as scores.top(fraction=0.01)"
-                )
-            if not len(selection):
-                raise UnitError(f"condition {condition!r} has no unit: select at least one")
-            check_same_units(first.index, selection.index, f"classifying {condition!r}")
+        check_found(found, "classifying")
         self.found, self.rank = dict(found), rank
         self.thresholds, self.notes = dict(thresholds or {}), dict(notes or {})
         self._check_thresholds()
@@ -95,11 +90,7 @@ class OverlapClassifier:
         Raises:
             DataError: if there is no sample, or a sample cannot be ranked.
         """
-        rows = [self._overlaps(number, sample) for number, sample in enumerate(samples)]
-        if not rows:
-            raise DataError("there is no sample: expected at least one")
-        values = torch.tensor(rows, dtype=torch.float64)
-        return {condition: values[:, place] for place, condition in enumerate(self.found)}
+        return overlap_scores(self.found, self.rank, samples)
 
     def fit(self, samples: Iterable[Any], labels: Sequence[Label]) -> OverlapClassifier:
         """Find for each condition the threshold that classifies the samples best.
@@ -124,7 +115,7 @@ class OverlapClassifier:
     ) -> OverlapClassifier:
         """Do what `fit` does, on overlap scores that `scores` returned."""
         sets, thresholds = self._sets(labels), {}
-        for condition, values in self._checked(scores).items():
+        for condition, values in checked_overlaps(self.found, scores).items():
             if len(values) != len(sets):
                 raise DataError(
                     f"there are {len(values)} samples and {len(sets)} labels: expected as many"
@@ -160,27 +151,20 @@ class OverlapClassifier:
     ) -> list[frozenset[str]]:
         """Do what `predict` does, on overlap scores that `scores` returned."""
         self._check_fitted()
-        inside = {c: values >= self.thresholds[c] for c, values in self._checked(scores).items()}
+        inside = {
+            c: values >= self.thresholds[c]
+            for c, values in checked_overlaps(self.found, scores).items()
+        }
         size = len(next(iter(inside.values())))
         return [frozenset(c for c in self.found if inside[c][k]) for k in range(size)]
 
     def save(self, path: str | Path) -> None:
         """Write the conditions' units, the thresholds and the notes to a safetensors file."""
-        index = next(iter(self.found.values())).index
-        tensors, metadata = index.to_tensors()
-        chosen = {f"chosen.{name}": selection.chosen for name, selection in self.found.items()}
-        description = {
-            "kind": "overlap classifier",
-            "conditions": list(self.found),
-            "thresholds": self.thresholds,
-            "notes": self.notes,
-        }
-        save_state_dict(path, {**tensors, **chosen}, {**description, **metadata})
+        description = {"thresholds": self.thresholds, "notes": self.notes}
+        save_found(path, KIND, self.found, description)
 
     @classmethod
-    def load(
-        cls, path: str | Path, rank: Callable[[Any], Scores] | None = None
-    ) -> OverlapClassifier:
+    def load(cls, path: str | Path, rank: Rank | None = None) -> OverlapClassifier:
         """Read a classifier that `save` wrote.
 
         Args:
@@ -190,47 +174,9 @@ class OverlapClassifier:
         Raises:
             CheckpointError: if the file is missing or broken, or holds no classifier.
         """
-        tensors, metadata = load_tensors(path)
-        if metadata.get("kind") != "overlap classifier":
-            raise CheckpointError(
-                f"file {path} holds {metadata.get('kind') or 'something else'}: expected an "
-                "overlap classifier, written by OverlapClassifier.save"
-            )
+        found, rest = load_found(path, KIND, "OverlapClassifier.save", "thresholds", "notes")
         with taken_apart(path, "an overlap classifier"):
-            index = UnitIndex.from_tensors(tensors, metadata)
-            selections = {
-                c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]
-            }
-            thresholds, notes = metadata["thresholds"], metadata["notes"]
-            return cls(selections, rank, thresholds=thresholds, notes=notes)
-
-    def _overlaps(self, number: int, sample: Any) -> list[float]:
-        scores = sample if self.rank is None else self.rank(sample)
-        if not isinstance(scores, Scores):
-            raise DataError(
-                f"sample {number} is ranked by a {type(scores).__name__}: expected Scores; pass "
-                "rank=lambda sample: faig.score([sample], reducer=...), or Scores as samples"
-            )
-        if bool((scores.values == scores.values[0]).all()):
-            raise DataError(
-                f"sample {number} gives every unit the score {float(scores.values[0]):g}: expected "
-                "scores that differ, since equal scores have no top; both models may give the same "
-                "output for this sample, so leave it out"
-            )
-        return [
-            scores.top(count=len(selection), warn=False).overlap(selection)
-            for selection in self.found.values()
-        ]
-
-    def _checked(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        overlaps = {c: torch.as_tensor(scores[c]) for c in self.found if c in scores}
-        shapes = {c: tuple(values.shape) for c, values in overlaps.items()}
-        if shapes.keys() != self.found.keys() or len(set(shapes.values())) > 1:
-            raise DataError(
-                f"the overlap scores are {shapes or 'none'}: expected as many numbers "
-                f"for each of {', '.join(map(repr, self.found))}, as scores(samples) returns"
-            )
-        return overlaps
+            return cls(found, rank, **rest)
 
     def _sets(self, labels: Sequence[Label]) -> list[frozenset[str]]:
         sets = [frozenset((label,) if isinstance(label, str) else label) for label in labels]

@@ -1,0 +1,1 @@
+"""How severe a degradation is, from the filters that serve an input; and where it ends."""

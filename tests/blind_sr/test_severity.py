@@ -1,0 +1,143 @@
+"""The command `paramattr blindsr severity` and what it is made of, on tiny crops."""
+
+import csv
+import json
+import sys
+
+import pytest
+import torch
+
+from blind_sr.data.degradations import degrade
+from blind_sr.data.images import read_image
+from blind_sr.data.measures import psnr
+from blind_sr.data.photographs import load_photographs
+from blind_sr.models.pairs import load_pair
+from blind_sr.severity.experiment import boundary
+from blind_sr.severity.inputs import RANGES, Drawn
+from blind_sr.severity.measuring import Measured
+from blind_sr.severity.rival import predicted_by, train_on_labels
+from paramattr import FAIG, OverlapRegressor, Scores, self_reference
+from paramattr.cli import main
+
+from .made_up import write_photographs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TINY = ("--network", "srcnn", "--crop", 8, "--steps", 1, "--levels", 2, "--label-steps", 3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {
+        use: write_photographs(tmp_path_factory.mktemp(use), count, (20, 30), coarse=10, seed=seed)
+        for use, count, seed in (("find", 2, 0), ("fit", 3, 1), ("test", 2, 2))
+    }
+
+
+def severity(*words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["paramattr", "blindsr", "severity", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def ran(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    given = [word for use, folder in folders.items() for word in (f"--{use}", folder)]
+    assert severity(*given, *TINY, "--draws", 3, "--json", "--out", out) == 0
+    return out
+
+
+def test_what_is_written_is_what_the_networks_and_the_equations_give(ran, folders):
+    result = json.loads((ran / "severity.json").read_text())
+    assert result["counts"] == {"find": 2, "fit": 3, "test": 2}
+    pair, tested = load_pair("srcnn"), load_photographs(folders["test"], crop=8)
+    regressor = OverlapRegressor.load(ran / "srcnn_regressor.safetensors")
+    assert list(regressor.found) == ["blur", "noise", "blur rising", "noise rising"]
+    rising = Scores.load(ran / "slope_noise.safetensors")
+    assert regressor.found["noise rising"] == rising.top(fraction=0.01)
+    for kind in ("blur", "noise"):
+        own, errors = result["inputs"][kind], result["errors"][kind]
+        assert len(own["severity"]) == 2 * 3
+        low, high = RANGES[kind].low, RANGES[kind].high
+        assert (errors["from"], errors["to"]) == (low, high)
+        assert all(low <= s <= high for s in own["severity"])
+        assert len(set(own["severity"])) == 6
+        for name in ("overlap", "trained", "mean", "labels"):
+            off = [
+                abs(p - s) for p, s in zip(own[f"predicted_{name}"], own["severity"], strict=True)
+            ]
+            assert errors[name]["value"] == pytest.approx(sum(off) / 6, abs=1e-4)
+        drawn = Drawn.of(tested, kind, 1, draws=3)
+        number = 4  # photographs are drawn in turn: the first one's third input
+        assert drawn.photographs.names[number] == tested.names[0]
+        assert float(drawn.severities[number]) == pytest.approx(own["severity"][number], abs=1e-5)
+        image, truth = drawn.photographs.low[kind][number], tested.high[0]
+        noise = torch.Generator().manual_seed(1_000_003 + number)
+        degradation = RANGES[kind].degradation(float(drawn.severities[number]))
+        assert torch.equal(image, degrade(truth, degradation, noise))
+        with torch.inference_mode():
+            assert own["psnr_target"][number] == pytest.approx(
+                float(psnr(pair.target(image), truth)), abs=1e-3
+            )
+        faig = FAIG(pair.target, pair.baseline, objective=self_reference)
+        top = faig.score([image], reducer="kernel", n_steps=1).top(fraction=0.01)
+        for name, units in regressor.found.items():
+            assert own[f"overlap_{name}"][number] == pytest.approx(top.overlap(units), abs=1e-5)
+        with (ran / f"filters_{kind}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(regressor.found[kind])
+        assert all(float(row["low"]) <= float(row["slope"]) <= float(row["high"]) for row in rows)
+    for name in ("predicted", "boundary", "responses"):
+        assert read_image(ran / f"{name}.png").shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--kinds", "blur"), "at least two of blur, noise, jpeg"),
+        (("--kinds", "blur,fog"), "degradations are blur, fog"),
+        (("--levels", 1), "at least 2 levels"),
+        (("--pct", 0), "pct is 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path, capsys):
+    assert severity(*words, "--out", tmp_path / "out") == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_jpeg_severities_are_whole_and_inside_their_range(folders):
+    photographs = load_photographs(folders["test"], crop=8)
+    severities = Drawn.of(photographs, "jpeg", 0, draws=20).severities
+    assert torch.equal(severities, severities.round())
+    assert severities.min() >= 5
+    assert severities.max() <= 95
+    assert RANGES["jpeg"].levels(3) == [5, 50, 95]
+
+
+def test_the_boundary_sorts_the_inputs_by_their_severity():
+    severities = torch.tensor([0.0, 0.05, 0.06, 0.3], dtype=torch.float64)
+    target = torch.tensor([30.0, 28.0, 20.0, 10.0], dtype=torch.float64)
+    overlaps = {"noise": torch.tensor([0.1, 0.3, 0.6, 0.2], dtype=torch.float64)}
+    own = Measured("noise", list("abcd"), severities, overlaps, target - 1, target)
+    first, second, last = boundary(own)
+    assert (first["inputs"], second["inputs"], last["inputs"]) == (2, 1, 1)
+    assert first["target"] == 29
+    assert first["overlap"]["noise"] == pytest.approx(0.2)
+    assert last["to"] == pytest.approx(0.3)
+    assert last["gain"]["value"] == pytest.approx(1)
+
+
+def test_the_rival_learns_the_noise_level_from_labels(folders):
+    photographs = load_photographs(folders["fit"], crop=8)
+    drawn = Drawn.of(photographs, "noise", 5, draws=10)
+    inputs, own = drawn.photographs.low["noise"], drawn.severities
+
+    def off(steps):
+        model = train_on_labels(photographs.high, "noise", steps, seed=0)
+        return float((predicted_by(model, "noise", inputs) - own).abs().mean())
+
+    assert off(150) < 0.7 * off(1)
+    assert off(150) < 0.7 * float((own - own.mean()).abs().mean())
