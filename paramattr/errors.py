@@ -33,6 +33,10 @@ class CheckpointError(ParamattrError):
     """A file cannot be read or written, or does not hold what was expected."""
 
 
+class RankError(ParamattrError):
+    """Several processes do not fit together: one failed, is gone, or was given other data."""
+
+
 def warn(message: str) -> None:
     """Issue a warning that points at the user's line, not at one of paramattr's.
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral
 from paramattr.integration.batches import Batch, Inputs
 from paramattr.integration.ends import path_between
+from paramattr.integration.estimate import Estimate, estimate_of
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Attributions, Integrand
 from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
-from paramattr.integration.request import Loaders, Reducers, Request
+from paramattr.integration.request import Loaders, Reducers, Request, first_batch
 from paramattr.integration.scoring import Function, as_they_are, score_samples
 from paramattr.integration.signatures import attribute_method, score_method
 from paramattr.integration.summing import check_complete, delta_of, sum_samples
@@ -30,6 +31,8 @@ from paramattr.paths import Path
 from paramattr.quadrature import Rule, get_rule
 from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.memory import held
+from paramattr.runtime.ranks import ALONE, Distributed, Ranks
 from paramattr.wrappers import unwrapped_pair
 
 
@@ -236,6 +239,8 @@ class ParameterPathIntegratedGradients:
         show_progress: bool = False,
         checkpoint: str | FilePath | None = None,
         function: Function = as_they_are,
+        distributed: Distributed = False,
+        partitions: int = 1,
     ) -> Any:
         """Stream samples into one score per unit: the mean of the summed magnitudes.
 
@@ -257,6 +262,12 @@ class ParameterPathIntegratedGradients:
                 it resumes. The loader must give the same batches in the same order.
             function: of each sample's attributions, by name, such as their square; what it gives is
                 reduced in their place. Its name tells checkpoints apart.
+            distributed: True, or a process group: every rank of `torch.distributed` makes the same
+                call with the same loader, takes its share of the samples, and gets the scores of
+                all. A checkpoint is then a file per rank.
+            partitions: passes over the model per sample and node, each of which keeps the
+                gradients and sums of one part of the parameters: less memory for more time.
+                `function` then sees one part at a time.
 
         Returns:
             Scores of all units; parameters that are not reported count as zero. A dict by condition
@@ -266,22 +277,27 @@ class ParameterPathIntegratedGradients:
         Raises:
             ParamattrError: what `attribute` raises, and for an unknown reducer, an empty loader
                 or a checkpoint of other settings.
+            RankError: if another rank fails, or was given other models or data.
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
+            check_count("partitions", partitions)
+            ranks = Ranks(distributed)
             request = Request(self.model, loader, reducer)
             integral = self._integral(n_steps, method)
             found = score_samples(
                 integral,
                 request,
                 function=function,
-                preflight=self._preflight(integral.integrand),
+                preflight=self._preflight(integral.integrand, ranks),
                 at_once=internal_batch_size or 1,
                 workers=self.compute.workers,
                 checkpoint=checkpoint,
                 show_progress=show_progress,
+                ranks=ranks,
+                partitions=partitions,
             )
             self._spent = found.spent or self._spent
             return request.answer(found.scores)
@@ -293,6 +309,7 @@ class ParameterPathIntegratedGradients:
         *,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
+        distributed: Distributed = False,
     ) -> PathProfile:
         """Evaluate the objective along the path, without any gradient.
 
@@ -303,6 +320,7 @@ class ParameterPathIntegratedGradients:
             n_points: evenly spaced places, both ends included; at least 3.
             internal_batch_size: most samples that run together; a whole batch by default.
             show_progress: draw a bar on stderr.
+            distributed: as in `score`.
 
         Raises:
             ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
@@ -312,7 +330,66 @@ class ParameterPathIntegratedGradients:
             integrand = self._integrand()
             read = partial(Batch.from_loader, device=integrand.device, model=self.model)
             return profile_of(
-                integrand, loader, read, n_points, internal_batch_size, show_progress=show_progress
+                integrand,
+                loader,
+                read,
+                n_points,
+                internal_batch_size,
+                show_progress=show_progress,
+                ranks=Ranks(distributed),
+            )
+
+    def estimate(
+        self,
+        loader: Loaders,
+        *,
+        reducer: Reducers,
+        internal_batch_size: int | None = None,
+        partitions: int = 1,
+    ) -> Estimate:
+        """Estimate the memory that `score` takes, before it is called.
+
+        One gradient is taken of the first sample (of the first `internal_batch_size` samples), at
+        the target, whose activations are measured; everything else follows from sizes. It takes
+        less than `score` does, but not much less: with a model that hardly fits, begin with
+        `partitions`.
+
+        Args:
+            loader: as in `score`; only the first batch is drawn.
+            reducer: as in `score`.
+            internal_batch_size: as in `score`.
+            partitions: as in `score`.
+
+        Returns:
+            The estimate, in bytes: `peak`, `available`, `fits`, and `advice` where it does not fit.
+
+        Raises:
+            ParamattrError: what `score` raises, and for a loader that can be read only once.
+
+        >>> target, baseline = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        >>> batch = torch.ones(1, 4), torch.zeros(1, 4)
+        >>> found = FAIG(target, baseline).estimate([batch], reducer="layer")
+        >>> found.parameters, found.gradients  # 20 parameters in float32
+        (80, 80)
+        """
+        with undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", internal_batch_size, ", or None")
+            check_count("partitions", partitions)
+            now = held(torch.device(self.compute.device or next(self.model.parameters()).device))
+            request = Request(self.model, loader, reducer)
+            integral = self._integral(1, "riemann_middle")
+            first = first_batch(request.loaders)
+            batch = Batch.from_loader(first, device=integral.integrand.device, model=self.model)
+            at_once = internal_batch_size or 1
+            return estimate_of(
+                integral,
+                self.baseline,
+                request.indexes.values(),
+                integral.integrand.referenced(batch.part(0, at_once), at_once),
+                held=now,
+                at_once=at_once,
+                partitions=partitions,
+                workers=self.compute.workers,
             )
 
     def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
@@ -336,11 +413,11 @@ class ParameterPathIntegratedGradients:
     def _batch(self, inputs: Any, targets: Any, extra: Any, integrand: Integrand) -> Batch:
         return Batch.of(inputs, targets, extra, device=integrand.device, model=self.model)
 
-    def _preflight(self, integrand: Integrand) -> Preflight:
+    def _preflight(self, integrand: Integrand, ranks: Ranks = ALONE) -> Preflight:
         """Plan the look at the first sample; the baseline model is run in the first call alone."""
         baseline, self._is_compared = None if self._is_compared else self.baseline, True
         is_comparable = isinstance(baseline, nn.Module) and self.strict
-        return Preflight(integrand, baseline if is_comparable else None)
+        return Preflight(integrand, baseline if is_comparable else None, ranks)
 
 
 FAIG = ParameterPathIntegratedGradients

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
+from paramattr.integration.partitions import reduced_samples, split
 from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.request import Request
 from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Sample
+from paramattr.integration.sums import Reduced, Sample
+from paramattr.runtime.ranks import ALONE, Ranks, sketch
 from paramattr.units.scores import Scores
 
 Function = Callable[[Attributions], Attributions]
@@ -42,6 +44,8 @@ def score_samples(
     workers: int = 1,
     checkpoint: str | Path | None = None,
     show_progress: bool = False,
+    ranks: Ranks = ALONE,
+    partitions: int = 1,
 ) -> Scored:
     """Integrate for each sample of a request, and average the units' scores.
 
@@ -54,12 +58,17 @@ def score_samples(
         workers: threads that process samples in parallel.
         checkpoint: a file that an interrupted run resumes from.
         show_progress: show a progress bar on stderr.
+        ranks: the processes that share the samples; what was spent is then listed rank by rank.
+        partitions: passes over the model per sample, each with the gradients of one part of it.
 
     Raises:
         ParamattrError: as `stream`; errors of the objective pass through.
     """
     integrand, spent = integral.integrand, list[Spent]()
     model = integrand.objective.model.model
+    if ranks.size > 1:
+        ends = (integrand.path.evaluate(alpha) for alpha in (0.0, 1.0))
+        ranks.compare("the models", sketch(*ends))
 
     def check(condition: str, batch: Batch) -> Batch:
         batch = integrand.referenced(batch, at_once)
@@ -67,11 +76,11 @@ def score_samples(
             integrand.values(0.0, batch, 1)  # errors surface before the work
         return batch
 
-    def work(replica: Integral, part: Batch) -> Iterator[Sample]:
-        # One sample's attributions are released before the next one's are computed.
-        for attributions, _, values, taken in replica.samples(part, whole=False, at_once=at_once):
-            yield Sample(request.reduced(function(attributions)), values, taken)
-            del attributions
+    def reduce(attributions: Attributions) -> dict[str, Reduced]:
+        return request.reduced(function(attributions))
+
+    def work(pieces: Sequence[Integral], part: Batch) -> Iterator[Sample]:
+        return reduced_samples(pieces, part, reduce, at_once)
 
     def watch(condition: str, sample: Sample) -> None:
         if sample.values is not None:
@@ -83,7 +92,7 @@ def score_samples(
     if checkpoint is not None:
         settings = {**integral.settings(), "function": function.__name__}
     scores = stream(
-        [partial(work, replica) for replica in replicas(integral, workers)],
+        [partial(work, split(replica, partitions)) for replica in replicas(integral, workers)],
         request.loaders,
         request.indexes,
         read=partial(Batch.from_loader, device=integrand.device, model=model),
@@ -93,9 +102,10 @@ def score_samples(
         checkpoint=checkpoint,
         settings=settings,
         show_progress=show_progress,
+        ranks=ranks,
     )
     preflight.conclude()
-    return Scored(scores, tuple(spent))
+    return Scored(scores, tuple(one for of_rank in ranks.gathered(spent) for one in of_rank))
 
 
 def as_they_are(attributions: Attributions) -> Attributions:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,11 @@ from torch import Tensor
 from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
 from paramattr.integration.cross_sums import CrossSums
+from paramattr.integration.gathering import add_up, is_looked_at
 from paramattr.integration.sums import RunningSums, Sample
 from paramattr.resume import Unfinished
 from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.runtime.workers import in_order
 from paramattr.units.covariances import Paired
 from paramattr.units.index import UnitIndex
@@ -106,6 +109,7 @@ def stream(
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     show_progress: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, dict[str, Scores]]:
     """Average over samples what each unit gets, for each condition.
 
@@ -127,6 +131,8 @@ def stream(
             samples that it already holds are passed over.
         settings: what the checkpoint must have been made with, of the kinds JSON knows.
         show_progress: draw a bar on stderr.
+        ranks: the processes that share the samples. Each is given the same loaders, and each gets
+            the scores of all samples.
 
     Returns:
         Condition, then set of units, to scores.
@@ -134,18 +140,47 @@ def stream(
     Raises:
         DataError: if a loader gives no sample, or something that is no batch.
         CheckpointError: if the checkpoint was made with other settings or data.
+        RankError: if another rank fails, or was given other units or data.
     """
+    with ranks.together():
+        return _streamed(
+            work,
+            loaders,
+            indexes,
+            partial(_parts, read=read, check=check, at_once=at_once, ranks=ranks),
+            watch,
+            ranks.file(checkpoint),
+            {**(settings or {}), **ranks.stamp()},
+            show_progress=show_progress and ranks.is_first,
+            ranks=ranks,
+        )
+
+
+def _streamed(
+    work: Sequence[Work],
+    loaders: Mapping[str, Iterable[Any]],
+    indexes: Mapping[str, UnitIndex],
+    parts: Callable[..., Iterator[_Part]],
+    watch: Callable[[str, Sample], object],
+    checkpoint: Path | None,
+    settings: Mapping[str, Any],
+    *,
+    show_progress: bool,
+    ranks: Ranks,
+) -> dict[str, dict[str, Scores]]:
     conditions = {
         name: Condition(loader, {units: RunningSums(index) for units, index in indexes.items()})
         for name, loader in loaders.items()
     }
     together = {u: CrossSums(list(conditions), len(index)) for u, index in indexes.items()}
-    file = _resumed(conditions, together, indexes, checkpoint, settings or {})
+    units = {name: index.fingerprint() for name, index in indexes.items()} if ranks.size > 1 else {}
+    ranks.compare("the units and conditions", f"{units} {list(conditions)}")
+    file = _resumed(conditions, together, indexes, checkpoint, settings)
     waiting: deque[_Part] = deque()
     total = _lengths(loaders.values())
     with progress_bar("attributing", total, show=show_progress) as advance:
         reading = {
-            name: _parts(name, one, read, check, at_once, checkpoint, advance)
+            name: parts(name, one, checkpoint=checkpoint, advance=advance)
             for name, one in conditions.items()
         }
         tasks = _in_turns(conditions, reading, waiting)
@@ -160,6 +195,7 @@ def stream(
                         together[units].add(part.condition, own.magnitudes, len(samples))
                     watch(part.condition, sample)
                 advance(part.share)
+                ranks.check()
                 one.finished, one.data = part.number, part.data
                 if part.is_last:
                     _save(file, conditions, together)
@@ -169,44 +205,57 @@ def stream(
                 f"checkpoint {checkpoint} holds {one.held} batches and the loader gave {one.drawn}:"
                 " expected the same loader; give another file, or remove this one"
             )
-        if not one.finished:
+        if not one.drawn:
             raise no_batch(one.loader)
+    add_up(ranks, conditions, together)
     return _scores(conditions, together)
 
 
 def _parts(
     name: str,
     one: Condition,
+    *,
     read: Callable[[Any], Batch],
     check: Callable[[str, Batch], Batch],
     at_once: int,
-    checkpoint: str | Path | None,
+    ranks: Ranks,
+    checkpoint: Path | None,
     advance: Callable[[float], None],
 ) -> Iterator[_Part]:
     """Draw a condition's batches, cut them, and pass over what is already added."""
-    before = 0
+    before, drawn = 0, 0
     for item in one.loader:
-        batch = read(item)
+        whole = read(item)
         one.drawn += 1
-        if checkpoint is not None:
-            batch.feed(one.digest.update)
+        if checkpoint is not None or ranks.size > 1:
+            whole.feed(one.digest.update)
         data = one.digest.hexdigest()
+        if is_looked_at(one.drawn):
+            ranks.compare(f"the data up to batch {one.drawn}{_of(name)}", data)
         if one.drawn == one.held and data != one.data:
             raise CheckpointError(
                 f"checkpoint {checkpoint} was made with other data: expected a loader that "
                 "gives the same batches in the same order; give another file for another "
                 "loader, or remove this one"
             )
+        places = ranks.share(len(whole), first=drawn)
+        drawn += len(whole)
+        if places is None:
+            advance(1)
+            continue
+        batch = whole if ranks.size == 1 else whole.on(places)
         start, before = before, before + len(batch)
         if before <= one.held_samples:
             advance(1)
             continue
+        end = 0
         for part in check(name, batch).chunks(at_once):
-            share, end = len(part) / len(batch), part.first + len(part)
-            held = max(0, one.held_samples - start - part.first)
+            held = max(0, one.held_samples - start - end)
+            share, end = len(part) / len(batch), end + len(part)
             if held < len(part):
                 rest = part.part(held, len(part))
                 yield _Part(name, rest, share, one.drawn, data, end == len(batch))
+    ranks.compare(f"the data{_of(name)}", f"{drawn} {one.digest.hexdigest()}")
 
 
 def _in_turns(
@@ -274,6 +323,10 @@ def _save(
     for reducer, crossed in together.items():
         tensors |= {f"together/{reducer}/{key}": t for key, t in crossed.state().items()}
     file.save(tensors, {name: one.note() for name, one in conditions.items()})
+
+
+def _of(condition: str) -> str:
+    return f" of {condition!r}" if condition else ""
 
 
 def _under(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
