@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
@@ -23,6 +24,7 @@ from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
 from paramattr.integration.request import Loaders, Reducers, Request, first_batch
 from paramattr.integration.scoring import Function, as_they_are, score_samples
+from paramattr.integration.sharded import Shards, check_options, is_sharded
 from paramattr.integration.signatures import attribute_method, score_method
 from paramattr.integration.summing import check_complete, delta_of, sum_samples
 from paramattr.objectives import Objective, check_callable, squared_error
@@ -106,6 +108,11 @@ class ParameterPathIntegratedGradients:
         self._given_path, self._wanted = path, parameters
         self._spent: tuple[Spent, ...] = ()
         self._is_compared = False
+        if is_sharded(self.model):
+            check_options(path, self.compute, strict=strict)
+            Shards(self.model, self.baseline)
+            pick(self.model, parameters)
+            return
         ends = path_between(
             self.model, self.baseline, path, self.compute, strict=strict, quiet=False
         )
@@ -281,12 +288,20 @@ class ParameterPathIntegratedGradients:
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
-        with undisturbed(self.model, self.compute.device):
+        with (
+            undisturbed(self.model, self.compute.device, sharded=True),
+            self._opened() as shards,
+        ):
             check_count("internal_batch_size", internal_batch_size, ", or None")
             check_count("partitions", partitions)
-            ranks = Ranks(distributed)
+            ranks = Ranks(distributed, () if shards is None else shards.members)
             request = Request(self.model, loader, reducer)
-            integral = self._integral(n_steps, method)
+            if shards is None:
+                integral, reduce = self._integral(n_steps, method), None
+            else:
+                integral = shards.integral(self.objective, self._wanted, method, n_steps)
+                shards.check_score(partitions)
+                reduce = shards.reduce(request.indexes, function)
             found = score_samples(
                 integral,
                 request,
@@ -298,6 +313,7 @@ class ParameterPathIntegratedGradients:
                 show_progress=show_progress,
                 ranks=ranks,
                 partitions=partitions,
+                reduce=reduce,
             )
             self._spent = found.spent or self._spent
             return request.answer(found.scores)
@@ -392,6 +408,11 @@ class ParameterPathIntegratedGradients:
                 workers=self.compute.workers,
             )
 
+    def _opened(self) -> AbstractContextManager[Shards | None]:
+        if not is_sharded(self.model):
+            return nullcontext()
+        return Shards(self.model, self.baseline)
+
     def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         if isinstance(method, str) and method == "adaptive":
             method = Adaptive()
@@ -417,6 +438,7 @@ class ParameterPathIntegratedGradients:
         """Plan the look at the first sample; the baseline model is run in the first call alone."""
         baseline, self._is_compared = None if self._is_compared else self.baseline, True
         is_comparable = isinstance(baseline, nn.Module) and self.strict
+        is_comparable = is_comparable and not is_sharded(self.model)
         return Preflight(integrand, baseline if is_comparable else None, ranks)
 
 

@@ -34,9 +34,9 @@ def add_up(
     Raises:
         RankError: if another rank failed, or has other data.
     """
+    ranks.meet()
     if ranks.size == 1:
         return
-    ranks.meet()
     for one in conditions.values():
         for sums in one.sums.values():
             sums.resume(ranks.added(sums.state()))

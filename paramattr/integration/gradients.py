@@ -201,7 +201,7 @@ class ObjectiveOfParameters:
     ) -> Tensor:
         output = self.model(parameters, batch, compiled=compiled)
         values = self.objective(output, batch.targets)
-        _check_shape(values, len(batch))
+        check_shape(values, len(batch))
         return values
 
 
@@ -249,7 +249,12 @@ def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
             )
 
 
-def _check_shape(values: object, samples: int) -> None:
+def check_shape(values: object, samples: int) -> None:
+    """Reject an objective that does not give one number per sample.
+
+    Raises:
+        ObjectiveError: saying what it gave.
+    """
     if not isinstance(values, Tensor):
         raise ObjectiveError(
             f"the objective gave a {type(values).__name__}: expected a tensor of shape "

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
-from paramattr.integration.partitions import reduced_samples, split
+from paramattr.integration.partitions import Reduce, reduced_samples, split
 from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.request import Request
@@ -46,6 +46,7 @@ def score_samples(
     show_progress: bool = False,
     ranks: Ranks = ALONE,
     partitions: int = 1,
+    reduce: Reduce | None = None,
 ) -> Scored:
     """Integrate for each sample of a request, and average the units' scores.
 
@@ -60,6 +61,8 @@ def score_samples(
         show_progress: show a progress bar on stderr.
         ranks: the processes that share the samples; what was spent is then listed rank by rank.
         partitions: passes over the model per sample, each with the gradients of one part of it.
+        reduce: one sample's attributions to its sums per unit; by default `function`, then the
+            request's units.
 
     Raises:
         ParamattrError: as `stream`; errors of the objective pass through.
@@ -76,11 +79,11 @@ def score_samples(
             integrand.values(0.0, batch, 1)  # errors surface before the work
         return batch
 
-    def reduce(attributions: Attributions) -> dict[str, Reduced]:
+    def reduced(attributions: Attributions) -> dict[str, Reduced]:
         return request.reduced(function(attributions))
 
     def work(pieces: Sequence[Integral], part: Batch) -> Iterator[Sample]:
-        return reduced_samples(pieces, part, reduce, at_once)
+        return reduced_samples(pieces, part, reduce or reduced, at_once)
 
     def watch(condition: str, sample: Sample) -> None:
         if sample.values is not None:

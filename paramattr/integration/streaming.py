@@ -173,8 +173,9 @@ def _streamed(
         for name, loader in loaders.items()
     }
     together = {u: CrossSums(list(conditions), len(index)) for u, index in indexes.items()}
-    units = {name: index.fingerprint() for name, index in indexes.items()} if ranks.size > 1 else {}
-    ranks.compare("the units and conditions", f"{units} {list(conditions)}")
+    if ranks.processes > 1:
+        found = {name: index.fingerprint() for name, index in indexes.items()}
+        ranks.compare("the units and conditions", f"{found} {list(conditions)}")
     file = _resumed(conditions, together, indexes, checkpoint, settings)
     waiting: deque[_Part] = deque()
     total = _lengths(loaders.values())
@@ -227,7 +228,7 @@ def _parts(
     for item in one.loader:
         whole = read(item)
         one.drawn += 1
-        if checkpoint is not None or ranks.size > 1:
+        if checkpoint is not None or ranks.processes > 1:
             whole.feed(one.digest.update)
         data = one.digest.hexdigest()
         if is_looked_at(one.drawn):

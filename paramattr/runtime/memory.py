@@ -129,9 +129,7 @@ def _field(file: str, name: str) -> int:
 def _left_in_group() -> int | None:
     folder = Path("/sys/fs/cgroup")
     try:
-        limit, used = (
-            (folder / name).read_text().strip() for name in ("memory.max", "memory.current")
-        )
-        return max(1, int(limit) - int(used))
+        limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
     except (OSError, ValueError):  # no limit is written as "max"
         return None
+    return max(1, limit - used)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -37,11 +37,15 @@ class Ranks:
 
     Args:
         distributed: as `Distributed`.
+        shards: numbers in the world of the processes that hold one model's shards: they take the
+            same samples.
 
     Attributes:
-        group: the process group; None for one process.
-        rank: the number of this process in it.
-        size: how many there are.
+        group: the processes that share the samples; None for one.
+        rank: the number of this process's share.
+        size: how many shares there are.
+        process: the number of this process among all that take part.
+        processes: how many take part.
 
     Raises:
         RankError: if `torch.distributed` is not initialised, or this process is not in the group.
@@ -50,12 +54,32 @@ class Ranks:
     (1, slice(0, None, 1))
     """
 
-    def __init__(self, distributed: Distributed = False) -> None:
+    def __init__(self, distributed: Distributed = False, shards: Sequence[int] = ()) -> None:
         self.group: Any = None
         self.rank, self.size = 0, 1
+        self.process, self.processes = 0, 1
         self._name, self._points, self._compared = "", count(), set[str]()
-        if distributed is False or distributed is None:
-            return
+        members = list(shards)
+        # A sharded model that is all ranks' has no replica: there is one share.
+        if distributed is not False and not (distributed is True and shards):
+            self._join(distributed)
+            members = dist.get_process_group_ranks(self.group)
+            if shards:
+                every = self.gathered(list(shards))
+                members = sorted({rank for part in every for rank in part})
+                if len(members) != self.size * len(shards):
+                    raise RankError(
+                        "the group of `distributed` holds several shards of one model, which take "
+                        "the same samples: expected a group of its replicas, such as "
+                        "mesh['replicate'].get_group()"
+                    )
+        if members:
+            self.process, self.processes = members.index(dist.get_rank()), len(members)
+            name = hashlib.sha256(str(members).encode()).hexdigest()[:16]
+            _calls[name] = _calls.get(name, 0) + 1  # all members make the same calls
+            self._name = f"paramattr/{name}/{_calls[name]}"
+
+    def _join(self, distributed: Distributed) -> None:
         if not dist.is_available() or not dist.is_initialized():
             raise RankError(
                 "distributed is set and torch.distributed is not initialised: call "
@@ -73,15 +97,11 @@ class Ranks:
             raise RankError(
                 "this process is not in the group: call the method on the group's ranks alone"
             )
-        members = dist.get_process_group_ranks(self.group)
-        name = hashlib.sha256(str(members).encode()).hexdigest()[:16]
-        _calls[name] = _calls.get(name, 0) + 1  # every rank of a group makes the same calls
-        self._name = f"paramattr/{name}/{_calls[name]}"
 
     @property
     def is_first(self) -> bool:
         """Say whether this process is the one that warns, draws and prints."""
-        return self.rank == 0
+        return self.process == 0
 
     def share(self, length: int, *, first: int) -> slice | None:
         """Give the places of this rank's samples in a batch; None where it has none.
@@ -99,14 +119,14 @@ class Ranks:
         >>> Ranks().file("sums.safetensors").name
         'sums.safetensors'
         """
-        if path is None or self.size == 1:
+        if path is None or self.processes == 1:
             return None if path is None else Path(path)
         path = Path(path)
-        return path.with_name(f"{path.stem}.rank{self.rank}of{self.size}{path.suffix}")
+        return path.with_name(f"{path.stem}.rank{self.process}of{self.processes}{path.suffix}")
 
     def stamp(self) -> dict[str, Any]:
         """Say whose share a file holds; nothing for one process."""
-        return {} if self.size == 1 else {"rank": [self.rank, self.size]}
+        return {} if self.processes == 1 else {"rank": [self.process, self.processes]}
 
     def compare(self, what: str, digest: str) -> None:
         """Post a digest, and compare it with what the other ranks posted so far.
@@ -120,17 +140,17 @@ class Ranks:
         Raises:
             RankError: naming what differs, and on which rank.
         """
-        if self.size == 1:
+        if self.processes == 1:
             return
         with _store_errors():
-            self._store.set(self._key("same", what, self.rank), digest)
+            self._store.set(self._key("same", what, self.process), digest)
             self._compared.add(what)
-            for other in range(self.size):
+            for other in range(self.processes):
                 key = self._key("same", what, other)
-                if other != self.rank and self._store.check([key]):
+                if other != self.process and self._store.check([key]):
                     found = self._store.get(key).decode()
                     if found != digest:
-                        error = _differing(what, self.rank, other)
+                        error = _differing(what, self.process, other)
                         self._tell(error)
                         raise error
 
@@ -141,7 +161,7 @@ class Ranks:
         Raises:
             RankError: if another rank failed; see `meet`.
         """
-        if self.size == 1:
+        if self.processes == 1:
             yield
             return
         done = threading.Event()
@@ -162,13 +182,13 @@ class Ranks:
         Raises:
             RankError: with its message.
         """
-        if self.size == 1:
+        if self.processes == 1:
             return
         with _store_errors():
             key = self._key("failed")
             if self._store.check([key]):
                 rank, _, message = self._store.get(key).decode().partition(" ")
-                if int(rank) != self.rank:
+                if int(rank) != self.process:
                     raise RankError(f"rank {rank} failed: {message}")
 
     def meet(self) -> None:
@@ -177,12 +197,12 @@ class Ranks:
         Raises:
             RankError: if another rank failed, or gives no sign of life.
         """
-        if self.size == 1:
+        if self.processes == 1:
             return
         point, beats, pause = next(self._points), _Beats(), 0.001
         with _store_errors():
-            self._store.set(self._key("at", point, self.rank), "")
-            missing = [rank for rank in range(self.size) if rank != self.rank]
+            self._store.set(self._key("at", point, self.process), "")
+            missing = [rank for rank in range(self.processes) if rank != self.process]
             while missing:
                 self.check()
                 missing = [r for r in missing if not self._store.check([self._key("at", point, r)])]
@@ -192,7 +212,7 @@ class Ranks:
                 time.sleep(pause)
                 pause = min(0.1, 1.5 * pause)
             for what in sorted(self._compared):
-                own = self._store.get(self._key("same", what, self.rank)).decode()
+                own = self._store.get(self._key("same", what, self.process)).decode()
                 self.compare(what, own)
 
     def added(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -232,14 +252,14 @@ class Ranks:
         message = " ".join(str(error).split()) or type(error).__name__
         try:
             if not self._store.check([self._key("failed")]):
-                self._store.set(self._key("failed"), f"{self.rank} {message}")
+                self._store.set(self._key("failed"), f"{self.process} {message}")
         except Exception:  # the store went with the rank that kept it
             return
 
     def _beat(self, done: threading.Event) -> None:
         for number in count():
             try:
-                self._store.set(self._key("beat", self.rank), str(number))
+                self._store.set(self._key("beat", self.process), str(number))
             except Exception:  # whoever waits for the store says so
                 return
             if done.wait(BEAT):
