@@ -47,7 +47,7 @@ LARGE: dict[str, Any] = {
     "millions": 514,
     "length": 16,
     "dtype": "bfloat16",
-    "partitions": 8,
+    "partitions": 4,
     "count": 16,
     "reducer": "output_channel",
 }
@@ -98,24 +98,24 @@ def measure(way: str, **setting: Any) -> dict[str, Any]:
         "internal_batch_size": setting["at_once"],
         "partitions": setting["partitions"],
     }
-    _forget_peak()
-    held, started = _field("VmRSS"), time.perf_counter()
+    forget_peak()
+    held, started = field("VmRSS"), time.perf_counter()
     found: dict[str, Any] = {"held": held, "parameters": sum(p.numel() for p in model.parameters())}
     if way == "estimate":
         estimate = faig.estimate(data, **options)
-        found |= {"peak": estimate.peak, "extra": estimate.extra, "own": _field("VmHWM")}
+        found |= {"peak": estimate.peak, "extra": estimate.extra, "own": field("VmHWM")}
     else:
         faig.score(data, n_steps=setting["nodes"], **options)
-        found["peak"] = _field("VmHWM")
+        found["peak"] = field("VmHWM")
     return found | {"seconds": time.perf_counter() - started}
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Begin the peak anew: making the models may have taken more than they hold."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _field(name: str) -> int:
+def field(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

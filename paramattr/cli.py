@@ -7,6 +7,7 @@ from importlib.metadata import entry_points, version
 from typing import Annotated, NoReturn
 
 from paramattr.errors import ParamattrError
+from paramattr.runtime.launch import alone, shared
 
 try:
     import typer
@@ -49,7 +50,7 @@ def _root(
     pass
 
 
-for command in (diff, info, doctor):
+for command in (shared(diff), alone(info), alone(doctor)):
     app.command()(command)
 
 

@@ -16,6 +16,7 @@ from blind_sr.reproduce.command import reproduce
 from blind_sr.restore.command import restore
 from blind_sr.retrain.command import retrain
 from blind_sr.training.command import train
+from paramattr.runtime.launch import alone, shared
 
 
 def _unwrapped(command: Callable[..., None]) -> str:
@@ -29,5 +30,9 @@ app = typer.Typer(
     help="Blind super-resolution: which filters deblur, which denoise.",
     no_args_is_help=True,
 )
+SHARED = (mask, compare)
+"""What ranks that torchrun starts share; the other commands run in one process."""
+
 for command in (train, mask, compare, predict, classify, modulate, restore, retrain, reproduce):
-    app.command(help=_unwrapped(command))(command)
+    join = shared if command in SHARED else alone
+    app.command(help=_unwrapped(command))(join(command))

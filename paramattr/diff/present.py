@@ -12,6 +12,7 @@ from paramattr.diff.experiment import plan, run
 from paramattr.diff.material import gather
 from paramattr.diff.report import as_json as rows_of
 from paramattr.diff.report import plan_as_json, print_plan, print_result, save
+from paramattr.runtime.launch import is_first, is_joined
 
 
 def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
@@ -28,14 +29,14 @@ def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=False)
     material = gather(config)
     if dry_run:
-        planned = plan(config, material)
+        planned = plan(config, material, memory=True)
         if as_json:
             print(json.dumps({"settings": config.shown(), **plan_as_json(planned)}, indent=1))
         else:
             print_plan(console, config, planned)
         return
-    result = run(config, material, show_progress=sys.stderr.isatty())
-    said = save(config, result)
+    result = run(config, material, show_progress=sys.stderr.isatty(), distributed=is_joined())
+    said = save(config, result) if is_first() else []
     if as_json:
         print(json.dumps(rows_of(config, result), indent=1))
     else:

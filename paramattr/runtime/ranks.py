@@ -142,7 +142,7 @@ class Ranks:
         """
         if self.processes == 1:
             return
-        with _store_errors():
+        with _lost_errors():
             self._store.set(self._key("same", what, self.process), digest)
             self._compared.add(what)
             for other in range(self.processes):
@@ -184,7 +184,7 @@ class Ranks:
         """
         if self.processes == 1:
             return
-        with _store_errors():
+        with _lost_errors():
             key = self._key("failed")
             if self._store.check([key]):
                 rank, _, message = self._store.get(key).decode().partition(" ")
@@ -200,7 +200,7 @@ class Ranks:
         if self.processes == 1:
             return
         point, beats, pause = next(self._points), _Beats(), 0.001
-        with _store_errors():
+        with _lost_errors():
             self._store.set(self._key("at", point, self.process), "")
             missing = [rank for rank in range(self.processes) if rank != self.process]
             while missing:
@@ -222,7 +222,8 @@ class Ranks:
         found = {}
         for name, tensor in tensors.items():
             own = tensor.detach().to(self._device, copy=True)
-            dist.all_reduce(own, group=self.group)
+            with _lost_errors():
+                dist.all_reduce(own, group=self.group)
             found[name] = own.to(tensor.device)
         return found
 
@@ -231,7 +232,8 @@ class Ranks:
         if self.size == 1:
             return [own]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, own, group=self.group)
+        with _lost_errors():
+            dist.all_gather_object(found, own, group=self.group)
         return found
 
     @property
@@ -310,15 +312,15 @@ def sketch(*states: Mapping[str, Tensor]) -> str:
 
 
 @contextmanager
-def _store_errors() -> Iterator[None]:
+def _lost_errors() -> Iterator[None]:
     try:
         yield
     except ParamattrError:
         raise
-    except RuntimeError as error:  # torch's errors of the store
+    except RuntimeError as error:  # torch's, of a connection that is closed
         raise RankError(
-            f"the ranks have lost each other ({str(error).splitlines()[0][:120]}): the process "
-            "that keeps their store is gone; look at its own output, then start all ranks again"
+            f"the ranks have lost each other ({str(error).splitlines()[0][:120]}): one of them is "
+            "gone; look at its own output, then start all ranks again"
         ) from None
 
 
