@@ -179,7 +179,7 @@ def _measured(piece: Integral, samples: Batch) -> tuple[int, int]:
     model, own = integrand.objective.model, integrand.objective.objective
     parts = (samples.inputs, samples.targets, samples.extra, samples.keywords)
     before = [*start.values(), *model.model.parameters(), *model.model.buffers()]
-    forward: list[int] = []
+    forward, names = list[int](), _names(piece)
     with peak_of_tensors([*before, *tensors_in(parts)]) as follower:
 
         def watched(output: Any, targets: Any) -> Tensor:
@@ -189,7 +189,7 @@ def _measured(piece: Integral, samples: Batch) -> tuple[int, int]:
 
         function = ObjectiveOfParameters(model, watched)
         take = function.sample_gradients if len(samples) > 1 else function.gradient
-        take(start, samples, _names(piece))
+        take(start, samples, names)
     return forward[0], follower.peak
 
 
