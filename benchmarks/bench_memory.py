@@ -47,8 +47,9 @@ LARGE: dict[str, Any] = {
     "millions": 514,
     "length": 16,
     "dtype": "bfloat16",
-    "partitions": 4,
+    "partitions": 2,
     "count": 16,
+    "nodes": 1,
     "reducer": "output_channel",
 }
 APART = """import json, sys

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -12,29 +10,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral
-from paramattr.integration.batches import Batch, Inputs
-from paramattr.integration.ends import path_between
-from paramattr.integration.estimate import Estimate, estimate_of
-from paramattr.integration.functional import FunctionalModel
-from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.integrand import Attributions, Integrand
-from paramattr.integration.path_integral import Integral, PathIntegral, Spent
-from paramattr.integration.preflight import Preflight
-from paramattr.integration.profile import PathProfile, profile_of
-from paramattr.integration.request import Loaders, Reducers, Request, first_batch
-from paramattr.integration.scoring import Function, as_they_are, score_samples
-from paramattr.integration.sharded import Shards, check_options, is_sharded
+from paramattr.attribution.pair import Pair, is_adaptive
+from paramattr.integration.adaptive import Adaptive
+from paramattr.integration.batches import Inputs
+from paramattr.integration.estimate import Estimate
+from paramattr.integration.integrand import Attributions
+from paramattr.integration.path_integral import PathIntegral, Spent
+from paramattr.integration.profile import PathProfile
+from paramattr.integration.request import Loaders, Reducers
+from paramattr.integration.scoring import Function, as_they_are
 from paramattr.integration.signatures import attribute_method, score_method
 from paramattr.integration.summing import check_complete, delta_of, sum_samples
-from paramattr.objectives import Objective, check_callable, squared_error
-from paramattr.parameters import Baseline, pick
+from paramattr.objectives import Objective, squared_error
+from paramattr.parameters import Baseline
 from paramattr.paths import Path
 from paramattr.quadrature import Rule, get_rule
 from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import undisturbed
-from paramattr.runtime.memory import held
-from paramattr.runtime.ranks import ALONE, Distributed, Ranks
+from paramattr.runtime.ranks import Distributed
 from paramattr.wrappers import unwrapped_pair
 
 
@@ -104,19 +97,10 @@ class ParameterPathIntegratedGradients:
         self.compute = Compute(device, dtype, compile, workers)
         self.model, self.baseline = unwrapped_pair(model, baseline)
         self.objective, self.strict = objective, strict
-        check_callable(objective)
-        self._given_path, self._wanted = path, parameters
         self._spent: tuple[Spent, ...] = ()
-        self._is_compared = False
-        if is_sharded(self.model):
-            check_options(path, self.compute, strict=strict)
-            Shards(self.model, self.baseline)
-            pick(self.model, parameters)
-            return
-        ends = path_between(
-            self.model, self.baseline, path, self.compute, strict=strict, quiet=False
+        self._pair = Pair(
+            self.model, self.baseline, objective, path, parameters, self.compute, strict=strict
         )
-        pick(self.model, parameters, ends.buffers)
 
     @property
     def spent(self) -> tuple[Spent, ...]:
@@ -181,14 +165,14 @@ class ParameterPathIntegratedGradients:
         """
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
-            integral = self._integral(n_steps, method)
+            integral = self._pair.integral(n_steps, method)
             whole, integrand = return_convergence_delta, integral.integrand
-            batch = self._batch(inputs, targets, additional_forward_args, integrand)
+            batch = self._pair.batch(inputs, targets, additional_forward_args, integrand)
             chunk = 1 if per_sample else internal_batch_size or len(batch)
             size = (internal_batch_size or 1) if per_sample else chunk
             batch = integrand.referenced(batch, chunk)
             before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
-            self._preflight(integrand).compare(batch.part(0, 1))
+            self._pair.preflight(integrand).compare(batch.part(0, 1))
             found = sum_samples(
                 integral,
                 batch,
@@ -198,7 +182,7 @@ class ParameterPathIntegratedGradients:
                 workers=self.compute.workers,
                 show_progress=show_progress,
             )
-            self._spent = found.spent or self._spent
+            self._spent = found.spent or (() if is_adaptive(method) else self._spent)
             if not return_convergence_delta:
                 return found.attributions
             change = integrand.values(1.0, batch, chunk) - before
@@ -228,9 +212,9 @@ class ParameterPathIntegratedGradients:
             ModelError: if a parameter that moves is not among them, or one has another shape.
         """
         with undisturbed(self.model, self.compute.device):
-            integral = PathIntegral(self._integrand(), get_rule("riemann_middle", 1))
+            integral = PathIntegral(self._pair.integrand(), get_rule("riemann_middle", 1))
             check_complete(attributions, integral.moving)
-            batch = self._batch(inputs, targets, additional_forward_args, integral.integrand)
+            batch = self._pair.batch(inputs, targets, additional_forward_args, integral.integrand)
             batch = integral.integrand.referenced(batch, len(batch))
             return delta_of(attributions, integral.integrand, batch)
 
@@ -272,9 +256,8 @@ class ParameterPathIntegratedGradients:
             distributed: True, or a process group: every rank of `torch.distributed` makes the same
                 call with the same loader, takes its share of the samples, and gets the scores of
                 all. A checkpoint is then a file per rank.
-            partitions: passes over the model per sample and node, each of which keeps the
-                gradients and sums of one part of the parameters: less memory for more time.
-                `function` then sees one part at a time.
+            partitions: passes per sample and node, each of which keeps the gradients and sums of
+                one part of the parameters, which `function` then sees: less memory, more time.
 
         Returns:
             Scores of all units; parameters that are not reported count as zero. A dict by condition
@@ -288,35 +271,20 @@ class ParameterPathIntegratedGradients:
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
-        with (
-            undisturbed(self.model, self.compute.device, sharded=True),
-            self._opened() as shards,
-        ):
-            check_count("internal_batch_size", internal_batch_size, ", or None")
-            check_count("partitions", partitions)
-            ranks = Ranks(distributed, () if shards is None else shards.members)
-            request = Request(self.model, loader, reducer)
-            if shards is None:
-                integral, reduce = self._integral(n_steps, method), None
-            else:
-                integral = shards.integral(self.objective, self._wanted, method, n_steps)
-                shards.check_score(partitions)
-                reduce = shards.reduce(request.indexes, function)
-            found = score_samples(
-                integral,
-                request,
-                function=function,
-                preflight=self._preflight(integral.integrand, ranks),
-                at_once=internal_batch_size or 1,
-                workers=self.compute.workers,
-                checkpoint=checkpoint,
-                show_progress=show_progress,
-                ranks=ranks,
-                partitions=partitions,
-                reduce=reduce,
-            )
-            self._spent = found.spent or self._spent
-            return request.answer(found.scores)
+        found, spent = self._pair.score(
+            loader,
+            reducer,
+            n_steps=n_steps,
+            method=method,
+            at_once=internal_batch_size,
+            show_progress=show_progress,
+            checkpoint=checkpoint,
+            function=function,
+            distributed=distributed,
+            partitions=partitions,
+        )
+        self._spent = spent or (() if is_adaptive(method) else self._spent)
+        return found
 
     def path_profile(
         self,
@@ -341,19 +309,13 @@ class ParameterPathIntegratedGradients:
         Raises:
             ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
         """
-        with undisturbed(self.model, self.compute.device):
-            check_count("internal_batch_size", internal_batch_size, ", or None")
-            integrand = self._integrand()
-            read = partial(Batch.from_loader, device=integrand.device, model=self.model)
-            return profile_of(
-                integrand,
-                loader,
-                read,
-                n_points,
-                internal_batch_size,
-                show_progress=show_progress,
-                ranks=Ranks(distributed),
-            )
+        return self._pair.profile(
+            loader,
+            n_points,
+            at_once=internal_batch_size,
+            show_progress=show_progress,
+            distributed=distributed,
+        )
 
     def estimate(
         self,
@@ -365,81 +327,24 @@ class ParameterPathIntegratedGradients:
     ) -> Estimate:
         """Estimate the memory that `score` takes, before it is called.
 
-        One gradient is taken of the first sample (of the first `internal_batch_size` samples), at
-        the target, whose activations are measured; everything else follows from sizes. It takes
-        less than `score` does, but not much less: with a model that hardly fits, begin with
-        `partitions`.
+        The first sample (the first `internal_batch_size`) is differentiated once, and measured;
+        the rest follows from sizes. So it takes memory too, though less than `score`.
 
         Args:
-            loader: as in `score`; only the first batch is drawn.
-            reducer: as in `score`.
-            internal_batch_size: as in `score`.
-            partitions: as in `score`.
+            loader: as in `score`, as are the others; only the first batch is drawn.
+            reducer: the units.
+            internal_batch_size: samples that are differentiated at once.
+            partitions: passes over the model.
 
         Returns:
-            The estimate, in bytes: `peak`, `available`, `fits`, and `advice` where it does not fit.
+            The estimate, in bytes, and `advice` where it does not fit.
 
         Raises:
-            ParamattrError: what `score` raises, and for a loader that can be read only once.
-
-        >>> target, baseline = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
-        >>> batch = torch.ones(1, 4), torch.zeros(1, 4)
-        >>> found = FAIG(target, baseline).estimate([batch], reducer="layer")
-        >>> found.parameters, found.gradients  # 20 parameters in float32
-        (80, 80)
+            ParamattrError: as `score`, and for a loader that can be read only once.
         """
-        with undisturbed(self.model, self.compute.device):
-            check_count("internal_batch_size", internal_batch_size, ", or None")
-            check_count("partitions", partitions)
-            now = held(torch.device(self.compute.device or next(self.model.parameters()).device))
-            request = Request(self.model, loader, reducer)
-            integral = self._integral(1, "riemann_middle")
-            first = first_batch(request.loaders)
-            batch = Batch.from_loader(first, device=integral.integrand.device, model=self.model)
-            at_once = internal_batch_size or 1
-            return estimate_of(
-                integral,
-                self.baseline,
-                request.indexes.values(),
-                integral.integrand.referenced(batch.part(0, at_once), at_once),
-                held=now,
-                at_once=at_once,
-                partitions=partitions,
-                workers=self.compute.workers,
-            )
-
-    def _opened(self) -> AbstractContextManager[Shards | None]:
-        if not is_sharded(self.model):
-            return nullcontext()
-        return Shards(self.model, self.baseline)
-
-    def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
-        if isinstance(method, str) and method == "adaptive":
-            method = Adaptive()
-        self.compute.check_workers(self.model, adaptive=isinstance(method, Adaptive))
-        if isinstance(method, Adaptive):
-            self._spent = ()
-            return AdaptiveIntegral(self._integrand(), method)
-        return PathIntegral(self._integrand(), get_rule(method, n_steps))
-
-    def _integrand(self) -> Integrand:
-        # Aligned anew at each call: the models may have been moved or trained on since.
-        path = path_between(
-            self.model, self.baseline, self._given_path, self.compute, strict=self.strict
+        return self._pair.estimate(
+            loader, reducer, at_once=internal_batch_size, partitions=partitions
         )
-        model = FunctionalModel(self.model, self.compute, moving=path.buffers)
-        reported = pick(self.model, self._wanted, path.buffers)
-        return Integrand(ObjectiveOfParameters(model, self.objective), path, tuple(reported))
-
-    def _batch(self, inputs: Any, targets: Any, extra: Any, integrand: Integrand) -> Batch:
-        return Batch.of(inputs, targets, extra, device=integrand.device, model=self.model)
-
-    def _preflight(self, integrand: Integrand, ranks: Ranks = ALONE) -> Preflight:
-        """Plan the look at the first sample; the baseline model is run in the first call alone."""
-        baseline, self._is_compared = None if self._is_compared else self.baseline, True
-        is_comparable = isinstance(baseline, nn.Module) and self.strict
-        is_comparable = is_comparable and not is_sharded(self.model)
-        return Preflight(integrand, baseline if is_comparable else None, ranks)
 
 
 FAIG = ParameterPathIntegratedGradients

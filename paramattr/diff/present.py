@@ -34,6 +34,8 @@ def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
             print(json.dumps({"settings": config.shown(), **plan_as_json(planned)}, indent=1))
         else:
             print_plan(console, config, planned)
+            for line in [] if planned.memory is None else planned.memory.lines():
+                console.print(line)
         return
     result = run(config, material, show_progress=sys.stderr.isatty(), distributed=is_joined())
     said = save(config, result) if is_first() else []

@@ -17,8 +17,6 @@ from paramattr.diff.experiment import LAYER, Plan, Result
 from paramattr.diff.figure import draw
 from paramattr.diff.measuring import Loss
 from paramattr.errors import ParamattrError
-from paramattr.integration.estimate import Estimate
-from paramattr.runtime.memory import shown
 
 TOP = 5
 """Units that are listed of each kind and condition; JSON lists more."""
@@ -69,13 +67,7 @@ def plan_as_json(planned: Plan) -> dict[str, Any]:
         "gradients": planned.gradients,
         "passes": planned.passes,
         "notes": list(planned.notes),
-    } | _memory_as_json(planned)
-
-
-def _memory_as_json(planned: Plan) -> dict[str, Any]:
-    if planned.memory is None:
-        return {}
-    return {"memory": {**vars(planned.memory), "fits": planned.memory.fits}}
+    } | ({} if planned.memory is None else {"memory": planned.memory.content})
 
 
 def layer_rows(result: Result) -> list[dict[str, Any]]:
@@ -191,22 +183,7 @@ def print_plan(console: Console, config: Config, planned: Plan) -> None:
         f"{planned.gradients} gradients and {planned.passes} passes over all samples would be "
         "taken. Nothing was written."
     )
-    if planned.memory is not None:
-        for line in _memory_lines(planned.memory):
-            console.print(line)
     _print_notes(console, planned.notes)
-
-
-def _memory_lines(memory: Estimate) -> list[str]:
-    """Say what the gradients take, of what there is, and what would make them fit."""
-    there = "" if memory.available is None else f", of {shown(memory.available)} available"
-    lines = [
-        f"Memory: about {shown(memory.extra)} more than now{there}: gradients "
-        f"{shown(memory.gradients)}, their sums {shown(memory.sums)}, the models on the path "
-        f"{shown(memory.path + memory.point)}, one sample's activations "
-        f"{shown(memory.activations)}."
-    ]
-    return lines + ([] if memory.fits else [f"It does not fit: {memory.advice}."])
 
 
 def print_result(console: Console, config: Config, result: Result) -> None:

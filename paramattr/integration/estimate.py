@@ -59,6 +59,21 @@ class Estimate:
         """Say whether there is enough memory, as far as it is known."""
         return self.available is None or self.extra <= self.available
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """All numbers, of the kinds JSON knows."""
+        return {**vars(self), "fits": self.fits}
+
+    def lines(self) -> list[str]:
+        """Say what the gradients take, of what there is, and what would make them fit."""
+        there = "" if self.available is None else f", of {shown(self.available)} available"
+        needed = (
+            f"Memory: about {shown(self.extra)} more than now{there}: gradients "
+            f"{shown(self.gradients)}, their sums {shown(self.sums)}, the models on the path "
+            f"{shown(self.path + self.point)}, one sample's activations {shown(self.activations)}."
+        )
+        return [needed] if self.fits else [needed, f"It does not fit: {self.advice}."]
+
     def __repr__(self) -> str:
         """Say what is needed, of what, and whether it fits."""
         parts = ("parameters", "baseline", "path", "point", "gradients", "sums", "activations")
