@@ -1,6 +1,7 @@
 """Several processes that share the samples: what one process finds, on every rank."""
 
 import math
+import os
 import warnings
 from functools import partial
 
@@ -22,6 +23,7 @@ from paramattr import (
 )
 from paramattr.attribution.captum import captum_scores
 from paramattr.checkpoints import load_tensors
+from paramattr.runtime import ranks
 from paramattr.runtime.ranks import Ranks as Group
 from tests.models import other_weights
 from tests.ranks import Ranks
@@ -296,6 +298,33 @@ def test_a_rank_that_fails_stops_the_others_with_its_message(two):
     assert first[1].startswith("RankError: rank 1 failed: the objective is nan")
     for found in two(faig, [2, 1], True):  # the next call is as if nothing had been
         assert_alike(found, faig([2, 1], False))
+
+
+def one_dies(folder):
+    """The second rank's process ends without a word after its first sample."""
+    ranks.SILENCE, ranks.BEAT = 3.0, 0.2
+
+    def dying():
+        for number, batch in enumerate(loader([1] * 4)):
+            if number == 2 and dist.get_rank() == 1:
+                os._exit(9)
+            yield batch
+
+    FAIG(*pair()).score(dying(), reducer="layer", distributed=True)
+
+
+def test_a_rank_that_dies_stops_the_others_with_a_message(tmp_path):
+    own = Ranks(2, tmp_path)
+    first, second = own.connections
+    for connection in (first, second):
+        connection.send((one_dies, (str(tmp_path),)))
+    with pytest.raises(EOFError):
+        second.recv()
+    assert first.poll(30)
+    is_error, message, _ = first.recv()
+    assert is_error
+    assert message.startswith("RankError: rank 1 has given no sign of life for 3 seconds")
+    own.close()
 
 
 def warned():

@@ -210,6 +210,10 @@ def refused(what):
         faig.score(data(), reducer="layer", method=Adaptive())
     if what == "data":
         faig.score(data()[dist.get_rank() :], reducer="layer")
+    if what == "third":
+        loader = data()
+        loader[2][0][:] += dist.get_rank() * torch.ones_like(loader[2][0]) - loader[2][0]
+        faig.score(loader, reducer="layer")
 
 
 @pytest.mark.parametrize(
@@ -236,3 +240,11 @@ def test_what_shards_cannot_do_is_said(two, what, message):
         assert is_error
         assert found.startswith("ModelError")
         assert re.search(message, found), found
+
+
+@pytest.mark.parametrize("what", ["data", "third"])
+def test_processes_of_one_mesh_must_be_given_the_same_samples(two, what):
+    for is_error, found, _ in two.outcomes(partial(refused, what)):
+        assert is_error
+        assert found.startswith("RankError")
+        assert "the data" in found

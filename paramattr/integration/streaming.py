@@ -231,8 +231,10 @@ def _parts(
         if checkpoint is not None or ranks.processes > 1:
             whole.feed(one.digest.update)
         data = one.digest.hexdigest()
-        if is_looked_at(one.drawn):
+        if is_looked_at(one.drawn) or ranks.are_in_step:
             ranks.compare(f"the data up to batch {one.drawn}{_of(name)}", data)
+        if ranks.are_in_step:  # before FSDP averages the gradients of different samples
+            ranks.meet()
         if one.drawn == one.held and data != one.data:
             raise CheckpointError(
                 f"checkpoint {checkpoint} was made with other data: expected a loader that "

@@ -103,6 +103,11 @@ class Ranks:
         """Say whether this process is the one that warns, draws and prints."""
         return self.process == 0
 
+    @property
+    def are_in_step(self) -> bool:
+        """Say whether several processes take the same samples, as those of one model's shards."""
+        return self.processes > self.size
+
     def share(self, length: int, *, first: int) -> slice | None:
         """Give the places of this rank's samples in a batch; None where it has none.
 
@@ -214,6 +219,7 @@ class Ranks:
             for what in sorted(self._compared):
                 own = self._store.get(self._key("same", what, self.process)).decode()
                 self.compare(what, own)
+            self._compared.clear()
 
     def added(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sum tensors over the ranks; every rank gives the same names and shapes."""
