@@ -48,7 +48,7 @@ class Decoder(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
 
-SHAPES = {15: (256, 8), 30: (384, 10), 124: (768, 14), 272: (1024, 19), 514: (1280, 24)}
+SHAPES = {15: (256, 8), 30: (384, 10), 60: (640, 8), 124: (768, 14), 272: (1024, 19), 514: (1280, 24)}
 """Millions of a decoder's parameters, about, to its width and depth."""
 
 

@@ -173,6 +173,36 @@ def test_the_reference_is_the_sharded_target(two):
     two(without_targets)
 
 
+def replicas(group_of):
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard"))
+    target, baseline = pair()
+    shard(target, mesh["shard"])
+    faig = FAIG(target, baseline, objective=cross_entropy)
+    return plain(
+        faig.score(data(), reducer="layer", n_steps=2, distributed=mesh[group_of].get_group())
+    )
+
+
+def test_replicas_share_the_samples(two):
+    faig = FAIG(*pair(), objective=cross_entropy)
+    expected = plain(faig.score(data(), reducer="layer", n_steps=2))
+    for found in two(replicas, "replicate"):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def shard_group():
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    faig = FAIG(shard(target, mesh), baseline, objective=cross_entropy)
+    faig.score(data(), reducer="layer", distributed=mesh.get_group())
+
+
+def test_a_group_of_shards_is_no_group_of_replicas(two):
+    for is_error, found, _ in two.outcomes(shard_group):
+        assert is_error
+        assert "replicas" in found
+
+
 def refused(what):
     mesh = init_device_mesh("cpu", (2,))
     target, baseline = pair()
