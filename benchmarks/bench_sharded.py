@@ -34,7 +34,7 @@ APART = "from benchmarks.bench_sharded import rank_main; rank_main()"
 class Config:
     millions: int = 272
     length: int = 16
-    count: int = 2
+    count: int = 1
     nodes: int = 2
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from paramattr import save_state_dict
+from tests.blind_sr.made_up import write_photographs
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 MODULE = """
@@ -29,7 +30,6 @@ def loader():
 
 def broken():
     batches = loader()
-    batches["red"][1][0][:] = float("nan")  # the third sample: the first rank's
     batches["red"][0][0][1] = float("nan")  # the second sample: the second rank's
     return batches
 """
@@ -110,6 +110,13 @@ def test_a_mistake_is_one_line(folder):
     assert "steps" in lines[0]
 
 
+def test_an_error_of_one_rank_is_told(folder):
+    found = difference(folder, batches="broken")
+    assert found.returncode != 0
+    assert found.stdout == ""
+    assert "the objective is nan for sample 1" in found.stderr
+
+
 def test_commands_of_one_process_say_so(folder):
     found = started(folder, "info", "base.safetensors")
     assert found.returncode != 0
@@ -117,12 +124,20 @@ def test_commands_of_one_process_say_so(folder):
 
 
 @pytest.mark.slow
-def test_the_study_prints_once_what_one_process_does(folder):
-    words = ("blindsr", "mask", "--network", "srcnn", "--crop", "16", "--json")
-    alone = started(folder, *words, ranks=False)
-    both = started(folder, *words)
+@pytest.mark.parametrize("command", ["mask", "compare"])
+def test_the_study_prints_once_what_one_process_does(folder, command):
+    write_photographs(folder, 2, (24, 24))
+    words = ("blindsr", command, "--images", str(folder), "--crop", "20", "--network", "srcnn")
+    words = (*words, "--methods", "faig,random", "--steps", "2", "--json", "--out")
+    alone = started(folder, *words, f"{command}-alone", ranks=False)
+    both = started(folder, *words, f"{command}-both")
     assert alone.returncode == both.returncode == 0, alone.stderr + both.stderr
     expected, found = json.loads(alone.stdout), json.loads(both.stdout)
-    for key in ("psnr", "barriers", "depth"):
-        assert found[key] == pytest.approx(expected[key], rel=1e-5) or found[key] == expected[key]
-    assert len(found["rows"]) == len(expected["rows"])
+    assert found.keys() == expected.keys()
+    for key in ("psnr", "barriers") if command == "mask" else ("areas",):
+        for row, wanted in zip(found[key], expected[key], strict=True):
+            assert row == wanted or row == pytest.approx(wanted, rel=1e-4)
+    one, other = (
+        {f.name for f in (folder / f"{command}-{n}").iterdir()} for n in ("alone", "both")
+    )
+    assert one == other

@@ -24,7 +24,7 @@ from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
 from paramattr.integration.request import Loaders, Reducers, Request, first_batch
 from paramattr.integration.scoring import Function, score_samples
-from paramattr.integration.sharded import sharded_integrand
+from paramattr.integration.sharded import ShardedIntegral
 from paramattr.integration.shards import Shards, is_sharded
 from paramattr.objectives import Objective, check_callable
 from paramattr.parameters import Baseline, pick
@@ -104,8 +104,8 @@ class Pair:
                 f"partitions is {partitions} and the model is sharded: FSDP makes all gradients in "
                 "each pass, so nothing is saved; use partitions=1, or more processes"
             )
-        integrand = sharded_integrand(shards, self.objective, pick(self.model, self.wanted))
-        return PathIntegral(integrand, get_rule(method, n_steps))
+        reported, rule = pick(self.model, self.wanted), get_rule(method, n_steps)
+        return ShardedIntegral(shards, self.objective, reported, rule)
 
     def integrand(self) -> Integrand:
         """Give the objective along the path: the models may have been moved or trained on since."""

@@ -30,13 +30,11 @@ class Integrand:
         objective: the objective as a function of the parameters.
         path: the path from the target to the baseline.
         reported: the names whose attributions are kept.
-        moves: the names that move somewhere, if that is known; else they are looked for.
     """
 
     objective: ObjectiveOfParameters
     path: FittedPath
     reported: tuple[str, ...]
-    moves: frozenset[str] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -67,8 +65,6 @@ class Integrand:
 
     def moving(self, alpha: float) -> list[str]:
         """List the parameters that move at one point."""
-        if self.moves is not None:
-            return [name for name in self.path.start if name in self.moves]
         return [name for name, speed in self.path.derivative(alpha).items() if speed.any()]
 
     def gradients(self, alpha: float, batch: Batch, names: list[str], *, each: bool) -> Gradients:
