@@ -97,10 +97,10 @@ class ParameterPathIntegratedGradients:
         self.compute = Compute(device, dtype, compile, workers)
         self.model, self.baseline = unwrapped_pair(model, baseline)
         self.objective, self.strict = objective, strict
+        self._given_path, self._wanted = path, parameters
         self._spent: tuple[Spent, ...] = ()
-        self._pair = Pair(
-            self.model, self.baseline, objective, path, parameters, self.compute, strict=strict
-        )
+        self._done = set[str]()
+        self._pair.check()
 
     @property
     def spent(self) -> tuple[Spent, ...]:
@@ -309,13 +309,8 @@ class ParameterPathIntegratedGradients:
         Raises:
             ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
         """
-        return self._pair.profile(
-            loader,
-            n_points,
-            at_once=internal_batch_size,
-            show_progress=show_progress,
-            distributed=distributed,
-        )
+        options = {"show_progress": show_progress, "distributed": distributed}
+        return self._pair.profile(loader, n_points, at_once=internal_batch_size, **options)
 
     def estimate(
         self,
@@ -327,8 +322,7 @@ class ParameterPathIntegratedGradients:
     ) -> Estimate:
         """Estimate the memory that `score` takes, before it is called.
 
-        The first sample (the first `internal_batch_size`) is differentiated once, and measured;
-        the rest follows from sizes. So it takes memory too, though less than `score`.
+        The first sample (the first `internal_batch_size`) is differentiated once, and measured.
 
         Args:
             loader: as in `score`, as are the others; only the first batch is drawn.
@@ -345,6 +339,11 @@ class ParameterPathIntegratedGradients:
         return self._pair.estimate(
             loader, reducer, at_once=internal_batch_size, partitions=partitions
         )
+
+    @property
+    def _pair(self) -> Pair:
+        ends = (self.model, self.baseline, self.objective, self._given_path, self._wanted)
+        return Pair(*ends, self.compute, self.strict, self._done)
 
 
 FAIG = ParameterPathIntegratedGradients

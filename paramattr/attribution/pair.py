@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
@@ -36,10 +37,11 @@ from paramattr.runtime.memory import held
 from paramattr.runtime.ranks import ALONE, Distributed, Ranks
 
 
+@dataclass(frozen=True)
 class Pair:
     """A target and a baseline, an objective, and how to compute.
 
-    Args:
+    Attributes:
         model: the target, without wrappers.
         baseline: the model it is compared with, or a mapping of names to tensors.
         objective: as in `FAIG`.
@@ -47,31 +49,32 @@ class Pair:
         wanted: the parameters that are reported, as in `FAIG`.
         compute: device, precision, compiler and threads.
         strict: as in `FAIG`.
-
-    Raises:
-        ModelError: as `FAIG`.
+        done: what is done once for a pair, over all calls.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        baseline: Baseline,
-        objective: Objective,
-        path: Path | None,
-        wanted: Iterable[str] | Callable[[str, Tensor], bool] | None,
-        compute: Compute,
-        *,
-        strict: bool,
-    ) -> None:
-        check_callable(objective)
-        self.model, self.baseline, self.objective = model, baseline, objective
-        self.path, self.wanted, self.compute, self.strict = path, wanted, compute, strict
-        self._is_compared = False
-        if is_sharded(model):
+    model: nn.Module
+    baseline: Baseline
+    objective: Objective
+    path: Path | None
+    wanted: Iterable[str] | Callable[[str, Tensor], bool] | None
+    compute: Compute
+    strict: bool
+    done: set[str]
+
+    def check(self) -> None:
+        """Look at what does not depend on data.
+
+        Raises:
+            ModelError: as `FAIG`.
+        """
+        check_callable(self.objective)
+        if is_sharded(self.model):
             self._check_shards()
             return
-        ends = path_between(model, baseline, path, compute, strict=strict, quiet=False)
-        pick(model, wanted, ends.buffers)
+        ends = path_between(
+            self.model, self.baseline, self.path, self.compute, strict=self.strict, quiet=False
+        )
+        pick(self.model, self.wanted, ends.buffers)
 
     def opened(self) -> AbstractContextManager[Shards | None]:
         """Give the models' shards, which may be written over inside `with`; or None."""
@@ -116,7 +119,8 @@ class Pair:
 
     def preflight(self, integrand: Integrand, ranks: Ranks = ALONE) -> Preflight:
         """Plan the look at the first sample; the baseline model is run in the first call alone."""
-        is_due, self._is_compared = not self._is_compared, True
+        is_due = "compared" not in self.done
+        self.done.add("compared")
         if is_due and self.strict and not is_sharded(self.model):
             baseline = self.baseline if isinstance(self.baseline, nn.Module) else None
             return Preflight(integrand, baseline, ranks)

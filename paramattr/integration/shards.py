@@ -182,8 +182,10 @@ class Shards:
             )
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_sharded(model: object) -> bool:
     """Say whether a model's parameters are shards; what a forward pass gathered is given back."""
+    if not isinstance(model, nn.Module):
+        return False
     reshard(model)
     return any(is_shard(parameter) for parameter in model.parameters())
 
