@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from benchmarks.bench_memory import field, forget_peak
 from benchmarks.benchmark import say, start
 from benchmarks.launching import answer, launch
-from benchmarks.networks import SHAPES, VOCABULARY, Decoder
+from benchmarks.networks import Decoder
 from paramattr import FAIG, next_token_cross_entropy
 
 APART = "from benchmarks.bench_sharded import rank_main; rank_main()"
@@ -32,7 +32,9 @@ APART = "from benchmarks.bench_sharded import rank_main; rank_main()"
 
 @dataclass(frozen=True)
 class Config:
-    millions: int = 272
+    width: int = 1024
+    depth: int = 21
+    vocabulary: int = 8000
     length: int = 16
     count: int = 1
     nodes: int = 2
@@ -40,7 +42,7 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Score on one process and on two."""
-    words = [str(config.millions), str(config.length), str(config.count), str(config.nodes)]
+    words = [str(getattr(config, one.name)) for one in fields(config)]
     with tempfile.TemporaryDirectory() as folder:
         [alone] = launch(1, Path(folder) / "1", APART, *words)
         both = launch(2, Path(folder) / "2", APART, *words)
@@ -59,13 +61,14 @@ def run(config: Config) -> dict[str, Any]:
 def rank_main() -> None:
     """Score on this rank."""
     torch.set_num_threads(1)
-    millions, length, count, nodes = map(int, sys.argv[1:])
+    width, depth, vocabulary, length, count, nodes = map(int, sys.argv[1:])
     several = int(os.environ["WORLD_SIZE"]) > 1
     if several:
         dist.init_process_group("gloo")
-    target, baseline = (_made(millions, seed, sharded=several) for seed in (0, 1))
+    shape = (width, depth, vocabulary)
+    target, baseline = (_made(shape, seed, sharded=several) for seed in (0, 1))
     draw = torch.Generator().manual_seed(2)
-    tokens = [torch.randint(0, VOCABULARY, (1, length), generator=draw) for _ in range(count)]
+    tokens = [torch.randint(0, vocabulary, (1, length), generator=draw) for _ in range(count)]
     forget_peak()
     held, started = field("VmRSS"), time.perf_counter()
     faig = FAIG(target, baseline, objective=next_token_cross_entropy)
@@ -83,10 +86,10 @@ def rank_main() -> None:
         dist.destroy_process_group()
 
 
-def _made(millions: int, seed: int, *, sharded: bool) -> nn.Module:
+def _made(shape: tuple[int, int, int], seed: int, *, sharded: bool) -> nn.Module:
     """Make a decoder whose whole parameters no process ever holds at once."""
     with torch.device("meta"):
-        model = Decoder(*SHAPES[millions])
+        model = Decoder(*shape)
     if sharded:
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
         for block in model.blocks:

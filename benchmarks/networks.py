@@ -35,9 +35,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A decoder of tokens, whose head is tied to its embedding."""
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, vocabulary: int = VOCABULARY) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
@@ -48,7 +48,14 @@ class Decoder(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
 
-SHAPES = {15: (256, 8), 30: (384, 10), 60: (640, 8), 124: (768, 14), 272: (1024, 19), 514: (1280, 24)}
+SHAPES = {
+    15: (256, 8),
+    30: (384, 10),
+    60: (640, 8),
+    124: (768, 14),
+    272: (1024, 19),
+    514: (1280, 24),
+}
 """Millions of a decoder's parameters, about, to its width and depth."""
 
 
