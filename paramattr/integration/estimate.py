@@ -18,6 +18,9 @@ from paramattr.runtime.compute import wide
 from paramattr.runtime.memory import available, distinct_bytes, peak_of_tensors, shown
 from paramattr.units.index import UnitIndex
 
+VECTORS = 11
+"""Numbers per unit, in float64: three sums, a sample's two, the three of its scores, and three that
+are on their way."""
 PARTITIONS = (2, 4, 8, 16, 32, 64)
 """Numbers of partitions that are tried where the memory is too small."""
 
@@ -263,7 +266,7 @@ def _reduction(integral: Integral, indexes: Sequence[UnitIndex]) -> int:
 
 
 def _units(index: UnitIndex) -> int:
-    return sum(labels.nbytes for labels in index.labels.values()) + 8 * 8 * len(index)
+    return sum(labels.nbytes for labels in index.labels.values()) + 8 * VECTORS * len(index)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
