@@ -8,6 +8,7 @@ from importlib.metadata import entry_points, version
 from typing import Annotated, NoReturn
 
 from paramattr.errors import ParamattrError
+from paramattr.runtime.launch import alone, shared
 from paramattr.stopping import signals
 
 try:
@@ -52,7 +53,7 @@ def _root(
     pass
 
 
-for command in (diff, apply, info, doctor):
+for command in (shared(diff), alone(apply), alone(info), alone(doctor)):
     app.command()(command)
 
 

@@ -33,6 +33,10 @@ class CheckpointError(ParamattrError):
     """A file cannot be read or written, or does not hold what was expected."""
 
 
+class RankError(ParamattrError):
+    """Several processes do not fit together: one failed, is gone, or was given other data."""
+
+
 def one_line(error: BaseException, most: int = 200) -> str:
     r"""Give the first line of what an error says, cut where it is long.
 

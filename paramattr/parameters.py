@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -59,6 +60,27 @@ def named_parameters(model: nn.Module) -> dict[str, Tensor]:
             "attributed to it"
         )
     return parameters
+
+
+def is_shard(tensor: object) -> bool:
+    """Say whether a tensor is one process's shard of a larger one (a DTensor)."""
+    module = sys.modules.get("torch.distributed.tensor")  # without it there is none
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def check_whole(model: object) -> None:
+    """Reject a model whose parameters are shards over several processes.
+
+    Raises:
+        ModelError: saying what can be done with it.
+    """
+    values = model.parameters() if isinstance(model, nn.Module) else ()
+    if any(is_shard(value) for value in values):
+        raise ModelError(
+            f"the parameters of {type(model).__name__} are shards over several processes, which "
+            "FAIG.score, gradient_times_change and fisher_times_change alone can take: call one of "
+            "these, or pass the whole model"
+        )
 
 
 def _is_quantised(parameter: Tensor) -> bool:
@@ -133,12 +155,14 @@ def align(
         Names to detached tensors, with the device and precision of the model's parameters.
 
     Raises:
-        ModelError: naming the first parameter that is missing, left over, of another shape, not
-            finite, or tied in the model but not in the baseline.
+        ModelError: for shards, and naming the first parameter that is missing, left over, of
+            another shape, not finite, or tied in the model but not in the baseline.
 
     Warns:
         UserWarning: listing the parameters that do not match, unless `strict`.
     """
+    check_whole(model)
+    check_whole(baseline)
     parameters, other, aliases = named_parameters(model), state_of(baseline), _aliases(model)
     aligned, misfits = {}, []
     for name, value in parameters.items():

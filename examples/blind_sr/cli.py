@@ -19,6 +19,7 @@ from blind_sr.restore.command import restore
 from blind_sr.retrain.command import retrain
 from blind_sr.severity.command import severity
 from blind_sr.training.command import train
+from paramattr.runtime.launch import alone, shared
 
 
 def _unwrapped(command: Callable[..., None]) -> str:
@@ -32,6 +33,9 @@ app = typer.Typer(
     help="Blind super-resolution: which filters deblur, which denoise.",
     no_args_is_help=True,
 )
+SHARED = (mask, compare)
+"""What ranks that torchrun starts share; the other commands run in one process."""
+
 for command in (
     train,
     mask,
@@ -46,4 +50,5 @@ for command in (
     retrain,
     reproduce,
 ):
-    app.command(help=_unwrapped(command))(command)
+    join = shared if command in SHARED else alone
+    app.command(help=_unwrapped(command))(join(command))

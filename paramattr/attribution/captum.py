@@ -29,6 +29,7 @@ from paramattr.integration.sums import Sample
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import named_parameters
 from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.ranks import Distributed, Ranks, sketch
 from paramattr.units.scores import Scores
 from paramattr.wrappers import unwrapped
 
@@ -64,6 +65,7 @@ def captum_scores(
     n_steps: int = 16,
     quadrature: str = "gausslegendre",
     show_progress: bool = False,
+    distributed: Distributed = False,
 ) -> Scores:
     """Score the output channels of some layers by one of Captum's layer methods.
 
@@ -96,6 +98,7 @@ def captum_scores(
         quadrature: Captum's `method`: `"gausslegendre"`, `"riemann_left"`, `"riemann_middle"`,
             `"riemann_right"` or `"riemann_trapezoid"` (whose weights sum to `1 - 1 / n_steps`).
         show_progress: show a progress bar on stderr.
+        distributed: as in `FAIG.score`.
 
     Returns:
         Scores of the layers' output channels, not negative.
@@ -127,7 +130,9 @@ def captum_scores(
     check_callable(objective)
     model = unwrapped(model)
     with undisturbed(model):
-        parameters = named_parameters(model)
+        parameters, ranks = named_parameters(model), Ranks(distributed)
+        if ranks.size > 1:
+            ranks.compare("the model", sketch(parameters))
         copied = copy.deepcopy(model).requires_grad_(False)
         watched, index = watched_layers(copied, layers, objective)
         values = ObjectiveOfParameters(FunctionalModel(copied), objective)
@@ -159,6 +164,7 @@ def captum_scores(
             read=partial(Batch.from_loader, device=device, model=model),
             check=check,
             show_progress=show_progress,
+            ranks=ranks,
         )[""][method]
 
 

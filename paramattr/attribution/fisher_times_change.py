@@ -13,6 +13,7 @@ from paramattr.integration.request import Loaders, Reducers
 from paramattr.integration.signatures import score_function
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
+from paramattr.runtime.ranks import Distributed
 
 
 @score_function
@@ -26,6 +27,7 @@ def fisher_times_change(
     show_progress: bool = False,
     checkpoint: str | Path | None = None,
     strict: bool = True,
+    distributed: Distributed = False,
 ) -> Any:
     """Score each unit by its squared change, weighted by the squared gradient at the target.
 
@@ -45,6 +47,7 @@ def fisher_times_change(
         show_progress: show a progress bar on stderr.
         checkpoint: as in `FAIG.score`.
         strict: as in `FAIG`.
+        distributed: as in `FAIG.score`.
 
     Returns:
         Scores of all units, not negative.
@@ -61,6 +64,7 @@ def fisher_times_change(
         method=single_node("target"),
         show_progress=show_progress,
         checkpoint=checkpoint,
+        distributed=distributed,
         function=_squared,
     )
 

@@ -15,6 +15,7 @@ from paramattr.integration.signatures import score_function
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.quadrature import Rule
+from paramattr.runtime.ranks import Distributed
 
 PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
 """Names of points on the straight line between the models."""
@@ -32,6 +33,7 @@ def gradient_times_change(
     show_progress: bool = False,
     checkpoint: str | Path | None = None,
     strict: bool = True,
+    distributed: Distributed = False,
 ) -> Any:
     """Score each unit by the first-order (Taylor) effect of its change.
 
@@ -52,6 +54,7 @@ def gradient_times_change(
         show_progress: show a progress bar on stderr.
         checkpoint: as in `FAIG.score`.
         strict: as in `FAIG`.
+        distributed: as in `FAIG.score`.
 
     Returns:
         Scores of all units, not negative.
@@ -66,6 +69,7 @@ def gradient_times_change(
         method=single_node(at),
         show_progress=show_progress,
         checkpoint=checkpoint,
+        distributed=distributed,
     )
 
 

@@ -34,6 +34,7 @@ from paramattr.parameters import named_parameters, pick
 from paramattr.quadrature import Rule, get_rule
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.ranks import Distributed, Ranks, sketch
 from paramattr.wrappers import unwrapped
 
 
@@ -123,6 +124,7 @@ class InputPathIntegratedGradients:
         method: str | Rule = "gausslegendre",
         show_progress: bool = False,
         checkpoint: str | Path | None = None,
+        distributed: Distributed = False,
     ) -> Any:
         """Stream `(inputs, baselines)` batches into one score per unit, as `FAIG.score` does.
 
@@ -133,6 +135,7 @@ class InputPathIntegratedGradients:
             method: as in `attribute`.
             show_progress: show a progress bar on stderr.
             checkpoint: as in `FAIG.score`.
+            distributed: as in `FAIG.score`.
 
         Returns:
             Scores of all units, not negative.
@@ -143,7 +146,9 @@ class InputPathIntegratedGradients:
         """
         with undisturbed(self.model):
             parameters, rule, function = self._begin(method, n_steps)
-            request = Request(self.model, loader, reducer)
+            request, ranks = Request(self.model, loader, reducer), Ranks(distributed)
+            if ranks.size > 1:
+                ranks.compare("the model", sketch(parameters))
 
             def read(item: Any) -> Batch:
                 return Batch.from_loader(item, device=_device(parameters), model=self.model)
@@ -169,6 +174,7 @@ class InputPathIntegratedGradients:
                 checkpoint=checkpoint,
                 settings=settings,
                 show_progress=show_progress,
+                ranks=ranks,
             )
             return request.answer(scores)
 
@@ -193,7 +199,7 @@ class InputPathIntegratedGradients:
             values.append(gradients.values)
             for name, gradient in gradients.by_name.items():
                 sums[name].add_(gradient, alpha=weight)
-        check_finite_values(values, batch.first)
+        check_finite_values(values, batch.first, batch.step)
         check_finite_gradients(sums, batch)
         return sums
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -11,27 +10,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral
-from paramattr.integration.batches import Batch, Inputs
-from paramattr.integration.ends import path_between
-from paramattr.integration.functional import FunctionalModel
-from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.integrand import Attributions, Integrand
-from paramattr.integration.path_integral import Integral, PathIntegral, Spent
+from paramattr.attribution.pair import Pair, is_adaptive
+from paramattr.integration.adaptive import Adaptive
+from paramattr.integration.batches import Inputs
+from paramattr.integration.estimate import Estimate
+from paramattr.integration.integrand import Attributions
+from paramattr.integration.path_integral import PathIntegral, Spent
 from paramattr.integration.plan import Plan
-from paramattr.integration.preflight import Preflight
-from paramattr.integration.profile import PathProfile, profile_of
-from paramattr.integration.request import Loaders, Reducers, Request
-from paramattr.integration.scoring import Function, as_they_are, score_samples
+from paramattr.integration.profile import PathProfile
+from paramattr.integration.request import Loaders, Reducers
+from paramattr.integration.scoring import Function, as_they_are
 from paramattr.integration.settling import Settling
 from paramattr.integration.signatures import attribute_method, score_method
 from paramattr.integration.summing import check_complete, delta_of, sum_samples
-from paramattr.objectives import Objective, check_callable, squared_error
-from paramattr.parameters import Baseline, pick
+from paramattr.objectives import Objective, squared_error
+from paramattr.parameters import Baseline
 from paramattr.paths import Path
 from paramattr.quadrature import Rule, get_rule
 from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.ranks import Distributed
 from paramattr.wrappers import unwrapped_pair
 
 
@@ -105,15 +103,11 @@ class ParameterPathIntegratedGradients:
         self.compute = Compute(device, dtype, compile, workers, memory)
         self.model, self.baseline = unwrapped_pair(model, baseline)
         self.objective, self.strict = objective, strict
-        check_callable(objective)
         self._given_path, self._wanted = path, parameters
         self._spent: tuple[Spent, ...] = ()
         self._plan: Plan | None = None
-        self._is_compared = False
-        ends = path_between(
-            self.model, self.baseline, path, self.compute, strict=strict, quiet=False
-        )
-        pick(self.model, parameters, ends.buffers)
+        self._done = set[str]()
+        self._pair.check()
 
     @property
     def spent(self) -> tuple[Spent, ...]:
@@ -187,14 +181,14 @@ class ParameterPathIntegratedGradients:
         """
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
-            integral = self._integral(n_steps, method)
+            integral = self._pair.integral(n_steps, method)
             whole, integrand = return_convergence_delta, integral.integrand
-            batch = self._batch(inputs, targets, additional_forward_args, integrand)
+            batch = self._pair.batch(inputs, targets, additional_forward_args, integrand)
             chunk = 1 if per_sample else internal_batch_size or len(batch)
             size = (internal_batch_size or 1) if per_sample else chunk
             batch = integrand.referenced(batch, chunk)
             before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
-            self._preflight(integrand).compare(batch.part(0, 1))
+            self._pair.preflight(integrand).compare(batch.part(0, 1))
             found = sum_samples(
                 integral,
                 batch,
@@ -204,7 +198,7 @@ class ParameterPathIntegratedGradients:
                 workers=self.compute.workers,
                 show_progress=show_progress,
             )
-            self._spent = found.spent or self._spent
+            self._spent = found.spent or (() if is_adaptive(method) else self._spent)
             if not return_convergence_delta:
                 return found.attributions
             change = integrand.values(1.0, batch, chunk) - before
@@ -234,9 +228,9 @@ class ParameterPathIntegratedGradients:
             ModelError: if a parameter that moves is not among them, or one has another shape.
         """
         with undisturbed(self.model, self.compute.device):
-            integral = PathIntegral(self._integrand(), get_rule("riemann_middle", 1))
+            integral = PathIntegral(self._pair.integrand(), get_rule("riemann_middle", 1))
             check_complete(attributions, integral.moving)
-            batch = self._batch(inputs, targets, additional_forward_args, integral.integrand)
+            batch = self._pair.batch(inputs, targets, additional_forward_args, integral.integrand)
             batch = integral.integrand.referenced(batch, len(batch))
             return delta_of(attributions, integral.integrand, batch)
 
@@ -255,6 +249,8 @@ class ParameterPathIntegratedGradients:
         until: float | None = None,
         fraction: float = 0.01,
         max_samples: int | None = None,
+        distributed: Distributed = False,
+        partitions: int = 1,
     ) -> Any:
         """Stream samples into one score per unit: the mean of the summed magnitudes.
 
@@ -284,6 +280,11 @@ class ParameterPathIntegratedGradients:
                 the sums over the units.
             fraction: share of the units that `until` is about.
             max_samples: the most samples of each condition; all by default.
+            distributed: True, or a process group: every rank of `torch.distributed` makes the same
+                call with the same loader, takes its share of the samples, and gets the scores of
+                all. A checkpoint is then a file per rank.
+            partitions: passes per sample and node, each of which keeps the gradients and sums of
+                one part of the parameters, which `function` then sees: less memory, more time.
 
         Returns:
             Scores of all units; parameters that are not reported count as zero. A dict by condition
@@ -296,28 +297,26 @@ class ParameterPathIntegratedGradients:
         Raises:
             ParamattrError: what `attribute` raises, and for an unknown reducer, an empty loader
                 or a checkpoint of other settings.
+            RankError: if another rank fails, or was given other models or data.
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
-        with undisturbed(self.model, self.compute.device):
-            check_count("internal_batch_size", internal_batch_size, ", or None")
-            settling = Settling(until, fraction, max_samples)
-            request = Request(self.model, loader, reducer)
-            integral = self._integral(n_steps, method)
-            found = score_samples(
-                integral,
-                request,
-                function=function,
-                preflight=self._preflight(integral.integrand),
-                at_once=internal_batch_size or 1,
-                workers=self.compute.workers,
-                memory=self.compute.memory,
-                checkpoint=checkpoint,
-                settling=settling,
-                show_progress=show_progress,
-            )
-            self._spent, self._plan = found.spent or self._spent, found.plan
-            return request.answer(found.scores)
+        found = self._pair.score(
+            loader,
+            reducer,
+            n_steps=n_steps,
+            method=method,
+            at_once=internal_batch_size,
+            show_progress=show_progress,
+            checkpoint=checkpoint,
+            function=function,
+            settling=Settling(until, fraction, max_samples),
+            distributed=distributed,
+            partitions=partitions,
+        )
+        self._spent = found.spent or (() if is_adaptive(method) else self._spent)
+        self._plan = found.plan
+        return found.answer
 
     def path_profile(
         self,
@@ -326,6 +325,7 @@ class ParameterPathIntegratedGradients:
         *,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
+        distributed: Distributed = False,
     ) -> PathProfile:
         """Evaluate the objective along the path, without any gradient.
 
@@ -336,44 +336,46 @@ class ParameterPathIntegratedGradients:
             n_points: evenly spaced places, both ends included; at least 3.
             internal_batch_size: most samples that run together; a whole batch by default.
             show_progress: draw a bar on stderr.
+            distributed: as in `score`.
 
         Raises:
             ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
         """
-        with undisturbed(self.model, self.compute.device):
-            check_count("internal_batch_size", internal_batch_size, ", or None")
-            integrand = self._integrand()
-            read = partial(Batch.from_loader, device=integrand.device, model=self.model)
-            return profile_of(
-                integrand, loader, read, n_points, internal_batch_size, show_progress=show_progress
-            )
+        options = {"show_progress": show_progress, "distributed": distributed}
+        return self._pair.profile(loader, n_points, at_once=internal_batch_size, **options)
 
-    def _integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
-        if isinstance(method, str) and method == "adaptive":
-            method = Adaptive()
-        self.compute.check_workers(self.model, adaptive=isinstance(method, Adaptive))
-        if isinstance(method, Adaptive):
-            self._spent = ()
-            return AdaptiveIntegral(self._integrand(), method)
-        return PathIntegral(self._integrand(), get_rule(method, n_steps))
+    def estimate(
+        self,
+        loader: Loaders,
+        *,
+        reducer: Reducers,
+        internal_batch_size: int | None = None,
+        partitions: int = 1,
+    ) -> Estimate:
+        """Estimate the memory that `score` takes, before it is called.
 
-    def _integrand(self) -> Integrand:
-        # Aligned anew at each call: the models may have been moved or trained on since.
-        path = path_between(
-            self.model, self.baseline, self._given_path, self.compute, strict=self.strict
+        The first sample (the first `internal_batch_size`) is differentiated once, and measured.
+
+        Args:
+            loader: as in `score`, as are the others; only the first batch is drawn.
+            reducer: the units.
+            internal_batch_size: samples that are differentiated at once.
+            partitions: passes over the model.
+
+        Returns:
+            The estimate, in bytes, and `advice` where it does not fit.
+
+        Raises:
+            ParamattrError: as `score`, and for a loader that can be read only once.
+        """
+        return self._pair.estimate(
+            loader, reducer, at_once=internal_batch_size, partitions=partitions
         )
-        model = FunctionalModel(self.model, self.compute, moving=path.buffers)
-        reported = pick(self.model, self._wanted, path.buffers)
-        return Integrand(ObjectiveOfParameters(model, self.objective), path, tuple(reported))
 
-    def _batch(self, inputs: Any, targets: Any, extra: Any, integrand: Integrand) -> Batch:
-        return Batch.of(inputs, targets, extra, device=integrand.device, model=self.model)
-
-    def _preflight(self, integrand: Integrand) -> Preflight:
-        """Plan the look at the first sample; the baseline model is run in the first call alone."""
-        baseline, self._is_compared = None if self._is_compared else self.baseline, True
-        is_comparable = isinstance(baseline, nn.Module) and self.strict
-        return Preflight(integrand, baseline if is_comparable else None)
+    @property
+    def _pair(self) -> Pair:
+        ends = (self.model, self.baseline, self.objective, self._given_path, self._wanted)
+        return Pair(*ends, self.compute, self.strict, self._done)
 
 
 FAIG = ParameterPathIntegratedGradients

@@ -28,6 +28,7 @@ from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import check_evaluating, undisturbed
+from paramattr.runtime.ranks import Distributed, Ranks, sketch
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -50,6 +51,7 @@ def substitution_effect(
     show_progress: bool = False,
     checkpoint: str | Path | None = None,
     strict: bool = True,
+    distributed: Distributed = False,
 ) -> Any:
     """Score each unit by what exchanging it alone does to the objective.
 
@@ -73,6 +75,7 @@ def substitution_effect(
         show_progress: draw a bar on stderr.
         checkpoint: as in `FAIG.score`.
         strict: as in `FAIG`.
+        distributed: as in `FAIG.score`.
 
     Returns:
         Scores, as `FAIG.score` gives them: `values` is the mean of |E|, `signed` the mean of E. A
@@ -102,13 +105,15 @@ def substitution_effect(
     check_evaluating(model)
     request = Request(model, loader, reducer)
     if budget is not None and candidates is None:
-        candidates = _cheap(model, other, loader, request, reducer, objective, strict)
+        candidates = _cheap(model, other, loader, request, reducer, objective, strict, distributed)
     chosen = _chosen(request, candidates, budget)
-    compute = Compute()
+    compute, ranks = Compute(), Ranks(distributed)
     with undisturbed(model, compute.device):
         path = path_between(model, other, None, compute, strict=strict, quiet=False)
         function = FunctionalModel(model, compute, moving=path.buffers)
         integrand = Integrand(ObjectiveOfParameters(function, objective), path, tuple(path.start))
+        if ranks.size > 1:
+            ranks.compare("the models", sketch(*map(path.evaluate, (0.0, 1.0))))
         exchanges = {
             name: _Exchange(integrand, index, chosen) for name, index in request.indexes.items()
         }
@@ -127,6 +132,7 @@ def substitution_effect(
             checkpoint=checkpoint,
             settings=settings,
             show_progress=show_progress,
+            ranks=ranks,
         )
     for of_units in scores.values():
         for name, of_reducer in of_units.items():
@@ -190,6 +196,7 @@ def _cheap(
     reducer: Any,
     objective: Objective,
     strict: bool,
+    distributed: Distributed,
 ) -> Scores:
     for batches in request.loaders.values():
         if iter(batches) is batches:
@@ -208,6 +215,7 @@ def _cheap(
         objective=objective,
         at="middle",
         strict=strict,
+        distributed=distributed,
     )
     scores = list(found.values()) if isinstance(found, dict) else [found]
     of_reducer = [s if isinstance(s, Scores) else next(iter(s.values())) for s in scores]

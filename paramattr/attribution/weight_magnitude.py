@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from paramattr.parameters import named_parameters
+from paramattr.parameters import check_whole, named_parameters
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
@@ -27,5 +27,6 @@ def weight_magnitude(model: nn.Module, *, reducer: str | Reducer = "kernel") -> 
         UnitError: for an unknown reducer.
     """
     model = unwrapped(model)
+    check_whole(model)
     index = UnitIndex.of(model, reducer)
     return Scores(index, index.reduce({n: p.abs() for n, p in named_parameters(model).items()}))

@@ -21,10 +21,12 @@ from paramattr.diff.measuring import Loss, Worth, losses, worths
 from paramattr.diff.texts import ALL
 from paramattr.errors import UnitError, warn
 from paramattr.integration.ends import path_between
+from paramattr.integration.estimate import Estimate
 from paramattr.integration.profile import PathProfile
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.ranks import Distributed, Ranks
 from paramattr.units.contrast import contrast
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
@@ -71,6 +73,7 @@ class Plan:
         gradients: how many gradients are taken.
         passes: over all samples, forward alone.
         notes: what is not attributed.
+        memory: what the gradients take, where it was asked for.
     """
 
     distance: Distance
@@ -80,6 +83,7 @@ class Plan:
     gradients: int
     passes: int
     notes: tuple[str, ...]
+    memory: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,13 @@ class Result:
         return page_of(self)
 
 
-def plan(config: Config, material: Material) -> Plan:
-    """Say what a run would do, without a gradient.
+def plan(config: Config, material: Material, *, memory: bool = False) -> Plan:
+    """Say what a run would do, without a gradient but one, of a sample, for its memory.
+
+    Args:
+        config: the settings.
+        material: the models and the data.
+        memory: whether to estimate the memory of the gradients.
 
     Raises:
         ParamattrError: if the models do not fit together or have no such units.
@@ -130,6 +139,10 @@ def plan(config: Config, material: Material) -> Plan:
         first = next(iter(material.conditions.values()))[:1]
         _faig(config, material).path_profile(first, n_points=3)  # what is wrong shows now
         distance = _distance(material)
+        kinds_of_unit = list(dict.fromkeys([*indexes, LAYER]))
+        needed = None
+        if memory:
+            needed = _faig(config, material).estimate(material.conditions, reducer=kinds_of_unit)
     samples, conditions = sum(material.counts.values()), len(material.counts)
     # As many random units of the same layers: layers have no such control.
     measured = [name for name in indexes if name != LAYER] or list(indexes)
@@ -142,35 +155,56 @@ def plan(config: Config, material: Material) -> Plan:
         samples * config.steps,
         2 + POINTS + kinds * (1 + config.draws),
         tuple(notes),
+        needed,
     )
 
 
-def run(config: Config, material: Material, *, show_progress: bool = False) -> Result:
+def run(
+    config: Config,
+    material: Material,
+    *,
+    show_progress: bool = False,
+    distributed: Distributed = False,
+) -> Result:
     """Score the units on every condition, contrast, mask the top share, and measure.
 
     Args:
         config: the settings.
         material: the models and the data.
         show_progress: draw bars on stderr.
+        distributed: as in `FAIG.score`: the ranks share the samples.
 
     Raises:
         ParamattrError: what `FAIG.score` raises.
     """
+    ranks = Ranks(distributed)
+    with ranks.together():
+        return _run(config, material, ranks, show_progress and ranks.is_first, distributed)
+
+
+def _run(
+    config: Config,
+    material: Material,
+    ranks: Ranks,
+    show_progress: bool,
+    distributed: Distributed,
+) -> Result:
     planned = plan(config, material)
     with _noted(planned.notes) as notes:
-        target = worths(material.target, material)
-        baseline = worths(material.baseline, material)
+        target = worths(material.target, material, ranks)
+        baseline = worths(material.baseline, material, ranks)
         faig = _faig(config, material)
         everything = [batch for batches in material.conditions.values() for batch in batches]
-        profile = faig.path_profile(everything, POINTS, show_progress=show_progress)
-        scores = _scores(config, material, faig, list(planned.units), show_progress)
+        options: dict[str, Any] = {"show_progress": show_progress, "distributed": distributed}
+        profile = faig.path_profile(everything, POINTS, **options)
+        scores = _scores(config, material, faig, list(planned.units), options)
     rankings = {name: _rankings(own, material.counts) for name, own in scores.items()}
     selections = {
         name: {key: _top(own, _share(config, count)) for key, own in rankings[name].items()}
         for name, count in planned.units.items()
     }
     measured = {name: selections[name] for name in planned.masked}
-    masked = _mask(config, material, measured, target, show_progress)
+    masked = _mask(config, material, measured, target, show_progress, ranks)
     change = absolute_change(material.target, material.baseline, reducer=LAYER).by_layer()
     total = sum(change.values())
     return Result(
@@ -219,15 +253,15 @@ def _indexes(config: Config, material: Material) -> dict[str, UnitIndex]:
 
 
 def _scores(
-    config: Config, material: Material, faig: FAIG, units: list[str], show_progress: bool
+    config: Config, material: Material, faig: FAIG, units: list[str], options: dict[str, Any]
 ) -> dict[str, dict[str, Scores]]:
     kinds = list(dict.fromkeys([*units, LAYER]))
     found: dict[str, dict[str, Scores]] = faig.score(
         material.conditions,
         reducer=kinds,
         n_steps=config.steps,
-        show_progress=show_progress,
         checkpoint=None if config.out is None else config.out / PROGRESS_FILE,
+        **options,
     )
     return {kind: {name: own[kind] for name, own in found.items()} for kind in kinds}
 
@@ -256,6 +290,7 @@ def _mask(
     selections: dict[str, dict[str, Selection]],
     own: dict[str, Worth],
     show_progress: bool,
+    ranks: Ranks,
 ) -> list[Loss]:
     rows: list[Loss] = []
     toward = _toward(config, material)
@@ -265,7 +300,15 @@ def _mask(
             for sought, selection in found.items():
                 named: dict[str, Any] = {"units": units, "sought": sought}
                 if len(selection):
-                    rows += losses(material, toward, selection, own, draws=config.draws, **named)
+                    rows += losses(
+                        material,
+                        toward,
+                        selection,
+                        own,
+                        draws=config.draws,
+                        ranks=ranks,
+                        **named,
+                    )
                 advance(1)
     return rows
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from paramattr.attribution.random import random_scores_of, random_within_layers
@@ -16,6 +18,7 @@ from paramattr.integration.batches import Batch
 from paramattr.objectives import cross_entropy, prediction
 from paramattr.parameters import Baseline
 from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.surgery.edits import substituted
 from paramattr.units.selection import Selection
 
@@ -58,12 +61,15 @@ class Loss:
     random_accuracy: float | None = None
 
 
-def worths(model: nn.Module, material: Material) -> dict[str, Worth]:
-    """Measure a model on every condition."""
+def worths(model: nn.Module, material: Material, ranks: Ranks = ALONE) -> dict[str, Worth]:
+    """Measure a model on every condition; each rank takes its share of the batches."""
     with undisturbed(model), torch.no_grad():
-        return {
-            name: _worth(model, batches, material) for name, batches in material.conditions.items()
+        sums = {
+            name: _sums(model, batches, material, ranks)
+            for name, batches in material.conditions.items()
         }
+    ranks.meet()
+    return {name: _worth(added) for name, added in ranks.added(sums).items()}
 
 
 def losses(
@@ -75,6 +81,7 @@ def losses(
     units: str,
     sought: str,
     draws: int,
+    ranks: Ranks = ALONE,
 ) -> list[Loss]:
     """Exchange some units, and as many random ones, for those of another model.
 
@@ -87,12 +94,13 @@ def losses(
         sought: the condition whose units they are, for the result.
         draws: how many random selections. They hold as many units of each layer as `selection`;
             where a layer has one unit alone, they are drawn from the whole model.
+        ranks: the processes that share the batches.
 
     Returns:
         One entry per measured condition.
     """
-    found = _masked(material, toward, selection)
-    controls = [_masked(material, toward, control(selection, seed)) for seed in range(draws)]
+    found = _masked(material, toward, selection, ranks)
+    controls = [_masked(material, toward, control(selection, seed), ranks) for seed in range(draws)]
     rows = []
     for measured, worth in found.items():
         others = [one[measured] for one in controls]
@@ -121,22 +129,32 @@ def control(selection: Selection, seed: int) -> Selection:
     return scores.top(count=len(selection), warn=False)
 
 
-def _masked(material: Material, toward: Baseline, selection: Selection) -> dict[str, Worth]:
+def _masked(
+    material: Material, toward: Baseline, selection: Selection, ranks: Ranks
+) -> dict[str, Worth]:
     with substituted(material.target, toward, selection) as edited:
-        return worths(edited, material)
+        return worths(edited, material, ranks)
 
 
-def _worth(model: nn.Module, batches: Iterable[Any], material: Material) -> Worth:
-    values, right, asked = [], 0, 0
-    for item in batches:
+def _sums(
+    model: nn.Module, batches: Iterable[Any], material: Material, ranks: Ranks
+) -> Float[Tensor, "4"]:
+    """Sum the objective over samples; count these, the right answers and what was asked."""
+    found = torch.zeros(4, dtype=torch.float64)
+    for item in islice(batches, ranks.rank, None, ranks.size):
         batch = Batch.from_loader(item, model=model)
         output = model(*batch.arguments, **batch.keywords)
-        values.append(material.objective(output, batch.targets).double().cpu())
+        found[0] += material.objective(output, batch.targets).double().sum().cpu()
+        found[1] += len(batch)
         if material.objective is cross_entropy and _are_classes(output, batch.targets):
-            right += int((prediction(output).argmax(1) == batch.targets).sum())
-            asked += len(batch)
-    mean = float(torch.cat(values).mean())
-    return Worth(mean, right / asked if asked else None)
+            found[2] += int((prediction(output).argmax(1) == batch.targets).sum())
+            found[3] += len(batch)
+    return found
+
+
+def _worth(sums: Float[Tensor, "4"]) -> Worth:
+    total, samples, right, asked = sums.tolist()
+    return Worth(total / samples, right / asked if asked else None)
 
 
 def _are_classes(output: Any, targets: Any) -> bool:

@@ -13,6 +13,7 @@ from paramattr.diff.material import gather
 from paramattr.diff.page import save_page
 from paramattr.diff.report import as_json as rows_of
 from paramattr.diff.report import plan_as_json, print_plan, print_result, save
+from paramattr.runtime.launch import is_first, is_joined
 
 
 def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
@@ -29,14 +30,18 @@ def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=False)
     material = gather(config)
     if dry_run:
-        planned = plan(config, material)
+        planned = plan(config, material, memory=True)
         if as_json:
             print(json.dumps({"settings": config.shown(), **plan_as_json(planned)}, indent=1))
         else:
             print_plan(console, config, planned)
+            for line in [] if planned.memory is None else planned.memory.lines():
+                console.print(line)
         return
-    result = run(config, material, show_progress=sys.stderr.isatty())
-    said = [*save(config, result), *save_page(config, material, result)]
+    result = run(config, material, show_progress=sys.stderr.isatty(), distributed=is_joined())
+    said = []
+    if is_first():
+        said = [*save(config, result), *save_page(config, material, result)]
     if as_json:
         print(json.dumps(rows_of(config, result), indent=1))
     else:

@@ -68,7 +68,7 @@ def plan_as_json(planned: Plan) -> dict[str, Any]:
         "gradients": planned.gradients,
         "passes": planned.passes,
         "notes": list(planned.notes),
-    }
+    } | ({} if planned.memory is None else {"memory": planned.memory.content})
 
 
 def layer_rows(result: Result) -> list[dict[str, Any]]:

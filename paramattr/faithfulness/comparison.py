@@ -17,6 +17,7 @@ from paramattr.faithfulness.curves import Bootstrap, Curve
 from paramattr.faithfulness.damage import Truth, measure_ends
 from paramattr.faithfulness.masking import FRACTIONS, Measure, curves, with_fractions
 from paramattr.parameters import Baseline
+from paramattr.runtime.ranks import Distributed
 from paramattr.units.agreement import agreement
 from paramattr.units.index import check_same_units
 from paramattr.units.scores import Scores
@@ -228,6 +229,7 @@ def compare(
     checkpoint: str | Path | None = None,
     show_progress: bool = False,
     advance: Callable[[float], None] = lambda amount: None,
+    distributed: Distributed = False,
 ) -> Comparison:
     """Exchange the top units of every method's ranking and measure every function.
 
@@ -252,6 +254,7 @@ def compare(
         checkpoint: a file that keeps what was measured, as `masking_curve` keeps it.
         show_progress: draw a bar on stderr.
         advance: called with 1 after each edited model.
+        distributed: as in `masking_curve`: the ranks share the edited models.
 
     Returns:
         The comparison: curves, rows, areas, selectivity, agreement.
@@ -288,6 +291,7 @@ def compare(
         checkpoint=checkpoint,
         show_progress=show_progress,
         advance=advance,
+        distributed=distributed,
     )
     by_scores = {id(scores): own for scores, own in zip(distinct, drawn, strict=True)}
     found: dict[tuple[str, str, str], Curve] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +14,10 @@ from paramattr.faithfulness.memory import EDITS, Measure, Memory
 from paramattr.parameters import Baseline
 from paramattr.runtime.isolation import check_evaluating
 from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.ranks import Distributed, Ranks
 from paramattr.surgery.edits import check_units
 from paramattr.units.scores import Scores
+from paramattr.units.selection import Selection
 from paramattr.wrappers import unwrapped
 
 __all__ = [
@@ -40,6 +42,7 @@ def masking_curve(
     *,
     fractions: Sequence[float] = FRACTIONS,
     show_progress: bool = False,
+    distributed: Distributed = False,
 ) -> Curve:
     """Measure the target as its top units are replaced by the baseline's.
 
@@ -51,6 +54,8 @@ def masking_curve(
         measure: a function of the model that gives one number per sample `(B,)`.
         fractions: shares of the units, increasing, from 0 to 1; see `with_fractions`.
         show_progress: show a progress bar on stderr.
+        distributed: True, or a process group: every rank of `torch.distributed` makes the same
+            call, measures its share of the edited models, and gets the whole curve.
 
     Returns:
         The curve; its value at 0 is the unedited target's.
@@ -63,7 +68,13 @@ def masking_curve(
     """
     return _only(
         curves(
-            model, baseline, [ranking], [measure], fractions=fractions, show_progress=show_progress
+            model,
+            baseline,
+            [ranking],
+            [measure],
+            fractions=fractions,
+            show_progress=show_progress,
+            distributed=distributed,
         )
     )
 
@@ -76,6 +87,7 @@ def insertion_curve(
     *,
     fractions: Sequence[float] = FRACTIONS,
     show_progress: bool = False,
+    distributed: Distributed = False,
 ) -> Curve:
     """Measure the baseline as the target's top units are inserted.
 
@@ -91,6 +103,7 @@ def insertion_curve(
             fractions=fractions,
             edit="insertion",
             show_progress=show_progress,
+            distributed=distributed,
         )
     )
 
@@ -106,6 +119,7 @@ def curves(
     checkpoint: str | Path | None = None,
     show_progress: bool = False,
     advance: Callable[[float], None] = lambda amount: None,
+    distributed: Distributed = False,
 ) -> list[list[Curve]]:
     """Measure the curves of several rankings; equal selections are measured once.
 
@@ -120,12 +134,14 @@ def curves(
             kill, the same call resumes from it.
         show_progress: show a progress bar on stderr.
         advance: called with 1 after each edited model.
+        distributed: as in `masking_curve`. A checkpoint is then a file per rank.
 
     Returns:
         A list for each ranking, with a curve for each measure.
 
     Raises:
         CheckpointError: if the checkpoint was made with other models, measures or data.
+        RankError: if another rank fails, or measures other models, rankings or data.
         ParamattrError: as `masking_curve`.
     """
     if edit not in EDITS:
@@ -135,20 +151,36 @@ def curves(
     check_evaluating(model)
     for ranking in rankings:
         check_units(model, ranking.index)
-    memory = Memory(model, baseline, measures, edit, checkpoint)
-    rows = []
-    with progress_bar("measuring", len(rankings) * len(fractions), show=show_progress) as draw:
-        for ranking in rankings:
-            columns, units = [], ranking.index.fingerprint()
-            for fraction in fractions:
-                size = {"fraction": fraction} if fraction else {"count": 0}
-                top = ranking.top(**size, warn=False)
-                columns.append(memory.of(top, units))
-                draw(1)
-                advance(1)
-            values = zip(*columns, strict=True)
-            rows.append([Curve(fractions, torch.stack(column)) for column in values])
-    return rows
+    ranks = Ranks(distributed)
+    with (
+        ranks.together(),
+        progress_bar(
+            "measuring", len(rankings) * len(fractions), show=show_progress and ranks.is_first
+        ) as draw,
+    ):
+        memory = Memory(model, baseline, measures, edit, ranks.file(checkpoint), ranks.stamp())
+        edits = (
+            (selection, ranking.index.fingerprint())
+            for ranking in rankings
+            for selection in _selections(ranking, fractions)
+        )
+        rows = []
+        for selection, units in memory.shared(edits, ranks):
+            rows.append(memory.of(selection, units))
+            draw(1)
+            advance(1)
+    found = []
+    for number in range(len(rankings)):
+        columns = rows[number * len(fractions) : (number + 1) * len(fractions)]
+        values = zip(*columns, strict=True)
+        found.append([Curve(fractions, torch.stack(column)) for column in values])
+    return found
+
+
+def _selections(ranking: Scores, fractions: Sequence[float]) -> Iterator[Selection]:
+    for fraction in fractions:
+        size = {"fraction": fraction} if fraction else {"count": 0}
+        yield ranking.top(**size, warn=False)
 
 
 def with_fractions(fractions: Sequence[float], *extra: float) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from paramattr.buffers import moving_buffers
 from paramattr.checkpoints import fingerprint
-from paramattr.errors import CheckpointError, ObjectiveError
+from paramattr.errors import CheckpointError, ObjectiveError, RankError
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.resume import Unfinished
 from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.ranks import Ranks
 from paramattr.surgery.edits import holding, inserted, substituted
 from paramattr.units.selection import Selection
 
@@ -35,6 +36,7 @@ class Memory:
         measures: functions of the model, each giving one number per sample.
         edit: a key of `EDITS`.
         checkpoint: the file; with None, nothing is kept.
+        stamp: what else tells the file apart, such as the rank that writes it.
 
     Raises:
         CheckpointError: if the file was made with other models, measures or data.
@@ -48,14 +50,15 @@ class Memory:
         measures: Sequence[Measure],
         edit: str,
         checkpoint: str | Path | None,
+        stamp: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.baseline, self.measures, self.edit = model, baseline, measures, edit
         other = align(model, baseline) | moving_buffers(model, baseline)
         self.kept = self._named("unedited", self.measured(nullcontext()))
-        stamp: dict[str, Any] = {}
+        stamp = dict(stamp or {})
         if checkpoint is not None:
             models = [named_parameters(model), dict(model.named_buffers()), other]
-            stamp = {"kind": "curves", "edit": edit, "models": fingerprint(models)}
+            stamp |= {"kind": "curves", "edit": edit, "models": fingerprint(models)}
             # Measures cannot be compared as code, so their values on the two models identify them.
             self.kept |= self._named("baseline", self.measured(holding(model, other)))
         self.file = Unfinished(checkpoint, stamp)
@@ -71,11 +74,47 @@ class Memory:
             self.kept = dict(tensors)
         self.file.save(self.kept)
 
+    def shared(
+        self, edits: Iterable[tuple[Selection, str]], ranks: Ranks
+    ) -> Iterator[tuple[Selection, str]]:
+        """Give the edits on, after each rank has measured its share of them.
+
+        Args:
+            edits: selections, each with the digest of its unit index.
+            ranks: the processes; one alone measures nothing ahead.
+
+        Raises:
+            RankError: if another rank fails, or measures other models, rankings or data.
+        """
+        if ranks.size == 1:
+            yield from edits
+            return
+        every = list(edits)
+        names = list(dict.fromkeys(self._name(*one) for one in every))
+        ranks.compare("the rankings", fingerprint([{name: torch.empty(0) for name in names}]))
+        mine = set(names[ranks.rank :: ranks.size])
+        for selection, units in every:
+            if self._name(selection, units) in mine:
+                ranks.check()
+                self.of(selection, units)
+        ranks.meet()
+        of_ranks = ranks.gathered(self.kept)
+        for other, kept in enumerate(of_ranks):
+            for name in self._named("unedited", self.measures):
+                own = self.kept[name]
+                if own.shape != kept[name].shape or not torch.allclose(own, kept[name], rtol=1e-4):
+                    raise RankError(
+                        f"a measure of the unedited model differs between rank {ranks.rank} and "
+                        f"rank {other}: expected the same models, measures and data on every rank; "
+                        "give shuffles the same seed"
+                    )
+        for kept in of_ranks:
+            self.kept = {**kept, **self.kept}
+        yield from every
+
     def of(self, selection: Selection, units: str) -> list[Tensor]:
         """Return every measure's values on one edit; `units` is the digest of its unit index."""
-        name = f"{units} {fingerprint([{'': selection.chosen}])}"
-        if self.edit == "masking" and not len(selection):
-            name = "unedited"
+        name = self._name(selection, units)
         if f"{name} 0" not in self.kept:
             edited = EDITS[self.edit](self.model, self.baseline, selection)
             measured = self._named(name, self.measured(edited))
@@ -105,7 +144,12 @@ class Memory:
             like = self.kept.get(f"unedited {key.split(' ')[-1]}")
             self.file.check({key: value}, {} if like is None else {key: like})
 
-    def _named(self, name: str, values: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _name(self, selection: Selection, units: str) -> str:
+        if self.edit == "masking" and not len(selection):
+            return "unedited"
+        return f"{units} {fingerprint([{'': selection.chosen}])}"
+
+    def _named(self, name: str, values: Sequence[Any]) -> dict[str, Any]:
         return {f"{name} {number}": value for number, value in enumerate(values)}
 
 

@@ -33,6 +33,7 @@ class Batch:
             unchanged with every sample.
         keywords: the model's keyword arguments, with the same rule.
         first: the number of the first sample in the batch that this batch was cut from.
+        step: from the number of one sample to that of the next.
     """
 
     inputs: tuple[Tensor, ...]
@@ -40,6 +41,7 @@ class Batch:
     extra: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
     first: int = 0
+    step: int = 1
 
     @classmethod
     def of(
@@ -133,11 +135,16 @@ class Batch:
 
     def part(self, start: int, size: int) -> Batch:
         """Cut out `size` samples, or as many as are left."""
-        samples = slice(start, start + size)
+        return self.on(slice(start, start + size))
+
+    def on(self, samples: slice) -> Batch:
+        """Cut out the samples at some places."""
         inputs, targets, extra, keywords = mapped(
             self._parts(), lambda tensor: tensor[samples] if tensor.ndim else tensor
         )
-        return Batch(inputs, targets, extra, keywords, self.first + start)
+        start, step = samples.start or 0, samples.step or 1
+        first = self.first + start * self.step
+        return Batch(inputs, targets, extra, keywords, first, self.step * step)
 
     def _parts(self) -> tuple[Any, Any, Any, Any]:
         return self.inputs, self.targets, self.extra, self.keywords

@@ -75,7 +75,7 @@ class ObjectiveOfParameters:
         """
         with torch.no_grad():
             values = self._evaluate(parameters, batch)
-        check_finite_values([values], batch.first)
+        check_finite_values([values], batch.first, batch.step)
         return values
 
     def check_followed(self, parameters: Mapping[str, Tensor], batch: Batch) -> None:
@@ -203,7 +203,7 @@ class ObjectiveOfParameters:
         def value(leaves: Mapping[str, Tensor], *sample: Tensor) -> tuple[Tensor, Tensor]:
             rest = iter(sample)
             inputs, targets, extra, keywords = mapped(parts, lambda _: next(rest)[None])
-            sample_batch = Batch(inputs, targets, extra, keywords, batch.first)
+            sample_batch = Batch(inputs, targets, extra, keywords, batch.first, batch.step)
             values = self._evaluate({**parameters, **leaves}, sample_batch)
             return values[0], values[0]
 
@@ -220,7 +220,7 @@ class ObjectiveOfParameters:
     ) -> Tensor:
         output = self.model(parameters, batch, compiled=compiled)
         values = self.objective(output, batch.targets)
-        _check_shape(values, len(batch))
+        check_shape(values, len(batch))
         return values
 
 
@@ -230,13 +230,14 @@ def _hand_over(take: Take, name: str, leaf: Tensor) -> None:
         take(name, gradient.to(wide(gradient.dtype)))
 
 
-def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int) -> None:
+def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int, step: int = 1) -> None:
     """Reject objectives that are not finite.
 
     Args:
         values: the objectives of the same samples at several points, checked together because each
             check on an accelerator waits for it.
         first: the number of the first sample.
+        step: from the number of one sample to that of the next.
 
     Raises:
         ObjectiveError: naming the first sample whose objective is not finite.
@@ -247,9 +248,9 @@ def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int) -> Non
         if not torch.isfinite(place).all():
             bad = int((~torch.isfinite(place)).nonzero()[0])
             raise ObjectiveError(
-                f"the objective is {place[bad].item()} for sample {first + bad}: expected a finite "
-                "number; check that sample's inputs and targets, and the model's range in this "
-                "precision"
+                f"the objective is {place[bad].item()} for sample {first + step * bad}: expected a "
+                "finite number; check that sample's inputs and targets, and the model's range in "
+                "this precision"
             )
 
 
@@ -273,7 +274,12 @@ def check_finite_gradients(sums: Mapping[str, Tensor], batch: Batch) -> None:
             )
 
 
-def _check_shape(values: object, samples: int) -> None:
+def check_shape(values: object, samples: int) -> None:
+    """Reject an objective that does not give one number per sample.
+
+    Raises:
+        ObjectiveError: saying what it gave.
+    """
     if not isinstance(values, Tensor):
         raise ObjectiveError(
             f"the objective gave a {type(values).__name__}: expected a tensor of shape "

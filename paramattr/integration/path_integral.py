@@ -219,7 +219,7 @@ class PathIntegral:
                     sums[name] = sums[name].add_(product) if name in sums else product
         still = [name for name in integrand.reported if name not in sums]
         sums = {**integrand.zeros(still, leading), **sums}
-        check_finite_values(values, batch.first)
+        check_finite_values(values, batch.first, batch.step)
         check_finite_gradients({**sums, "a parameter": total}, batch)
         seen = torch.stack(values) if values else torch.zeros(0, len(batch))
         attributions = {name: sums[name] for name in integrand.reported}

@@ -18,6 +18,7 @@ from paramattr.integration.path_integral import Values
 from paramattr.integration.profile import PathProfile
 from paramattr.parameters import named_parameters
 from paramattr.runtime.compute import Compute, wide
+from paramattr.runtime.ranks import ALONE, Ranks
 
 PRECISION_TOLERANCE = 0.05
 """The share of the objective's change that a `dtype` may be wrong by without a warning."""
@@ -38,10 +39,14 @@ class Preflight:
     Args:
         integrand: the objective along the path.
         baseline: the baseline model, which is compared with the path's end; None for no comparison.
+        ranks: the processes that share the samples. Each looks at its own; the first one, which
+            holds the first sample, compares and warns.
     """
 
-    def __init__(self, integrand: Integrand, baseline: nn.Module | None = None) -> None:
-        self.integrand, self.baseline = integrand, baseline
+    def __init__(
+        self, integrand: Integrand, baseline: nn.Module | None = None, ranks: Ranks = ALONE
+    ) -> None:
+        self.integrand, self.baseline, self.ranks = integrand, baseline, ranks
         self._seen: dict[str, dict[float, list[float]]] = {}
         self._samples: dict[str, int] = {}
 
@@ -60,7 +65,7 @@ class Preflight:
         if condition in self._seen and not self._is_doubtful(condition):
             return False
         ends = [self.integrand.values(alpha, batch, at_once) for alpha in (0.0, 1.0)]
-        if not self._seen:
+        if not self._seen and self.ranks.is_first:
             self.compare(batch.part(0, 1), (float(ends[0][0]), float(ends[1][0])))
         seen = self._seen.setdefault(condition, {})
         for alpha, values in zip((0.0, 1.0), ends, strict=True):
@@ -117,11 +122,19 @@ class Preflight:
         return found
 
     def conclude(self) -> None:
-        """Warn of a barrier.
+        """Warn of a barrier, over what all ranks saw.
 
         Warns:
             UserWarning: once, of the highest barrier above 1 between ends that differ.
         """
+        of_ranks, self._seen = self.ranks.gathered(self._seen), {}
+        for of_rank in of_ranks:
+            for condition, seen in of_rank.items():
+                merged = self._seen.setdefault(condition, {})
+                for alpha, values in seen.items():
+                    merged.setdefault(alpha, []).extend(values)
+        if not self.ranks.is_first:
+            return
         barriers = {
             condition: profile
             for condition, profile in self.profiles().items()

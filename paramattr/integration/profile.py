@@ -14,8 +14,10 @@ from torch import Tensor
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch, no_batch
 from paramattr.integration.drawing import drawn
+from paramattr.integration.gathering import own_share
 from paramattr.integration.integrand import Integrand
 from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.ranks import ALONE, Ranks
 
 NEARLY_EQUAL = 0.01
 """Ends that differ by a smaller share of the larger are too close for a barrier to mean much."""
@@ -80,6 +82,7 @@ def profile_of(
     at_once: int | None = None,
     *,
     show_progress: bool = False,
+    ranks: Ranks = ALONE,
 ) -> PathProfile:
     """Evaluate the objective at evenly spaced places of the path.
 
@@ -90,12 +93,14 @@ def profile_of(
         n_points: places, the ends included.
         at_once: most samples that run together; a whole batch by default.
         show_progress: draw a bar on stderr.
+        ranks: the processes that share the samples.
 
     Returns:
         The profile, of all samples.
 
     Raises:
         DataError: if there is no sample.
+        RankError: if another rank fails, or was given other data.
         ParamattrError: for fewer than 3 places.
     """
     if isinstance(n_points, bool) or not isinstance(n_points, int) or n_points < 3:
@@ -105,14 +110,21 @@ def profile_of(
         )
     alphas = torch.linspace(0, 1, n_points, dtype=torch.float64)
     sums, samples = torch.zeros(n_points, dtype=torch.float64), 0
-    with progress_bar("profiling", None, show=show_progress) as advance:
-        for batch in map(read, drawn(loader)):
-            size = at_once or len(batch)
-            referenced = integrand.referenced(batch, size)
-            for place, alpha in enumerate(alphas.tolist()):
-                sums[place] += integrand.values(alpha, referenced, size).sum().cpu()
-            samples += len(batch)
+    with (
+        ranks.together(),
+        progress_bar("profiling", None, show=show_progress and ranks.is_first) as advance,
+    ):
+        for batch in own_share(map(read, drawn(loader)), ranks):
+            if batch is not None:
+                size = at_once or len(batch)
+                referenced = integrand.referenced(batch, size)
+                for place, alpha in enumerate(alphas.tolist()):
+                    sums[place] += integrand.values(alpha, referenced, size).sum().cpu()
+                samples += len(batch)
             advance(1)
+        ranks.meet()
+        added = ranks.added({"sums": sums, "samples": torch.tensor(samples)})
+    sums, samples = added["sums"], int(added["samples"])
     if not samples:
         raise no_batch(loader)
     return PathProfile(alphas, sums / samples, samples)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.errors import DataError, UnitError
+from paramattr.integration.batches import no_batch
 from paramattr.integration.reduction import Reduced, Reduction
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
@@ -79,6 +80,24 @@ class Request:
             for condition, by_reducer in scores.items()
         }
         return by_condition if self._has_conditions else next(iter(by_condition.values()))
+
+
+def first_batch(loaders: Mapping[str, Iterable[Any]]) -> Any:
+    """Draw the first batch of the first condition.
+
+    Raises:
+        DataError: for an empty loader, or one that can be read only once.
+    """
+    loader = next(iter(loaders.values()))
+    batches = iter(loader)
+    if batches is loader:
+        raise DataError(
+            "the loader can be read only once, and its first batch is needed before the run: give "
+            "a list or a DataLoader"
+        )
+    for batch in batches:
+        return batch
+    raise no_batch(loader)
 
 
 def _conditions(loader: Loaders) -> dict[str, Iterable[Any]]:

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
+from paramattr.integration.partitions import Reduce, reduced_samples, split
 from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.plan import Plan
 from paramattr.integration.preflight import Preflight
+from paramattr.integration.reduction import Reduced
 from paramattr.integration.request import Request
 from paramattr.integration.settling import GROUPS, Settling
 from paramattr.integration.streaming import stream
 from paramattr.integration.sums import Sample
 from paramattr.integration.unit_integral import UnitIntegral
+from paramattr.runtime.ranks import ALONE, Ranks, sketch
 from paramattr.units.scores import Cost, Scores
 
 Function = Callable[[Attributions], Attributions]
@@ -53,6 +56,9 @@ def score_samples(
     checkpoint: str | Path | None = None,
     settling: Settling | None = None,
     show_progress: bool = False,
+    ranks: Ranks = ALONE,
+    partitions: int = 1,
+    reduce: Reduce | None = None,
 ) -> Scored:
     """Integrate for each sample of a request, and average the units' scores.
 
@@ -67,6 +73,10 @@ def score_samples(
         checkpoint: a file that an interrupted run resumes from.
         settling: when enough samples were drawn; after all of them by default.
         show_progress: show a progress bar on stderr.
+        ranks: the processes that share the samples; what was spent is then listed rank by rank.
+        partitions: passes over the model per sample, each with the gradients of one part of it.
+        reduce: one sample's attributions to its sums per unit; by default `function`, then the
+            request's units.
 
     Raises:
         ParamattrError: as `stream`; errors of the objective pass through.
@@ -74,6 +84,9 @@ def score_samples(
     integrand, spent = integral.integrand, list[Spent]()
     costs, started = dict.fromkeys(request.loaders, Cost()), time.perf_counter()
     model = integrand.objective.model.model
+    if ranks.size > 1 and not ranks.are_in_step:  # shards differ, as they must
+        ends = (integrand.path.evaluate(alpha) for alpha in (0.0, 1.0))
+        ranks.compare("the models", sketch(*ends))
 
     def check(condition: str, batch: Batch) -> Batch:
         batch = integrand.referenced(batch, at_once)
@@ -81,15 +94,14 @@ def score_samples(
             integrand.values(0.0, batch, 1)  # errors surface before the work
         return batch
 
-    def work(replica: Integral, part: Batch) -> Iterator[Sample]:
-        if id(replica) in of_units:
-            for reduced, values in of_units[id(replica)].samples(part):
-                yield Sample(reduced, values)
-            return
-        # One sample's attributions are released before the next one's are computed.
-        for attributions, _, values, taken in replica.samples(part, whole=False, at_once=at_once):
-            yield Sample(request.reduced(function(attributions)), values, taken)
-            del attributions
+    def reduced(attributions: Attributions) -> dict[str, Reduced]:
+        return request.reduced(function(attributions))
+
+    def work(pieces: Sequence[Integral], part: Batch) -> Iterator[Sample]:
+        if id(pieces[0]) in of_units:
+            together = of_units[id(pieces[0])].samples(part)
+            return (Sample(units, values) for units, values in together)
+        return reduced_samples(pieces, part, reduce or reduced, at_once)
 
     def watch(condition: str, sample: Sample) -> None:
         if sample.values is not None:
@@ -100,7 +112,8 @@ def score_samples(
 
     copies = replicas(integral, workers)
     of_units: dict[int, UnitIntegral] = {}
-    if at_once == 1 and function is as_they_are and UnitIntegral.fits(integral):
+    is_whole = partitions == 1 and reduce is None
+    if is_whole and at_once == 1 and function is as_they_are and UnitIntegral.fits(integral):
         reduction = request.reduction(integrand.device)
         share = None if memory is None else memory // workers
         of_units = {
@@ -115,7 +128,7 @@ def score_samples(
         if settling is not None and settling.until is not None:
             settings["groups"] = GROUPS
     scores = stream(
-        [partial(work, replica) for replica in copies],
+        [partial(work, split(one, partitions)) for one in copies],
         request.loaders,
         request.indexes,
         read=partial(Batch.from_loader, device=integrand.device, model=model),
@@ -126,6 +139,7 @@ def score_samples(
         settings=settings,
         settling=settling,
         show_progress=show_progress,
+        ranks=ranks,
     )
     preflight.conclude()
     seconds = time.perf_counter() - started
@@ -135,7 +149,8 @@ def score_samples(
             if settling is not None and condition in settling.agreements:
                 one.agreement = settling.agreements[condition][reducer]
     plan = next((one.plan for one in of_units.values()), None)
-    return Scored(scores, tuple(spent), plan)
+    every = tuple(one for of_rank in ranks.gathered(spent) for one in of_rank)
+    return Scored(scores, every, plan)
 
 
 def _gradients(sample: Sample) -> int:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,12 @@ from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
 from paramattr.integration.cross_sums import CrossSums
 from paramattr.integration.drawing import drawn
+from paramattr.integration.gathering import add_up, is_looked_at
 from paramattr.integration.settling import Settling
 from paramattr.integration.sums import RunningSums, Sample
 from paramattr.resume import Unfinished
 from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.runtime.workers import in_order
 from paramattr.units.covariances import Paired
 from paramattr.units.index import UnitIndex
@@ -126,6 +129,7 @@ def stream(
     settings: Mapping[str, Any] | None = None,
     settling: Settling | None = None,
     show_progress: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, dict[str, Scores]]:
     """Average over samples what each unit gets, for each condition.
 
@@ -148,6 +152,8 @@ def stream(
         settings: what the checkpoint must have been made with, of the kinds JSON knows.
         settling: when enough samples were drawn; after all of them by default.
         show_progress: draw a bar on stderr.
+        ranks: the processes that share the samples. Each is given the same loaders, and each gets
+            the scores of all samples.
 
     Returns:
         Condition, then set of units, to scores.
@@ -155,20 +161,51 @@ def stream(
     Raises:
         DataError: if a loader gives no sample, or something that is no batch.
         CheckpointError: if the checkpoint was made with other settings or data.
+        RankError: if another rank fails, or was given other units or data.
     """
+    with ranks.together():
+        return _streamed(
+            work,
+            loaders,
+            indexes,
+            partial(_parts, read=read, check=check, at_once=at_once, ranks=ranks),
+            watch,
+            ranks.file(checkpoint),
+            {**(settings or {}), **ranks.stamp()},
+            settling or Settling(None, 1.0, None),
+            show_progress=show_progress and ranks.is_first,
+            ranks=ranks,
+        )
+
+
+def _streamed(
+    work: Sequence[Work],
+    loaders: Mapping[str, Iterable[Any]],
+    indexes: Mapping[str, UnitIndex],
+    parts: Callable[..., Iterator[_Part]],
+    watch: Callable[[str, Sample], object],
+    checkpoint: Path | None,
+    settings: Mapping[str, Any],
+    settling: Settling,
+    *,
+    show_progress: bool,
+    ranks: Ranks,
+) -> dict[str, dict[str, Scores]]:
     conditions = {
         name: Condition(loader, {units: RunningSums(index) for units, index in indexes.items()})
         for name, loader in loaders.items()
     }
     together = {u: CrossSums(list(conditions), len(index)) for u, index in indexes.items()}
-    settling = settling or Settling(None, 1.0, None)
     settling.begin(list(loaders), {units: len(index) for units, index in indexes.items()})
-    file = _resumed(conditions, together, settling, indexes, checkpoint, settings or {})
+    if ranks.processes > 1:
+        found = {name: index.fingerprint() for name, index in indexes.items()}
+        ranks.compare("the units and conditions", f"{found} {list(conditions)}")
+    file = _resumed(conditions, together, settling, indexes, checkpoint, settings)
     waiting: deque[_Part] = deque()
     total = _lengths(loaders.values())
     with progress_bar("attributing", total, show=show_progress) as advance:
         reading = {
-            name: _parts(name, one, read, check, at_once, checkpoint, advance)
+            name: parts(name, one, checkpoint=checkpoint, advance=advance)
             for name, one in conditions.items()
         }
         tasks = _in_turns(conditions, reading, waiting, settling)
@@ -184,6 +221,7 @@ def stream(
                     watch(part.condition, sample)
                     settling.add(part.condition, sample.reduced)
                 advance(part.share)
+                ranks.check()
                 one.finished, one.data = part.number, part.data
                 settling.look()
                 if part.is_last:
@@ -197,44 +235,59 @@ def stream(
                 f"checkpoint {checkpoint} holds {one.held} batches and the loader gave {one.drawn}:"
                 " expected the same loader; give another file, or remove this one"
             )
-        if not one.finished:
+        if not (one.drawn or one.finished):
             raise no_batch(one.loader)
+    add_up(ranks, conditions, together)
     return _scores(conditions, together)
 
 
 def _parts(
     name: str,
     one: Condition,
+    *,
     read: Callable[[Any], Batch],
     check: Callable[[str, Batch], Batch],
     at_once: int,
-    checkpoint: str | Path | None,
+    ranks: Ranks,
+    checkpoint: Path | None,
     advance: Callable[[float], None],
 ) -> Iterator[_Part]:
     """Draw a condition's batches, cut them, and pass over what is already added."""
-    before = 0
+    before, given = 0, 0
     for item in drawn(one.loader, name):
-        batch = read(item)
+        whole = read(item)
         one.drawn += 1
-        if checkpoint is not None:
-            batch.feed(one.digest.update)
+        if checkpoint is not None or ranks.processes > 1:
+            whole.feed(one.digest.update)
         data = one.digest.hexdigest()
+        if is_looked_at(one.drawn) or ranks.are_in_step:
+            ranks.compare(f"the data up to batch {one.drawn}{_of(name)}", data)
+        if ranks.are_in_step:  # before FSDP averages the gradients of different samples
+            ranks.meet()
         if one.drawn == one.held and data != one.data:
             raise CheckpointError(
                 f"checkpoint {checkpoint} was made with other data: expected a loader that "
                 "gives the same batches in the same order; give another file for another "
                 "loader, or remove this one"
             )
+        places = ranks.share(len(whole), first=given)
+        given += len(whole)
+        if places is None:
+            advance(1)
+            continue
+        batch = whole if ranks.size == 1 else whole.on(places)
         start, before = before, before + len(batch)
         if before <= one.held_samples:
             advance(1)
             continue
+        end = 0
         for part in check(name, batch).chunks(at_once):
-            share, end = len(part) / len(batch), part.first + len(part)
-            held = max(0, one.held_samples - start - part.first)
+            held = max(0, one.held_samples - start - end)
+            share, end = len(part) / len(batch), end + len(part)
             if held < len(part):
                 rest = part.part(held, len(part))
                 yield _Part(name, rest, share, one.drawn, data, end == len(batch))
+    ranks.compare(f"the data{_of(name)}", f"{given} {one.digest.hexdigest()}")
 
 
 def _in_turns(
@@ -328,6 +381,10 @@ def _save(
         tensors |= {f"together/{reducer}/{key}": t for key, t in crossed.state().items()}
     tensors |= {f"settling/{key}": tensor for key, tensor in settling.state().items()}
     file.save(tensors, {name: one.note() for name, one in conditions.items()})
+
+
+def _of(condition: str) -> str:
+    return f" of {condition!r}" if condition else ""
 
 
 def _under(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,16 +11,29 @@ import torch
 from torch import nn
 
 from paramattr.errors import ModelError
+from paramattr.parameters import check_whole
 
 
 @contextmanager
-def undisturbed(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
+def undisturbed(
+    model: nn.Module, device: str | torch.device | None = None, *, sharded: bool = False
+) -> Iterator[None]:
     """Restore the random state of torch, NumPy and Python afterwards, even after an error.
 
     This covers the CPU, the model's devices and `device`. Inside the block, autograd records even
     if the caller had switched it off. Attention does not use its inference-only fast path, which
     treats padding differently.
+
+    Args:
+        model: the model that runs.
+        device: where it computes.
+        sharded: whether its parameters may be shards over several processes.
+
+    Raises:
+        ModelError: for shards where they may not be.
     """
+    if not sharded:
+        check_whole(model)
     gpus = {parameter.get_device() for parameter in model.parameters() if parameter.is_cuda}
     if device is not None and torch.device(device).type == "cuda":
         index = torch.device(device).index

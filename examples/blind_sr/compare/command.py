@@ -49,9 +49,11 @@ def compare(
     from blind_sr.compare.experiment import CompareConfig, run
     from blind_sr.compare.report import comparison_tables, save
     from blind_sr.console import note, show
+    from paramattr.runtime.launch import is_first
 
     result = run(CompareConfig(**options))
     show(result.content, comparison_tables(result.content), json=json)
     if units == "kernel" and methods == "all":
         note("Captum's methods have no single filters: --units output_channel.", json=json)
-    note(f"figure: {save(out, result)}", json=json)
+    if is_first():
+        note(f"figure: {save(out, result)}", json=json)

@@ -20,6 +20,7 @@ from paramattr import Comparison, compare
 from paramattr.errors import ParamattrError
 from paramattr.faithfulness.comparison import distinct_scores
 from paramattr.faithfulness.masking import FRACTIONS, with_fractions
+from paramattr.runtime.launch import is_joined
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def compare_methods(
         edit=edit,
         checkpoint=checkpoint,
         advance=advance,
+        distributed=is_joined(),
     )
     truth = truth_of(
         photographs, restore(pair.baseline, photographs, MASKS), target, on_all.curves, edit

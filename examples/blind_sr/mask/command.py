@@ -38,10 +38,11 @@ def mask(
     from blind_sr.console import note, show
     from blind_sr.mask.experiment import MaskConfig, run
     from blind_sr.mask.report import save, tables
+    from paramattr.runtime.launch import is_first
 
     percents = tuple(dict.fromkeys(pct or [1.0]))
     result = run(MaskConfig(setting, methods, percents, out))
     # Printed first: what is computed is not lost where it cannot be saved.
     show(result.content, tables(result), json=json)
-    if out is not None:
+    if out is not None and is_first():
         note(f"figure: {save(out, result)}", json=json)

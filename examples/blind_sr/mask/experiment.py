@@ -29,6 +29,7 @@ from paramattr import FAIG, Bootstrap, Curve, PathProfile, Selection, substitute
 from paramattr.faithfulness.comparison import distinct_scores
 from paramattr.faithfulness.damage import Truth
 from paramattr.faithfulness.masking import curves
+from paramattr.runtime.launch import is_joined
 
 Rows = list[dict[str, Any]]
 MaskCurves = dict[tuple[str, str, str], Curve]
@@ -185,6 +186,7 @@ def mask_curves(
         [output_measure(photographs, condition, target) for condition in INPUTS],
         fractions=[pct / 100 for pct in percents],
         advance=advance,
+        distributed=is_joined(),
     )
     by_scores = {id(scores): found for scores, found in zip(distinct, drawn, strict=True)}
     return {

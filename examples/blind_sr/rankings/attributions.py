@@ -20,6 +20,7 @@ from paramattr import (
     gradient_times_change,
 )
 from paramattr.attribution.captum import CAPTUM_METHODS, captum_scores
+from paramattr.runtime.launch import is_joined
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def _faig(search: Search, data: Iterator[Any], checkpoint: Path | None) -> Score
         n_steps=search.n_steps,
         method=search.rule,
         checkpoint=checkpoint,
+        distributed=is_joined(),
     )
 
 
@@ -65,25 +67,47 @@ def _input_path(search: Search, data: Iterator[Any], checkpoint: Path | None) ->
         n_steps=search.n_steps,
         method=search.rule,
         checkpoint=checkpoint,
+        distributed=is_joined(),
     )
 
 
 def _taylor(place: str, search: Search, data: Iterator[Any], checkpoint: Path | None) -> Scores:
     target, baseline = search.pair.target, search.pair.baseline
     return gradient_times_change(
-        target, baseline, data, reducer=search.units, at=place, checkpoint=checkpoint
+        target,
+        baseline,
+        data,
+        reducer=search.units,
+        at=place,
+        checkpoint=checkpoint,
+        distributed=is_joined(),
     )
 
 
 def _fisher(search: Search, data: Iterator[Any], checkpoint: Path | None) -> Scores:
     target, baseline = search.pair.target, search.pair.baseline
-    return fisher_times_change(target, baseline, data, reducer=search.units, checkpoint=checkpoint)
+    return fisher_times_change(
+        target,
+        baseline,
+        data,
+        reducer=search.units,
+        checkpoint=checkpoint,
+        distributed=is_joined(),
+    )
 
 
 def _captum(name: str, search: Search, data: Iterator[Any], checkpoint: Path | None) -> Scores:
     target = search.pair.target
     layers = [n for n, module in target.named_modules() if isinstance(module, nn.Conv2d)]
-    return captum_scores(name, target, layers, data, n_steps=search.n_steps, quadrature=search.rule)
+    return captum_scores(
+        name,
+        target,
+        layers,
+        data,
+        n_steps=search.n_steps,
+        quadrature=search.rule,
+        distributed=is_joined(),
+    )
 
 
 def _from_clean(photographs: Photographs, condition: str) -> list[Any]:

@@ -1,0 +1,227 @@
+"""Shards: what one process holds of two models that are sharded by FSDP2 (`fully_shard`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from paramattr.buffers import moving_buffers
+from paramattr.errors import ModelError
+from paramattr.integration.integrand import Attributions
+from paramattr.integration.partitions import Reduce
+from paramattr.integration.reduction import Reduced, Reduction
+from paramattr.parameters import Baseline, is_shard, named_parameters, state_of
+from paramattr.runtime.isolation import check_evaluating
+from paramattr.units.index import UnitIndex
+
+
+class Shards:
+    """This process's shards of two models; inside `with`, the target's may be written over.
+
+    Args:
+        model: the target, sharded by `fully_shard` over a mesh of one dimension.
+        baseline: sharded in the same way, or a plain model or mapping, whose shards are cut out.
+
+    Attributes:
+        group: the processes that hold the other shards.
+        members: their numbers in the world.
+        start: the target's shards; a copy while inside `with`.
+        end: the baseline's.
+
+    Raises:
+        ModelError: for parameters that are no shards, hybrid meshes, half precision, buffers that
+            differ, or a baseline that does not fit.
+    """
+
+    def __init__(self, model: nn.Module, baseline: Baseline) -> None:
+        check_evaluating(model)
+        self.model = model
+        self.parameters: dict[str, Any] = {
+            n: model.get_parameter(n) for n in named_parameters(model)
+        }
+        self.places = {name: _places(name, p) for name, p in self.parameters.items()}
+        first = next(iter(self.parameters.values()))
+        if any(p.device_mesh != first.device_mesh for p in self.parameters.values()):
+            raise ModelError("the parameters are sharded over several meshes: expected one mesh")
+        self.group = first.device_mesh.get_group()
+        self.members = dist.get_process_group_ranks(self.group)
+        if moving_buffers(model, baseline):
+            raise ModelError(
+                "the models' buffers differ, and the model is sharded: expected equal buffers; "
+                "score one process's models, whose buffers move along the path"
+            )
+        self.locals = {name: p.detach().to_local() for name, p in self.parameters.items()}
+        self.start = dict(self.locals)
+        self.end = self._aligned(baseline)
+        self._gradients: dict[str, Any] = {}
+        self._needed: dict[str, bool] = {}
+        self._check()
+
+    def __enter__(self) -> Shards:
+        """Keep a copy of the target's shards, and let every parameter have a gradient."""
+        self.start = {name: local.clone() for name, local in self.locals.items()}
+        for name, parameter in self.parameters.items():
+            self._gradients[name], self._needed[name] = parameter.grad, parameter.requires_grad
+            parameter.grad = None
+            parameter.requires_grad_(True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore the model."""
+        with torch.no_grad():
+            for name, local in self.locals.items():
+                local.copy_(self.start[name])
+        self.start = dict(self.locals)
+        for name, parameter in self.parameters.items():
+            parameter.grad = self._gradients[name]
+            parameter.requires_grad_(self._needed[name])
+
+    def reduce(
+        self,
+        indexes: Mapping[str, UnitIndex],
+        function: Callable[[Attributions], Attributions],
+    ) -> Reduce:
+        """Give the reduction of one sample's shards to units, summed over the processes.
+
+        Args:
+            indexes: name of a set of units to the units, of the whole parameters.
+            function: applied to each sample's attributions.
+        """
+        device = next(iter(self.locals.values())).device
+        reduction = Reduction({name: self._cut(index) for name, index in indexes.items()}, device)
+
+        def summed(attributions: Attributions) -> dict[str, Reduced]:
+            found = reduction.of(function(attributions))
+            return {name: self._added(own) for name, own in found.items()}
+
+        return summed
+
+    def all_of(self, flag: bool) -> bool:
+        """Say whether it is so on every process."""
+        found = torch.tensor(int(flag), device=next(iter(self.locals.values())).device)
+        dist.all_reduce(found, op=dist.ReduceOp.MIN, group=self.group)
+        return bool(found)
+
+    def moving(self) -> frozenset[str]:
+        """List what moves on any process: all must take part in the same gradients."""
+        names = list(self.start)
+        device = next(iter(self.locals.values())).device
+        own = [int(not torch.equal(self.start[name], self.end[name])) for name in names]
+        flags = torch.tensor(own, device=device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
+        return frozenset(name for name, flag in zip(names, flags.tolist(), strict=True) if flag)
+
+    def _added(self, own: Reduced) -> Reduced:
+        device = next(iter(self.locals.values())).device
+        rest = torch.tensor([own.rest], dtype=torch.float64)
+        sums = torch.cat([own.magnitudes, own.signed, rest]).to(device)
+        dist.all_reduce(sums, group=self.group)
+        units = len(own.magnitudes)
+        magnitudes, signed, rest = sums.cpu().split([units, units, 1])
+        return Reduced(magnitudes, signed, float(rest))
+
+    def _cut(self, index: UnitIndex) -> UnitIndex:
+        labels = {
+            name: of_all[
+                tuple(
+                    slice(None) if size == 1 else place
+                    for size, place in zip(of_all.shape, self.places[name], strict=True)
+                )
+            ]
+            for name, of_all in index.labels.items()
+        }
+        return UnitIndex(index.shapes, labels, index.groups)
+
+    def _aligned(self, baseline: Baseline) -> dict[str, Tensor]:
+        other, found = state_of(baseline), {}
+        for name, parameter in self.parameters.items():
+            value = other.get(name)
+            if value is None or value.shape != parameter.shape:
+                there = "missing" if value is None else f"of shape {tuple(value.shape)}"
+                raise ModelError(
+                    f"parameter {name!r} of shape {tuple(parameter.shape)} is {there} in the "
+                    "baseline: expected two models of one architecture"
+                )
+            own = self.locals[name]
+            if is_shard(value):
+                shard: Any = value
+                if shard.device_mesh != parameter.device_mesh or (
+                    shard.placements != parameter.placements
+                ):
+                    raise ModelError(
+                        f"parameter {name!r} is sharded in another way in the baseline: expected "
+                        "fully_shard of the same modules over the same mesh, or a plain model"
+                    )
+                found[name] = shard.detach().to_local().to(own)
+            else:
+                found[name] = value.detach()[self.places[name]].to(own, copy=True)
+        return found
+
+    def _check(self) -> None:
+        sides = {"the model": self.start, "the baseline": self.end}
+        for side, values in sides.items():
+            finite = all(bool(torch.isfinite(value.sum())) for value in values.values())
+            if not self.all_of(finite):
+                raise ModelError(
+                    f"a parameter of {side} is not finite: expected finite numbers; use a "
+                    "checkpoint from before the training diverged"
+                )
+        if self.all_of(all(torch.equal(self.start[n], self.end[n]) for n in self.start)):
+            raise ModelError(
+                "the baseline equals the model in every parameter: there is no change to "
+                "attribute; pass the model from before the fine-tuning as the baseline"
+            )
+
+
+def is_sharded(model: object) -> bool:
+    """Say whether a model's parameters are shards; what a forward pass gathered is given back."""
+    if not isinstance(model, nn.Module):
+        return False
+    reshard(model)
+    return any(is_shard(parameter) for parameter in model.parameters())
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back whole parameters that FSDP kept after a forward pass without a backward pass."""
+    for module in model.modules():
+        give_back = getattr(module, "reshard", None)
+        if give_back is not None and hasattr(module, "unshard"):
+            give_back()
+
+
+def _places(name: str, parameter: Any) -> tuple[slice, ...]:
+    """Give where a parameter's shard lies in it."""
+    if not is_shard(parameter):
+        raise ModelError(
+            f"parameter {name!r} is no shard, and others are: expected every parameter to be "
+            "sharded; call fully_shard on the whole model last"
+        )
+    if parameter.dtype.itemsize < torch.float32.itemsize:
+        raise ModelError(
+            f"parameter {name!r} is {parameter.dtype}, and sharded: the path would be rounded to "
+            "it; expected float32, with MixedPrecisionPolicy(param_dtype=...) for the computation"
+        )
+    mesh = parameter.device_mesh
+    if mesh.ndim != 1 or not parameter.placements[0].is_shard():
+        raise ModelError(
+            f"parameter {name!r} lies on a mesh of {mesh.ndim} dimensions as "
+            f"{parameter.placements}: expected shards over one dimension; where there are "
+            "replicas, shard over the mesh's own dimension alone, fully_shard(model, "
+            "mesh=mesh['shard']), and give distributed=mesh['replicate'].get_group()"
+        )
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, start = compute_local_shape_and_global_offset(
+        parameter.shape, mesh, parameter.placements
+    )
+    return tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))

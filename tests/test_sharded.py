@@ -1,0 +1,280 @@
+"""Models sharded by FSDP2 over two processes: what one process finds with the whole models."""
+
+import copy
+import re
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from paramattr import (
+    FAIG,
+    Adaptive,
+    absolute_change,
+    cross_entropy,
+    fisher_times_change,
+    gradient_times_change,
+    self_reference,
+    substitution_effect,
+    weight_magnitude,
+)
+from tests.models import other_weights
+from tests.ranks import Ranks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.close()
+
+
+class Tiny(nn.Module):
+    """Sizes that two processes cannot share evenly; the root holds a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 5, padding_idx=0)
+        self.layers = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5)])
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("kept", torch.ones(5))
+
+    def forward(self, tokens):
+        x = self.embedding(tokens).mean(1)
+        for layer in self.layers:
+            x = torch.tanh(layer(x)) * self.kept
+        return self.scale * (x @ self.embedding.weight.T)
+
+
+def pair():
+    torch.manual_seed(0)
+    target = Tiny().double().eval()
+    return target, other_weights(target, scale=0.2)
+
+
+def data(count=3):
+    draw = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randint(0, 7, (1, 4), generator=draw),
+            torch.randint(0, 7, (1,), generator=draw),
+        )
+        for _ in range(count)
+    ]
+
+
+def shard(model, mesh):
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def plain(scores):
+    if isinstance(scores, dict):
+        return {name: plain(one) for name, one in scores.items()}
+    return [scores.values, scores.signed, scores.standard_error, scores.unassigned]
+
+
+def options(kind):
+    return {
+        "score": {"reducer": ["layer", "output_channel", "scalar"], "n_steps": 3},
+        "at once": {"reducer": "layer", "n_steps": 2, "internal_batch_size": 2},
+        "squared": {"reducer": "embedding_row", "n_steps": 2, "function": squared},
+        "conditions": {"reducer": "layer", "n_steps": 2},
+    }[kind]
+
+
+def squared(attributions):
+    return {name: value.square() for name, value in attributions.items()}
+
+
+def score(kind, models, **more):
+    loader = {"a": data(2), "b": data(3)[1:]} if kind == "conditions" else data()
+    faig = FAIG(*models, objective=cross_entropy)
+    return plain(faig.score(loader, **options(kind), **more))
+
+
+def sharded_score(kind, plain_baseline):
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    shard(target, mesh)
+    if not plain_baseline:
+        shard(baseline, mesh)
+    for parameter in list(target.parameters())[:2]:
+        parameter.requires_grad_(False)
+    before = [p.full_tensor().clone() for p in target.parameters()]
+    with torch.no_grad():
+        target(data()[0][0])  # leaves the root's parameters whole
+    found = score(kind, (target, baseline), distributed=True)
+    parameters = list(target.parameters())
+    assert [p.requires_grad for p in parameters[:3]] == [False, False, True]
+    assert all(p.grad is None for p in parameters)
+    for parameter, own in zip(parameters, before, strict=True):
+        assert torch.equal(parameter.full_tensor(), own)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["score", "at once", "squared", "conditions"])
+@pytest.mark.parametrize("plain_baseline", [True, False])
+def test_shards_give_what_whole_models_give(two, kind, plain_baseline):
+    expected = score(kind, pair())
+    for found in two(sharded_score, kind, plain_baseline):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def others(method):
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    shard(target, mesh)
+    return plain(method(target, baseline, data(), reducer="layer", objective=cross_entropy))
+
+
+@pytest.mark.parametrize("method", [gradient_times_change, fisher_times_change])
+def test_methods_that_score_by_it_take_shards_too(two, method):
+    expected = plain(method(*pair(), data(), reducer="layer", objective=cross_entropy))
+    for found in two(others, method):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def head_alone():
+    """The change is on one process's shards alone: the other must take part all the same."""
+    mesh = init_device_mesh("cpu", (2,))
+    target = pair()[0]
+    baseline = copy.deepcopy(target)
+    with torch.no_grad():
+        baseline.embedding.weight[0] += 0.5
+    expected = FAIG(target, baseline, objective=cross_entropy).score(data(), reducer="scalar")
+    shard(target, mesh)
+    found = FAIG(target, baseline, objective=cross_entropy).score(data(), reducer="scalar")
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-9, atol=1e-12)
+
+
+def test_a_change_that_one_process_holds(two):
+    two(head_alone)
+
+
+def without_targets():
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    loader = [tokens for tokens, _ in data()]
+    expected = FAIG(target, baseline, objective=self_reference).score(loader, reducer="layer")
+    found = FAIG(shard(target, mesh), baseline, objective=self_reference)
+    scores = found.score(loader, reducer="layer")
+    torch.testing.assert_close(scores.values, expected.values, rtol=1e-9, atol=1e-12)
+
+
+def test_the_reference_is_the_sharded_target(two):
+    two(without_targets)
+
+
+def replicas(group_of):
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard"))
+    target, baseline = pair()
+    shard(target, mesh["shard"])
+    faig = FAIG(target, baseline, objective=cross_entropy)
+    return plain(
+        faig.score(data(), reducer="layer", n_steps=2, distributed=mesh[group_of].get_group())
+    )
+
+
+def test_replicas_share_the_samples(two):
+    faig = FAIG(*pair(), objective=cross_entropy)
+    expected = plain(faig.score(data(), reducer="layer", n_steps=2))
+    for found in two(replicas, "replicate"):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def shard_group():
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    faig = FAIG(shard(target, mesh), baseline, objective=cross_entropy)
+    faig.score(data(), reducer="layer", distributed=mesh.get_group())
+
+
+def test_a_group_of_shards_is_no_group_of_replicas(two):
+    for is_error, found, _ in two.outcomes(shard_group):
+        assert is_error
+        assert "replicas" in found
+
+
+def refused(what):
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    if what == "half":
+        target = target.bfloat16()
+    if what == "hybrid":
+        hybrid = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard"))
+        shard(target, hybrid)
+    elif what == "part":
+        fully_shard(target.layers[0], mesh=mesh)
+    else:
+        shard(target, mesh)
+    if what == "buffers":
+        baseline.kept += 1
+    if what == "equal":
+        baseline = copy.deepcopy(pair()[0])
+    if what == "workers":
+        FAIG(target, baseline, workers=2)
+    if what == "substitution":
+        substitution_effect(target, baseline, data(), objective=cross_entropy)
+    if what == "change":
+        absolute_change(target, baseline, reducer="layer")
+    if what == "magnitude":
+        weight_magnitude(target, reducer="layer")
+    faig = FAIG(target, baseline, objective=cross_entropy)
+    if what == "attribute":
+        faig.attribute(*data()[0])
+    if what == "profile":
+        faig.path_profile(data())
+    if what == "estimate":
+        faig.estimate(data(), reducer="layer")
+    if what == "partitions":
+        faig.score(data(), reducer="layer", partitions=2)
+    if what == "adaptive":
+        faig.score(data(), reducer="layer", method=Adaptive())
+    if what == "data":
+        faig.score(data()[dist.get_rank() :], reducer="layer")
+    if what == "third":
+        loader = data()
+        loader[2][0][:] += dist.get_rank() * torch.ones_like(loader[2][0]) - loader[2][0]
+        faig.score(loader, reducer="layer")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("half", "MixedPrecisionPolicy"),
+        ("hybrid", "mesh\\['shard'\\]"),
+        ("part", "no shard"),
+        ("buffers", "buffers differ"),
+        ("equal", "no change"),
+        ("workers", "workers is given"),
+        ("substitution", "shards over several processes"),
+        ("change", "shards over several processes"),
+        ("magnitude", "shards over several processes"),
+        ("attribute", "shards over several processes"),
+        ("profile", "shards over several processes"),
+        ("estimate", "shards over several processes"),
+        ("partitions", "partitions is 2"),
+        ("adaptive", "adaptive"),
+    ],
+)
+def test_what_shards_cannot_do_is_said(two, what, message):
+    for is_error, found, _ in two.outcomes(partial(refused, what)):
+        assert is_error
+        assert found.startswith("ModelError")
+        assert re.search(message, found), found
+
+
+@pytest.mark.parametrize("what", ["data", "third"])
+def test_processes_of_one_mesh_must_be_given_the_same_samples(two, what):
+    for is_error, found, _ in two.outcomes(partial(refused, what)):
+        assert is_error
+        assert found.startswith("RankError")
+        assert "the data" in found
