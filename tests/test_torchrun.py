@@ -126,7 +126,7 @@ def test_commands_of_one_process_say_so(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["mask", "compare"])
 def test_the_study_prints_once_what_one_process_does(folder, command):
-    write_photographs(folder, 2, (24, 24))
+    write_photographs(folder, 2, (44, 40))
     words = ("blindsr", command, "--images", str(folder), "--crop", "20", "--network", "srcnn")
     words = (*words, "--methods", "faig,random", "--steps", "2", "--json", "--out")
     alone = started(folder, *words, f"{command}-alone", ranks=False)
