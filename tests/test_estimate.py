@@ -48,7 +48,7 @@ def test_the_estimate_is_near_what_the_tensors_take(setting):
     before = [*target.parameters(), *baseline.parameters(), *data]
     gc.collect()
     with peak_of_tensors(before) as follower:
-        faig.score([data], n_steps=2, **options)
+        faig.score([data], **options)
     assert follower.peak == pytest.approx(expected.extra, rel=0.25)
 
 
@@ -56,7 +56,7 @@ def test_the_parts_follow_from_sizes():
     target, baseline = pair()
     size = sum(parameter.nbytes for parameter in target.parameters())
     found = FAIG(target, baseline).estimate([batch()], reducer="layer")
-    assert found.parameters == found.baseline == found.point == found.gradients == size
+    assert found.parameters == found.baseline == found.point == size
     assert found.path == 0  # the models are in float32 where it computes: no copy
     assert found.sums == size
     assert found.activations < size
@@ -82,11 +82,11 @@ def test_what_does_not_fit_says_what_would(monkeypatch):
     several = with_room(6 * size, internal_batch_size=4)
     assert not several.fits
     assert several.advice == "use internal_batch_size=1"
-    parted = with_room(int(2.2 * size))
+    parted = with_room(int(2.6 * size))
     assert "partitions=" in parted.advice
     assert "does not fit" in repr(parted)
     parts = int(parted.advice.rsplit("=", 1)[1])
-    assert with_room(int(2.2 * size), partitions=parts).fits  # the advice is right
+    assert with_room(int(2.6 * size), partitions=parts).fits  # the advice is right
     assert "fully_shard" in with_room(size // 2).advice
 
 

@@ -230,6 +230,7 @@ class Pair:
                 at_once=size,
                 partitions=partitions,
                 workers=self.compute.workers,
+                memory=self.compute.memory,
             )
 
     def batch(self, inputs: Any, targets: Any, extra: Any, integrand: Integrand) -> Batch:

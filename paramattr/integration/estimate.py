@@ -13,6 +13,9 @@ from paramattr.integration.batches import Batch, tensors_in
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.partitions import groups, split
 from paramattr.integration.path_integral import Integral
+from paramattr.integration.plan import Plan
+from paramattr.integration.reduction import CHUNK
+from paramattr.integration.unit_integral import BUFFERS, WAITING, UnitIntegral
 from paramattr.parameters import Baseline, state_of
 from paramattr.runtime.compute import wide
 from paramattr.runtime.memory import available, distinct_bytes, peak_of_tensors, shown
@@ -21,6 +24,8 @@ from paramattr.units.index import UnitIndex
 VECTORS = 11
 """Numbers per unit, in float64: three sums, a sample's two, the three of its scores, and three that
 are on their way."""
+NODES = 4
+"""Nodes of the rule that a call takes by default; with one, no sums are held."""
 PARTITIONS = (2, 4, 8, 16, 32, 64)
 """Numbers of partitions that are tried where the memory is too small."""
 
@@ -101,6 +106,8 @@ class _Sizes:
         units: labels and sums.
         activations: of the samples that are differentiated together.
         measured: the peak of their forward and backward pass.
+        planned: points of the path, sums of gradients and gradients on their way, where these are
+            reduced to units as they come; 0 where they are all held.
     """
 
     path: int
@@ -110,13 +117,16 @@ class _Sizes:
     units: int
     activations: int
     measured: int
+    planned: int = 0
 
     def extra(self, samples: int, workers: int) -> int:
         """Give the most that is taken at once, in any phase."""
+        if self.planned:
+            return self.path + self.units + workers * (self.planned + self.measured)
         sums = samples * self.gradients
         gradient = self.point + sums + self.measured
-        product = sums + self.point
-        reduction = sums + self.gradients + self.reduction
+        product = sums + 2 * self.point  # the place on the path is held, beside the speed there
+        reduction = self.point + sums + self.gradients + self.reduction
         return self.path + self.units + workers * max(gradient, product, reduction, self.path // 2)
 
 
@@ -130,6 +140,7 @@ def estimate_of(
     at_once: int = 1,
     partitions: int = 1,
     workers: int = 1,
+    memory: int | None = None,
 ) -> Estimate:
     """Estimate what scoring takes, by differentiating the first samples of one batch once.
 
@@ -142,12 +153,17 @@ def estimate_of(
         at_once: samples that are differentiated together.
         partitions: as in `FAIG.score`.
         workers: threads, each of which takes the memory of one.
+        memory: as in `FAIG`.
     """
     integrand = integral.integrand
     device, units = integrand.device, list(indexes)
     free = available(device)
     samples = batch.part(0, at_once)
     sizes = _sizes(integral, baseline, units, samples, partitions)
+    if partitions == len(samples) == 1 and UnitIntegral.fits(integral):
+        plan = Plan.of(NODES, len(batch), sizes.point, memory and memory // workers)
+        planned = plan.held_bytes + _on_their_way(integral)
+        sizes = replace(sizes, planned=planned)
     extra = sizes.extra(len(samples), workers)
     model = integrand.objective.model.model
     found = Estimate(
@@ -155,7 +171,7 @@ def estimate_of(
         baseline=distinct_bytes(state_of(baseline).values()),
         path=sizes.path,
         point=sizes.point,
-        gradients=len(samples) * sizes.gradients,
+        gradients=_on_their_way(integral) if sizes.planned else len(samples) * sizes.gradients,
         sums=len(samples) * sizes.gradients,
         activations=sizes.activations,
         units=sizes.units,
@@ -178,7 +194,8 @@ def _sizes(
     integrand = integral.integrand
     model, start = integrand.objective.model.model, integrand.path.start
     own = [*model.parameters(), *model.buffers()]
-    measured = [_measured(piece, samples) for piece in split(integral, partitions)]
+    come = partitions == len(samples) == 1 and UnitIntegral.fits(integral)
+    measured = [_measured(piece, samples, come) for piece in split(integral, partitions)]
     return _Sizes(
         # Both ends are copied alike: into float32 at least, and to where it computes.
         path=2 * distinct_bytes(start.values(), besides=own),
@@ -191,8 +208,14 @@ def _sizes(
     )
 
 
-def _measured(piece: Integral, samples: Batch) -> tuple[int, int]:
-    """Measure what a forward pass keeps, and the peak of forward and backward pass."""
+def _measured(piece: Integral, samples: Batch, come: bool) -> tuple[int, int]:
+    """Measure what a forward pass keeps, and the peak of forward and backward pass.
+
+    Args:
+        piece: the integral of some parameters.
+        samples: that are differentiated together.
+        come: whether gradients are taken as they come, so that they are not all held.
+    """
     integrand, start = piece.integrand, piece.integrand.path.start
     model, own = integrand.objective.model, integrand.objective.objective
     parts = (samples.inputs, samples.targets, samples.extra, samples.keywords)
@@ -206,8 +229,10 @@ def _measured(piece: Integral, samples: Batch) -> tuple[int, int]:
             return values
 
         function = ObjectiveOfParameters(model, watched)
-        take = function.sample_gradients if len(samples) > 1 else function.gradient
-        take(start, samples, names)
+        if len(samples) > 1:
+            function.sample_gradients(start, samples, names)
+        else:
+            function.gradient(start, samples, names, (lambda name, values: None) if come else None)
     return forward[0], follower.peak
 
 
@@ -230,7 +255,7 @@ def _advice(
         return f"use {' and '.join(fewer)}"
     for partitions in PARTITIONS:
         part = _largest(integral, partitions)
-        cut = replace(one, gradients=part, measured=one.activations + part)
+        cut = replace(one, gradients=part, measured=one.activations + part, planned=0)
         if cut.extra(1, 1) <= room:
             return f"use {' and '.join([*fewer, f'partitions={partitions}'])}"
     return (
@@ -259,6 +284,15 @@ def _largest(integral: Integral, partitions: int) -> int:
     return max((sum(map(sizes.__getitem__, part)) for part in groups(sizes, partitions)), default=0)
 
 
+def _on_their_way(integral: Integral) -> int:
+    """Give the bytes of gradients that wait to be reduced, and of what they are reduced in."""
+    start = integral.integrand.path.start
+    sizes = {start[name].shape: start[name].nbytes for name in _names(integral)}
+    largest = sorted(sizes.values(), reverse=True)[:BUFFERS]
+    waiting = min(_largest(integral, 1), WAITING + max(largest, default=0))
+    return waiting + 2 * sum(min(size, 4 * CHUNK) for size in largest)
+
+
 def _reduction(integral: Integral, indexes: Sequence[UnitIndex]) -> int:
     """Give the bytes that the largest tensor takes where it is summed into units, in float64."""
     labels = (label.numel() for index in indexes for label in index.labels.values())
@@ -266,7 +300,8 @@ def _reduction(integral: Integral, indexes: Sequence[UnitIndex]) -> int:
 
 
 def _units(index: UnitIndex) -> int:
-    return sum(labels.nbytes for labels in index.labels.values()) + 8 * VECTORS * len(index)
+    labels = index.labels.values()  # and as 64-bit numbers, which the sums go by
+    return sum(own.nbytes + 8 * own.numel() for own in labels) + 8 * VECTORS * len(index)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

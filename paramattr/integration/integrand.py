@@ -15,7 +15,7 @@ from torch import Tensor
 from paramattr.checkpoints import fingerprint
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import Gradients, ObjectiveOfParameters, Take
-from paramattr.integration.points import Points
+from paramattr.integration.points import Points, PointsInPlace
 from paramattr.objectives import described
 from paramattr.paths import FittedPath
 from paramattr.runtime.compute import wide
@@ -33,16 +33,22 @@ class Integrand:
         objective: the objective as a function of the parameters.
         path: the path from the target to the baseline.
         reported: the names whose attributions are kept.
+        points: the parameters at points of the path, held where they come again.
     """
 
     objective: ObjectiveOfParameters
     path: FittedPath
     reported: tuple[str, ...]
-    points: Points = field(init=False, repr=False, compare=False)
+    points: Points | PointsInPlace = field(
+        default=None,  # type: ignore[assignment]
+        repr=False,
+        compare=False,
+    )
 
     def __post_init__(self) -> None:
-        points = Points(self.path, self.objective.model.given_dtype)
-        object.__setattr__(self, "points", points)
+        if self.points is None:
+            points = Points(self.path, self.objective.model.given_dtype)
+            object.__setattr__(self, "points", points)
 
     @property
     def device(self) -> torch.device:
@@ -55,7 +61,7 @@ class Integrand:
         Raises:
             ModelError: as `FunctionalModel.replica`.
         """
-        return replace(self, objective=self.objective.replica())
+        return replace(self, objective=self.objective.replica(), points=None)  # type: ignore[arg-type]
 
     def referenced(self, batch: Batch, at_once: int) -> Batch:
         """Fill in a batch's targets if the objective compares with the target model's outputs."""

@@ -58,6 +58,24 @@ class Points:
         }
 
 
+class PointsInPlace:
+    """Points that the path writes into the model's own memory, one after the other: none is held.
+
+    Args:
+        path: the path.
+    """
+
+    def __init__(self, path: FittedPath) -> None:
+        self.path = path
+
+    def keep(self, points: int) -> None:
+        """Hold nothing, whatever is asked for."""
+
+    def at(self, alpha: float, *, keep: bool = False) -> Parameters:
+        """Write the parameters at `alpha`, and give them."""
+        return self.path.evaluate(alpha)
+
+
 class _Point:
     """Tensors, and what they were last filled with."""
 

@@ -21,6 +21,7 @@ from paramattr.integration.batches import Batch, joined, mapped
 from paramattr.integration.gradients import check_finite_values, check_shape
 from paramattr.integration.integrand import Integrand
 from paramattr.integration.path_integral import Integrated, Values, place
+from paramattr.integration.points import PointsInPlace
 from paramattr.integration.reaching import reaching
 from paramattr.integration.shards import Shards, reshard
 from paramattr.objectives import Objective, SelfReference, prediction
@@ -151,7 +152,7 @@ class ShardedIntegral:
         self.objective = ShardedObjective(shards, objective)
         function: Any = self.objective  # what looks at the first samples asks for values alone
         path = FittedPath(_LineInPlace(shards), shards.start)
-        self.integrand = Integrand(function, path, tuple(reported))
+        self.integrand = Integrand(function, path, tuple(reported), PointsInPlace(path))
         moving = shards.moving()
         self.names = [name for name in reported if name in moving]
 
