@@ -15,20 +15,18 @@ from paramattr.integration.adaptive import Adaptive
 from paramattr.integration.batches import Inputs
 from paramattr.integration.estimate import Estimate
 from paramattr.integration.integrand import Attributions
-from paramattr.integration.path_integral import PathIntegral, Spent
+from paramattr.integration.path_integral import Spent
 from paramattr.integration.plan import Plan
 from paramattr.integration.profile import PathProfile
 from paramattr.integration.request import Loaders, Reducers
 from paramattr.integration.scoring import Function, as_they_are
 from paramattr.integration.settling import Settling
 from paramattr.integration.signatures import attribute_method, score_method
-from paramattr.integration.summing import check_complete, delta_of, sum_samples
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.paths import Path
-from paramattr.quadrature import Rule, get_rule
-from paramattr.runtime.compute import Compute, check_count
-from paramattr.runtime.isolation import undisturbed
+from paramattr.quadrature import Rule
+from paramattr.runtime.compute import Compute
 from paramattr.runtime.ranks import Distributed
 from paramattr.wrappers import unwrapped_pair
 
@@ -179,30 +177,17 @@ class ParameterPathIntegratedGradients:
             DataError: if the inputs and targets hold different numbers of samples.
             ObjectiveError: if the objective does not give one finite number per sample.
         """
-        with undisturbed(self.model, self.compute.device):
-            check_count("internal_batch_size", internal_batch_size, ", or None")
-            integral = self._pair.integral(n_steps, method)
-            whole, integrand = return_convergence_delta, integral.integrand
-            batch = self._pair.batch(inputs, targets, additional_forward_args, integrand)
-            chunk = 1 if per_sample else internal_batch_size or len(batch)
-            size = (internal_batch_size or 1) if per_sample else chunk
-            batch = integrand.referenced(batch, chunk)
-            before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
-            self._pair.preflight(integrand).compare(batch.part(0, 1))
-            found = sum_samples(
-                integral,
-                batch,
-                whole=whole,
-                per_sample=per_sample,
-                at_once=size,
-                workers=self.compute.workers,
-                show_progress=show_progress,
-            )
-            self._spent = found.spent or (() if is_adaptive(method) else self._spent)
-            if not return_convergence_delta:
-                return found.attributions
-            change = integrand.values(1.0, batch, chunk) - before
-            return found.attributions, found.totals - (change if per_sample else change.sum())
+        found, delta = self._pair.attribute(
+            (inputs, targets, additional_forward_args),
+            n_steps=n_steps,
+            method=method,
+            at_once=internal_batch_size,
+            whole=return_convergence_delta,
+            per_sample=per_sample,
+            show_progress=show_progress,
+        )
+        self._spent = found.spent or (() if is_adaptive(method) else self._spent)
+        return found.attributions if delta is None else (found.attributions, delta)
 
     def compute_convergence_delta(
         self,
@@ -227,12 +212,7 @@ class ParameterPathIntegratedGradients:
         Raises:
             ModelError: if a parameter that moves is not among them, or one has another shape.
         """
-        with undisturbed(self.model, self.compute.device):
-            integral = PathIntegral(self._pair.integrand(), get_rule("riemann_middle", 1))
-            check_complete(attributions, integral.moving)
-            batch = self._pair.batch(inputs, targets, additional_forward_args, integral.integrand)
-            batch = integral.integrand.referenced(batch, len(batch))
-            return delta_of(attributions, integral.integrand, batch)
+        return self._pair.delta(attributions, (inputs, targets, additional_forward_args))
 
     @score_method
     def score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from paramattr.integration.scoring import Function, score_samples
 from paramattr.integration.settling import Settling
 from paramattr.integration.sharded import ShardedIntegral
 from paramattr.integration.shards import Shards, is_sharded
+from paramattr.integration.summing import Summed, check_complete, delta_of, sum_samples
 from paramattr.objectives import Objective, check_callable
 from paramattr.parameters import Baseline, pick
 from paramattr.paths import Path
@@ -141,6 +142,50 @@ class Pair:
             baseline = self.baseline if isinstance(self.baseline, nn.Module) else None
             return Preflight(integrand, baseline, ranks)
         return Preflight(integrand, None, ranks)
+
+    def attribute(
+        self,
+        given: tuple[Any, Any, Any],
+        *,
+        n_steps: int,
+        method: str | Rule | Adaptive,
+        at_once: int | None,
+        whole: bool,
+        per_sample: bool,
+        show_progress: bool,
+    ) -> tuple[Summed, Tensor | None]:
+        """Give what `FAIG.attribute` gives, and the delta where `whole` asks for it."""
+        with undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", at_once, ", or None")
+            integral = self.integral(n_steps, method)
+            integrand = integral.integrand
+            batch = self.batch(*given, integrand)
+            chunk = 1 if per_sample else at_once or len(batch)
+            batch = integrand.referenced(batch, chunk)
+            before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
+            self.preflight(integrand).compare(batch.part(0, 1))
+            found = sum_samples(
+                integral,
+                batch,
+                whole=whole,
+                per_sample=per_sample,
+                at_once=(at_once or 1) if per_sample else chunk,
+                workers=self.compute.workers,
+                show_progress=show_progress,
+            )
+            if not whole:
+                return found, None
+            change = integrand.values(1.0, batch, chunk) - before
+            return found, found.totals - (change if per_sample else change.sum())
+
+    def delta(self, attributions: Mapping[str, Tensor], given: tuple[Any, Any, Any]) -> Tensor:
+        """Give what `FAIG.compute_convergence_delta` gives."""
+        with undisturbed(self.model, self.compute.device):
+            integral = PathIntegral(self.integrand(), get_rule("riemann_middle", 1))
+            check_complete(attributions, integral.moving)
+            batch = self.batch(*given, integral.integrand)
+            batch = integral.integrand.referenced(batch, len(batch))
+            return delta_of(attributions, integral.integrand, batch)
 
     def score(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,15 +112,8 @@ def score_samples(
 
     copies = replicas(integral, workers)
     of_units: dict[int, UnitIntegral] = {}
-    is_whole = partitions == 1 and reduce is None
-    if is_whole and at_once == 1 and function is as_they_are and UnitIntegral.fits(integral):
-        reduction = request.reduction(integrand.device)
-        share = None if memory is None else memory // workers
-        of_units = {
-            id(one): UnitIntegral(one, reduction, share)
-            for one in copies
-            if isinstance(one, PathIntegral)
-        }
+    if partitions == at_once == 1 and reduce is None and function is as_they_are:
+        of_units = _by_units(copies, request, memory)
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
     if checkpoint is not None:
@@ -142,15 +135,37 @@ def score_samples(
         ranks=ranks,
     )
     preflight.conclude()
-    seconds = time.perf_counter() - started
+    _note(scores, costs, time.perf_counter() - started, settling)
+    plan = next((one.plan for one in of_units.values()), None)
+    every = tuple(one for of_rank in ranks.gathered(spent) for one in of_rank)
+    return Scored(scores, every, plan)
+
+
+def _by_units(
+    copies: Sequence[Integral], request: Request, memory: int | None
+) -> dict[int, UnitIntegral]:
+    """Take parameters one after the other, where that can be done."""
+    reduction = request.reduction(copies[0].integrand.device)
+    share = None if memory is None else memory // len(copies)
+    return {
+        id(one): UnitIntegral(one, reduction, share)
+        for one in copies
+        if isinstance(one, PathIntegral) and UnitIntegral.fits(one)
+    }
+
+
+def _note(
+    scores: Mapping[str, Mapping[str, Scores]],
+    costs: Mapping[str, Cost],
+    seconds: float,
+    settling: Settling | None,
+) -> None:
+    """Write on scores what they took, and how settled they are."""
     for condition, by_reducer in scores.items():
         for reducer, one in by_reducer.items():
             one.spent = costs[condition]._replace(seconds=seconds)
             if settling is not None and condition in settling.agreements:
                 one.agreement = settling.agreements[condition][reducer]
-    plan = next((one.plan for one in of_units.values()), None)
-    every = tuple(one for of_rank in ranks.gathered(spent) for one in of_rank)
-    return Scored(scores, every, plan)
 
 
 def _gradients(sample: Sample) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +14,8 @@ from torch import Tensor
 
 from paramattr.errors import CheckpointError
 from paramattr.integration.batches import Batch, no_batch
+from paramattr.integration.conditions import Condition as Condition
+from paramattr.integration.conditions import under
 from paramattr.integration.cross_sums import CrossSums
 from paramattr.integration.drawing import drawn
 from paramattr.integration.gathering import add_up, is_looked_at
@@ -31,63 +31,6 @@ from paramattr.units.scores import Scores
 
 Work = Callable[[Batch], Iterator[Sample]]
 """A batch to its samples, one by one: each sample's attributions reduced to every set of units."""
-
-
-@dataclass
-class Condition:
-    """One data loader on its way through the model, and what it came to so far.
-
-    Attributes:
-        loader: any iterable of batches.
-        sums: name of a set of units to its sums.
-        held: batches that an earlier run already added, the last of them in part at least.
-        held_samples: samples that it added.
-        data: digest of those batches.
-        finished: batches that are added, the last in part at least.
-        drawn: batches that were drawn from the loader in this run.
-        given: samples that were given to the workers or already added.
-    """
-
-    loader: Iterable[Any]
-    sums: dict[str, RunningSums]
-    held: int = 0
-    held_samples: int = 0
-    data: str = ""
-    finished: int = 0
-    drawn: int = 0
-    given: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    def state(self, name: str) -> dict[str, Tensor]:
-        """Give the tensors of its sums, under its name."""
-        return {
-            f"of {name}/{units}/{key}": tensor
-            for units, sums in self.sums.items()
-            for key, tensor in sums.state().items()
-        }
-
-    def resume(self, name: str, file: Unfinished) -> None:
-        """Go back to a state that a file held.
-
-        Raises:
-            CheckpointError: if it holds no such state.
-        """
-        like = self.state(name)
-        file.check({key: t for key, t in file.tensors.items() if key in like}, like)
-        note = file.notes.get(name)
-        batches, samples, data = _counted(note, file)
-        self.held = self.finished = batches
-        self.held_samples = self.given = samples
-        self.data = data
-        for units, sums in self.sums.items():
-            sums.resume(_under(f"of {name}/{units}/", file.tensors))
-            if sums.samples != samples:
-                raise file.broken(f"{sums.samples} samples of {name!r} are added, not {samples}")
-
-    def note(self) -> dict[str, Any]:
-        """Say what the sums hold."""
-        samples = next(iter(self.sums.values())).samples
-        return {"batches": self.finished, "samples": samples, "data": self.data}
 
 
 class _Part(NamedTuple):
@@ -344,7 +287,7 @@ def _resumed(
     for name, one in conditions.items():
         one.resume(name, file)
     for reducer, crossed in together.items():
-        held = _under(f"together/{reducer}/", file.tensors)
+        held = under(f"together/{reducer}/", file.tensors)
         # Pairs may have been given up; of the samples that wait there may be any number.
         like = {key: t for key, t in crossed.state().items() if key in held}
         row = torch.zeros(len(indexes[reducer]), dtype=torch.float64)
@@ -352,18 +295,10 @@ def _resumed(
             like[key] = row.expand(len(held[key]) if held[key].ndim else 0, -1)
         file.check(held, like)
         crossed.resume(held)
-    of_settling = _under("settling/", file.tensors)
+    of_settling = under("settling/", file.tensors)
     file.check(of_settling, settling.state())
     settling.resume(of_settling)
     return file
-
-
-def _counted(note: Any, file: Unfinished) -> tuple[int, int, str]:
-    match note:
-        case {"batches": int(batches), "samples": int(samples), "data": str(data)}:
-            if min(batches, samples) >= 0:
-                return batches, samples, data
-    raise file.broken("it does not say how many batches and samples it holds")
 
 
 def _save(
@@ -385,10 +320,6 @@ def _save(
 
 def _of(condition: str) -> str:
     return f" of {condition!r}" if condition else ""
-
-
-def _under(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
 
 
 def _lengths(loaders: Iterable[Iterable[Any]]) -> float | None:

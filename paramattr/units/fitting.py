@@ -1,4 +1,4 @@
-"""Whether shapes, labels and groups that a file held are those of one set of units."""
+"""Whether numbers, shapes, labels and groups fit one set of units."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.errors import UnitError
@@ -35,6 +36,21 @@ def check_index(index: UnitIndex) -> None:
     for name, placed in index.buffers.items():
         _check_shape(f"buffer {name!r}", placed.shape)
         _check_labels(name, placed.labels, placed.shape, first)
+
+
+def one_each(index: UnitIndex, values: Tensor, what: str) -> Float[Tensor, "units"]:
+    """Copy one number per unit to the CPU, in float64.
+
+    Raises:
+        UnitError: for any other shape.
+    """
+    values = torch.as_tensor(values)
+    if values.shape != (len(index),):
+        raise UnitError(
+            f"{what} need one value for each of {len(index)} units: found shape "
+            f"{tuple(values.shape)}"
+        )
+    return values.detach().cpu().to(torch.float64).clone()
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterator
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,34 +16,18 @@ from torch import Tensor
 from paramattr.checkpoints import taken_apart
 from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
+from paramattr.units.cost import Cost as Cost
 from paramattr.units.covariances import Paired
+from paramattr.units.fitting import one_each
 from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.score_files import PER_UNIT, read_scores, write_scores
 from paramattr.units.selection import Selection
 from paramattr.units.shares import how_many
-from paramattr.units.showing import draw_scores, frame, scores_as_html
+from paramattr.units.showing import draw_scores, scores_as_frame, scores_as_html
 from paramattr.units.significance import check_level, discoveries, quantile, two_sided
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class Cost(NamedTuple):
-    """What scores took.
-
-    Attributes:
-        gradients: how many were taken, in this run.
-        samples: of how many samples, in this run.
-        seconds: wall time of the whole call, of all its conditions together.
-    """
-
-    gradients: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-
-    def plus(self, gradients: int) -> Cost:
-        """Add one sample."""
-        return self._replace(gradients=self.gradients + gradients, samples=self.samples + 1)
 
 
 class Scores:
@@ -97,7 +81,7 @@ class Scores:
         paired: Paired | None = None,
     ) -> None:
         self.index = index
-        self.values = _one_each(index, values, "scores")
+        self.values = one_each(index, values, "scores")
         if not torch.isfinite(self.values).all():
             bad = int((~torch.isfinite(self.values)).nonzero()[0])
             raise UnitError(
@@ -105,11 +89,11 @@ class Scores:
                 "number; a division by scores that hold zeros gives such"
             )
         nothing = torch.full_like(self.values, math.nan)
-        self.signed = nothing if signed is None else _one_each(index, signed, "signed scores")
+        self.signed = nothing if signed is None else one_each(index, signed, "signed scores")
         self.standard_error = (
             nothing.clone()
             if standard_error is None
-            else _one_each(index, standard_error, "standard errors")
+            else one_each(index, standard_error, "standard errors")
         )
         self.unassigned, self.samples, self._paired = float(unassigned), int(samples), paired
         self.spent: Cost | None = None
@@ -140,16 +124,7 @@ class Scores:
         Raises:
             ParamattrError: if pandas is not installed.
         """
-        units = list(self.index)
-        return frame(
-            {
-                "name": [unit.name for unit in units],
-                "position": [unit.position for unit in units],
-                "score": self.values.numpy(),
-                "signed": self.signed.numpy(),
-                "standard_error": self.standard_error.numpy(),
-            }
-        )
+        return scores_as_frame(self)
 
     def plot(self) -> Figure:
         """Draw each layer's sum, and the units of the highest scores with their standard errors.
@@ -365,16 +340,6 @@ class Scores:
                 paired=paired,
             )
         return NotImplemented
-
-
-def _one_each(index: UnitIndex, values: Tensor, what: str) -> Float[Tensor, "units"]:
-    values = torch.as_tensor(values)
-    if values.shape != (len(index),):
-        raise UnitError(
-            f"{what} need one value for each of {len(index)} units: found shape "
-            f"{tuple(values.shape)}"
-        )
-    return values.detach().cpu().to(torch.float64).clone()
 
 
 def _larger(one: float, other: float) -> float:

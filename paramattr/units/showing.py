@@ -74,6 +74,24 @@ def frame(columns: dict[str, Any]) -> Any:
     return pandas.DataFrame(columns)
 
 
+def scores_as_frame(scores: Ranked) -> Any:
+    """Make a `DataFrame` of scores, a row per unit.
+
+    Raises:
+        ParamattrError: if pandas is not installed.
+    """
+    units = list(scores.index)
+    return frame(
+        {
+            "name": [unit.name for unit in units],
+            "position": [unit.position for unit in units],
+            "score": scores.values.numpy(),
+            "signed": scores.signed.numpy(),
+            "standard_error": scores.standard_error.numpy(),
+        }
+    )
+
+
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out an HTML table."""
     cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
