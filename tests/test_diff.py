@@ -345,6 +345,26 @@ def test_any_number_of_conditions(ran, folder, tmp_path):
     assert "others" in said  # of more than three, none has a column of its own
 
 
+def test_the_sign_ranks_what_lowered_the_objective(ran, folder, tmp_path):
+    words = ("base", "tuned", "--data", "two.jsonl", "--units", "attention_head", "--draws", "1")
+    found(ran, *words, "--out", str(tmp_path / "plain"))
+    result = found(ran, *words, "--rank", "sign", "--out", str(tmp_path / "sign"))
+    whole = {
+        name: Scores.load(tmp_path / "plain" / f"scores-attention_head-{name}.safetensors")
+        for name in result["samples"]
+    }
+    for name, contrasted in against_rest(whole).items():
+        rows = [
+            r for r in result["top"] if r["units"] == "attention_head" and r["condition"] == name
+        ]
+        expected = contrasted.signed.sort(descending=True).values[: len(rows)].tolist()
+        assert [row["score"] for row in rows] == pytest.approx(expected)
+        assert all(row["standard_error"] is None for row in rows)
+    code, _, err = ran("diff", *words, "--rank", "size")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "magnitude or sign" in err
+
+
 def test_what_diff_found_is_applied(ran, folder, tmp_path):
     out = tmp_path / "found"
     words = ("base", "tuned", "--data", "texts.jsonl", "--units", "attention_head", "--pct", "13")

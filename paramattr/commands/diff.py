@@ -58,6 +58,9 @@ def diff(
     at: Annotated[
         float, typer.Option(help="Place on the path whose values masked units take; 1: the base.")
     ] = 1.0,
+    rank: Annotated[
+        str, typer.Option(help="Rank by magnitude, or by sign: whose change lowered the objective.")
+    ] = "magnitude",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
@@ -91,6 +94,7 @@ def diff(
             dtype,
             curve,
             at,
+            rank,
         ),
         as_json=as_json,
         dry_run=dry_run,

@@ -8,6 +8,9 @@ from typing import Any
 
 from paramattr.errors import ParamattrError
 
+RANKS = ("magnitude", "sign")
+"""What units are ranked by."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -30,6 +33,8 @@ class Config:
         max_tokens: of a text; what is longer is cut.
         device: where to compute.
         dtype: precision of the gradients' matrix products, such as `"bfloat16"`.
+        rank: by the mean `"magnitude"` of the attributions, or by their `"sign"`, the mean itself:
+            units come first whose change lowered the objective.
         curve: a file that `BezierPath.save` wrote: the path, in place of the straight line.
         at: the place on the path whose values the masked units take; 1 is the base.
 
@@ -55,6 +60,7 @@ class Config:
     dtype: str | None = None
     curve: Path | None = None
     at: float = 1.0
+    rank: str = "magnitude"
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.batches is None):
@@ -67,6 +73,10 @@ class Config:
         for label in ("steps", "draws", "batch_size", "max_tokens"):
             if getattr(self, label) < 1:
                 raise ParamattrError(f"--{label.replace('_', '-')} is below 1: expected 1 or more")
+        if self.rank not in RANKS:
+            raise ParamattrError(
+                f"--rank {self.rank!r} is not known: expected {' or '.join(RANKS)}"
+            )
         if not 0 < self.share <= 1:
             raise ParamattrError(
                 f"the share is {self.share}: expected one above 0 and up to 1, such as 0.01"

@@ -198,7 +198,9 @@ def _run(
         options: dict[str, Any] = {"show_progress": show_progress, "distributed": distributed}
         profile = faig.path_profile(everything, POINTS, **options)
         scores = _scores(config, material, faig, list(planned.units), options)
-    rankings = {name: _rankings(own, material.counts) for name, own in scores.items()}
+    rankings = {
+        name: _by(config.rank, _rankings(own, material.counts)) for name, own in scores.items()
+    }
     selections = {
         name: {key: _top(own, _share(config, count)) for key, own in rankings[name].items()}
         for name, count in planned.units.items()
@@ -274,6 +276,15 @@ def _rankings(scores: dict[str, Scores], counts: dict[str, int]) -> dict[str, Sc
     for name, own in scores.items():
         found[name] = contrast(own, *(other for key, other in scores.items() if key != name))
     return found
+
+
+def _by(rank: str, rankings: dict[str, Scores]) -> dict[str, Scores]:
+    if rank == "magnitude":
+        return rankings
+    return {
+        name: Scores(one.index, one.signed, unassigned=one.unassigned, samples=one.samples)
+        for name, one in rankings.items()
+    }
 
 
 def _share(config: Config, units: int) -> int:

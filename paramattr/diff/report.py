@@ -107,7 +107,7 @@ def top_rows(result: Result, count: int) -> list[dict[str, Any]]:
                         "score": float(ranking.values[number]),
                         "alone": float(alone.values[number]),
                         "signed": _finite(float(alone.signed[number])),
-                        "standard_error": _finite(float(alone.standard_error[number])),
+                        "standard_error": _finite(float(ranking.standard_error[number])),
                     }
                 )
     return rows

@@ -19,7 +19,7 @@ from blind_sr.models.pairs import load_pair
 from blind_sr.rankings.search import find_filters
 from paramattr import Scores, Selection, contrast, substitute
 from paramattr.cli import main
-from paramattr.integration.path_integral import PathIntegral
+from paramattr.integration.integrand import Integrand
 
 from .made_up import write_photographs
 
@@ -134,13 +134,13 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkey
     with pytest.raises(Killed):
         find_filters(pair, photographs, ["faig"], **options, advance=dying)
     worked = []
-    real = PathIntegral.over
+    real = Integrand.gradients
 
-    def counting(self, batch, *, whole):
+    def counting(self, alpha, batch, names, **more):
         worked.append(len(batch))
-        return real(self, batch, whole=whole)
+        return real(self, alpha, batch, names, **more)
 
-    monkeypatch.setattr(PathIntegral, "over", counting)
+    monkeypatch.setattr(Integrand, "gradients", counting)
     resumed = find_filters(pair, photographs, ["faig"], **options)
     assert len(worked) == 3  # two photographs, two conditions, one of them done
     for function in ("blur", "noise"):

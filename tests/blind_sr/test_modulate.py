@@ -21,7 +21,7 @@ from blind_sr.restore import experiment as restoring
 from blind_sr.restore.tiles import restore_whole
 from paramattr import FAIG, Scores, Selection, UnitIndex, contrast, modulate, substitute
 from paramattr.cli import main
-from paramattr.integration.path_integral import PathIntegral
+from paramattr.integration.integrand import Integrand
 
 from .made_up import write_photographs
 
@@ -99,15 +99,15 @@ def test_json_csv_filters_and_figure(folder, selection, some, pair, tmp_path, mo
 def test_filters_are_found_on_the_photographs(folder, pair, tmp_path, monkeypatch, capsys):
     words = ("--images", folder, "--crop", 8, "--steps", 1, "--pct", 3, "--out", tmp_path)
     with monkeypatch.context() as patch:
-        real, worked = PathIntegral.over, []
+        real, worked = Integrand.gradients, []
 
-        def dying(self, batch, *, whole):
+        def dying(self, alpha, batch, names, **more):
             if len(worked) == 3:
                 raise KeyboardInterrupt
             worked.append(len(batch))
-            return real(self, batch, whole=whole)
+            return real(self, alpha, batch, names, **more)
 
-        patch.setattr(PathIntegral, "over", dying)
+        patch.setattr(Integrand, "gradients", dying)
         assert run(monkeypatch, capsys, *words)[0] == 130
         worked[:] = [0, 0]  # goes on with the fourth, its last
         code, out, err = run(monkeypatch, capsys, *words)

@@ -21,7 +21,7 @@ from paramattr import FAIG, Scores, contrast, self_reference
 from paramattr.checkpoints import load_tensors
 from paramattr.cli import main
 from paramattr.errors import CheckpointError
-from paramattr.integration.path_integral import PathIntegral
+from paramattr.integration.integrand import Integrand
 from paramattr.prediction import OverlapClassifier
 from paramattr.resume import Unfinished
 from tests.tiny import SMALL
@@ -165,15 +165,15 @@ def test_the_tables_a_person_sees(folders, tmp_path, monkeypatch, capsys):
 
 def test_a_run_goes_on_where_it_stopped(folders, ran, tmp_path, monkeypatch, capsys):
     words = (*given(folders), *TINY, "--out", tmp_path, "--json")
-    real, worked = PathIntegral.over, []
+    real, worked = Integrand.gradients, []
 
-    def dying(self, batch, *, whole):
+    def dying(self, alpha, batch, names, **more):
         if len(worked) == 7:
             raise KeyboardInterrupt
         worked.append(len(batch))
-        return real(self, batch, whole=whole)
+        return real(self, alpha, batch, names, **more)
 
-    monkeypatch.setattr(PathIntegral, "over", dying)
+    monkeypatch.setattr(Integrand, "gradients", dying)
     assert run(monkeypatch, capsys, *words)[0] == 130
     kept = tmp_path / "running" / "overlaps.safetensors"
     assert len(load_tensors(kept)[1]["notes"]) == 5  # two of the seven found the filters
@@ -181,12 +181,12 @@ def test_a_run_goes_on_where_it_stopped(folders, ran, tmp_path, monkeypatch, cap
     assert code == 2
     assert "other settings (pct differs: 1.0 there, 2.0 here; filters differs: " in err
 
-    def counting(self, batch, *, whole):
+    def counting(self, alpha, batch, names, **more):
         worked.append(len(batch))
-        return real(self, batch, whole=whole)
+        return real(self, alpha, batch, names, **more)
 
     worked.clear()
-    monkeypatch.setattr(PathIntegral, "over", counting)
+    monkeypatch.setattr(Integrand, "gradients", counting)
     code, out, _ = run(monkeypatch, capsys, *words)
     assert code == 0
     assert len(worked) == 2 * 3 + 3 * 4 - 5
