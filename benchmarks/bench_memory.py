@@ -47,7 +47,7 @@ LARGE: dict[str, Any] = {
     "millions": 514,
     "length": 16,
     "dtype": "bfloat16",
-    "partitions": 2,
+    "partitions": 1,
     "count": 16,
     "nodes": 1,
     "reducer": "output_channel",
