@@ -47,7 +47,7 @@ bench: $(VENV)/.installed ## Run the benchmarks and print one table of all resul
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.installed-docs ## Build the documentation into site
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m mkdocs build --strict
 
 reproduction: $(VENV)/.installed ## Run the whole study into docs/reproduction.md; ARGS="--images DIR ..."
 	$(BIN)/paramattr blindsr reproduce --full --page docs/reproduction.md $(ARGS)
