@@ -38,7 +38,7 @@ def diff(
     adapter: Annotated[
         str, typer.Option(help="merged (the weights) or factors (the adapter's A and B).")
     ] = "merged",
-    steps: Annotated[int, typer.Option(help="Nodes on the path between the models.")] = 4,
+    steps: Annotated[int, typer.Option(help="Nodes on the path between the models.")] = 2,
     pct: Annotated[float, typer.Option(help="Percent of the units that is masked.")] = 1.0,
     draws: Annotated[int, typer.Option(help="Draws of random units.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Texts that run forward together.")] = 16,

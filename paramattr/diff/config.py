@@ -51,7 +51,7 @@ class Config:
     model: str | None = None
     batches: str | None = None
     adapter: str = "merged"
-    steps: int = 4
+    steps: int = 2
     share: float = 0.01
     draws: int = 2
     batch_size: int = 16

@@ -20,7 +20,7 @@ from paramattr.runtime.isolation import undisturbed
 from paramattr.surgery.edits import modulate, substituted
 from paramattr.units.selection import Selection
 
-SAMPLES = 32
+SAMPLES = 16
 """Samples of each condition, the first ones, that texts are chosen from and strengths measured on.
 A batch is not cut: there may be a few more."""
 TEXTS = 2
