@@ -162,7 +162,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(ran, tmp_path):
     assert code == 0
     assert "192 of 5,3" in said
     assert "attention_head: 8 units" in said
-    assert "48 gradients" in said
+    assert "24 gradients" in said
     assert found(ran, *words)["units"] == {"layer": 22, "attention_head": 8, "neuron": 48}
     assert not out.exists()
 
