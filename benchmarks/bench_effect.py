@@ -5,9 +5,9 @@ procedure at its 100 left points and at 8 Gauss-Legendre nodes, and by paramattr
 and at one node in the middle of the path, in float32 and, where the hardware computes in it, in
 mixed bfloat16. The top 1% of each ranking is masked, and on held-out photographs the output moves:
 `own` is by how much on the function's own inputs (squared difference of gradient maps, times 1000),
-`own_over_other` how many times as much as on the other function's. More of either is better. An edit
-works as well as the published procedure's where neither number, for neither function, lies below that
-one's 95% bootstrap interval over the held-out photographs.
+`own_over_other` how many times as much as on the other function's. More of either is better. An
+edit works as well as the published procedure's where neither number, for neither function, lies
+below that one's 95% bootstrap interval over the held-out photographs.
 
 Everything runs on one thread, the ways in turn. Times are medians, in seconds and in CPU seconds of
 the process; speedups are of CPU seconds, which other work on the machine changes less. The 100
