@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,11 @@ def ended(process: int, until: float) -> int | None:
 
 def kill(process: int, folder: Path, rank: int | None) -> None:
     """Send SIGKILL to a run, or to one rank of it, and wait until all of it is gone."""
-    numbers = folder / f"rank-{rank}.pid"
-    victim = process if rank is None or not numbers.exists() else int(numbers.read_text())
-    os.kill(victim, signal.SIGKILL)
+    numbers = sorted(folder.glob("rank-*.pid" if rank is None else f"rank-{rank}.pid"))
+    victims = [int(own.read_text()) for own in numbers]
+    for victim in [process, *victims] if rank is None or not victims else victims:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(victim, signal.SIGKILL)
     if ended(process, time.monotonic() + PATIENCE) is None:
         raise TimeoutError(f"the other ranks still run {PATIENCE} s after one was killed")
 
