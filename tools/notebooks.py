@@ -97,7 +97,8 @@ def execute(content: dict[str, Any], folder: Path) -> Any:
 
     node = nbformat.from_dict(content)
     nbformat.validate(node)
-    NotebookClient(node, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(node, timeout=600, startup_timeout=300, resources=resources).execute()
     for cell in node.cells:
         raised = any(output.output_type == "error" for output in cell.get("outputs", ()))
         if RAISES in cell.metadata.get("tags", ()) and not raised:
