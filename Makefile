@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check lint bench docs reproduction clean
+.PHONY: help demo test fuzz check lint bench docs notebooks reproduction clean
 
 help: ## Show these targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	@touch $@
+
+$(VENV)/.installed-notebooks: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e ".[notebooks]"
 	@touch $@
 
 demo: $(VENV)/.installed ## Mask 1 % of the filters of the blind super-resolution model, into demo-output
@@ -49,10 +53,13 @@ bench: $(VENV)/.installed ## Run the benchmarks and print one table of all resul
 docs: $(VENV)/.installed-docs ## Build the documentation into site
 	$(BIN)/python -m mkdocs build --strict
 
+notebooks: $(VENV)/.installed-notebooks ## Make notebooks from the pages and execute them
+	OMP_NUM_THREADS=1 $(BIN)/python tools/notebooks.py
+
 reproduction: $(VENV)/.installed ## Run the whole study into docs/reproduction.md; ARGS="--images DIR ..."
 	$(BIN)/paramattr blindsr reproduce --full --page docs/reproduction.md $(ARGS)
 
 clean: ## Remove what was built, cached and written; the environment stays
-	rm -rf build dist site demo-output *.egg-info
+	rm -rf build dist site notebooks demo-output *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -167,8 +167,9 @@ def drawn(n: int, place: int, shift: float = 0.5) -> Rule:
 
     Source: Cranley and Patterson 1976 (random shifts); Weyl 1916 (the golden ratio's multiples).
 
-    >>> [round(drawn(1, place).nodes[0], 3) for place in range(4)]
-    [0.5, 0.118, 0.736, 0.354]
+    >>> nodes = [drawn(1, place).nodes[0] for place in range(4)]
+    >>> [round(node, 3) for node in nodes] == [0.5, 0.118, 0.736, 0.354]
+    True
     """
     _check("drawn", n, 1)
     if not 0 <= shift < 1:

@@ -11,7 +11,10 @@ import typer
 
 def apply(
     folder: Annotated[
-        Path, typer.Argument(show_default=False, help="Folder of the tuned model or adapter.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", show_default=False, help="Folder of the tuned model or adapter."
+        ),
     ],
     selection: Annotated[
         Path, typer.Option(show_default=False, help="File that Selection.save or diff wrote.")

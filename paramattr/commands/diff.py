@@ -9,9 +9,14 @@ import typer
 
 
 def diff(
-    base: Annotated[Path, typer.Argument(show_default=False, help="Folder of the base model.")],
+    base: Annotated[
+        Path, typer.Argument(metavar="BASE", show_default=False, help="Folder of the base model.")
+    ],
     tuned: Annotated[
-        Path, typer.Argument(show_default=False, help="Folder of the tuned model or adapter.")
+        Path,
+        typer.Argument(
+            metavar="TUNED", show_default=False, help="Folder of the tuned model or adapter."
+        ),
     ],
     data: Annotated[
         Optional[Path],  # noqa: UP045

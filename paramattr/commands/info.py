@@ -11,7 +11,10 @@ import typer
 
 def info(
     file: Annotated[
-        Path, typer.Argument(show_default=False, help="A file of paramattr's, or a checkpoint.")
+        Path,
+        typer.Argument(
+            metavar="FILE", show_default=False, help="A file of paramattr's, or a checkpoint."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
