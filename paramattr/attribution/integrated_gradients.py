@@ -47,26 +47,21 @@ class ParameterPathIntegratedGradients:
         model: the target, in evaluation mode.
         baseline: the model it is compared with, or a mapping of names to tensors.
         objective: `(output, targets)` to a tensor `(B,)`, one number per sample.
-        parameters: what is reported: names, or a predicate of `(name, parameter)`; all
-            floating-point parameters by default. All that differ move along the path either way.
-            A tied parameter goes by its first name.
+        parameters: what is reported: names, or a predicate of `(name, parameter)`; all by default.
+            All that differ move along the path either way. A tied one goes by its first name.
         path: from the target to the baseline; the straight line by default.
         device: where to compute; where the model is by default. The model itself is not moved.
         dtype: precision that the model computes in; by default the model's own, float32 at least.
-            A half precision, such as `torch.bfloat16` where the hardware computes in it, is mixed:
-            parameters and inputs are float32 and `torch.autocast` says what computes in half. Path,
-            sums and results are in float32 at least. If the objective's change then differs from
-            the one in float32 by more than 5%, a warning says so.
+            A half precision, such as `torch.bfloat16`, is mixed (`torch.autocast`): path, sums and
+            results are in float32 at least. A warning says if the objective's change differs from
+            the one in float32 by more than 5%.
         compile: whether `torch.compile` translates the model, for one sample at a time alone.
-        workers: threads on the CPU that take samples side by side, where one sample is too small
-            to keep all cores busy. Each takes the memory of one; model and objective must not keep
-            anything from call to call. The results differ in their last bits alone.
-        memory: bytes that `score` may take for what spares it work: points of the path, or sums of
-            gradients of several samples that share a point (see `plan`). By default those of one
-            point and one sum, or 256 MiB if that is more.
-        strict: whether both models must have the same parameters. If not, those that one model
-            alone has, or that have another shape (a new head), stay the target's along the whole
-            path, and a warning lists them.
+        workers: threads on the CPU that take samples side by side, each with the memory of one;
+            model and objective must not keep anything from call to call.
+        memory: bytes that `score` may take for points of the path, or for sums of gradients of
+            samples that share a point (see `plan`); by default one point and one sum, or 256 MiB.
+        strict: whether both models must have the same parameters. If not, those of one model alone,
+            or of another shape (a new head), stay the target's, and a warning lists them.
 
     Raises:
         ModelError: if the two are not of one architecture, are equal, are not finite, or the path
@@ -116,8 +111,7 @@ class ParameterPathIntegratedGradients:
     def plan(self) -> Plan | None:
         """How the last call of `score` ordered its gradients, each worker on its own.
 
-        None if attributions were held as a whole: where samples are differentiated together, with a
-        `function` of them, on a path of several pieces, and with the adaptive rule.
+        None if attributions were held as a whole.
         """
         return self._plan
 
@@ -249,22 +243,19 @@ class ParameterPathIntegratedGradients:
                 `attribute` with `per_sample`; one by default, since each needs its own absolute
                 value.
             show_progress: draw a bar on stderr.
-            checkpoint: a file that keeps the sums after each batch; a call that is repeated with
-                it resumes. The loader must give the same batches in the same order.
-            function: of each sample's attributions, by name, such as their square; what it gives is
-                reduced in their place. Its name tells checkpoints apart.
-            until: stop drawing samples as soon as the top units agree with those of all such
-                samples by so much, above 0 and below 1, as estimated (chance-corrected overlap, see
-                `Scores.agreement`). The samples must come in random order. With several conditions
-                it is the top of each one's contrast with the others. It takes 8 times the memory of
-                the sums over the units.
+            checkpoint: a file that keeps the sums after each batch; the same call, repeated with
+                it and the same batches, resumes. Of several ranks each has its own.
+            function: of each sample's attributions, by name; what it gives is reduced in their
+                place. Its name tells checkpoints apart.
+            until: stop drawing samples as soon as the top units (of each condition's contrast) are
+                estimated to agree with those of all such samples by so much, above 0 and below 1
+                (`Scores.agreement`). The samples must come in random order.
             fraction: share of the units that `until` is about.
             max_samples: the most samples of each condition; all by default.
-            distributed: True, or a process group: every rank of `torch.distributed` makes the same
-                call with the same loader, takes its share of the samples, and gets the scores of
-                all. A checkpoint is then a file per rank.
-            partitions: passes per sample and node, each of which keeps the gradients and sums of
-                one part of the parameters, which `function` then sees: less memory, more time.
+            distributed: True, or a process group: every rank makes the same call with the same
+                loader, takes its share of the samples, and gets the scores of all.
+            partitions: passes per sample and node, each with the gradients and sums of one part of
+                the parameters, which `function` then sees.
 
         Returns:
             Scores of all units; parameters that are not reported count as zero. A dict by condition
@@ -334,13 +325,11 @@ class ParameterPathIntegratedGradients:
     ) -> Estimate:
         """Estimate the memory that `score` takes, before it is called.
 
-        The first sample (the first `internal_batch_size`) is differentiated once, and measured.
-
         Args:
-            loader: as in `score`, as are the others; only the first batch is drawn.
-            reducer: the units.
-            internal_batch_size: samples that are differentiated at once.
-            partitions: passes over the model.
+            loader: as in `score`; the first sample is differentiated once, and measured.
+            reducer: as in `score`.
+            internal_batch_size: as in `score`.
+            partitions: as in `score`.
 
         Returns:
             The estimate, in bytes, and `advice` where it does not fit.

@@ -10,12 +10,12 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from paramattr.attribution.absolute_change import absolute_change
 from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.bezier import BezierPath
 from paramattr.diff.config import Config
+from paramattr.diff.distance import Distance as Distance
+from paramattr.diff.distance import distance_of
 from paramattr.diff.material import Material, dtype_of
 from paramattr.diff.measuring import Loss, Worth, losses, worths
 from paramattr.diff.texts import ALL
@@ -23,7 +23,7 @@ from paramattr.errors import UnitError, warn
 from paramattr.integration.ends import path_between
 from paramattr.integration.estimate import Estimate
 from paramattr.integration.profile import PathProfile
-from paramattr.parameters import Baseline, align, named_parameters
+from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import Distributed, Ranks
@@ -42,23 +42,6 @@ POINTS = 5
 """Places on the path where the objective is evaluated."""
 PROGRESS_FILE = "progress.safetensors"
 """Keeps the sums in the folder of results, so that a run that was killed resumes."""
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far two models are apart.
-
-    Attributes:
-        relative: the Euclidean length of the change over that of the baseline's parameters.
-        cosine: between the two models' parameters.
-        parameters: how many there are.
-        changed: how many differ.
-    """
-
-    relative: float
-    cosine: float
-    parameters: int
-    changed: int
 
 
 @dataclass(frozen=True)
@@ -138,7 +121,7 @@ def plan(config: Config, material: Material, *, memory: bool = False) -> Plan:
         indexes = _indexes(config, material)
         first = next(iter(material.conditions.values()))[:1]
         _faig(config, material).path_profile(first, n_points=3)  # what is wrong shows now
-        distance = _distance(material)
+        distance = distance_of(material)
         kinds_of_unit = list(dict.fromkeys([*indexes, LAYER]))
         needed = None
         if memory:
@@ -322,25 +305,6 @@ def _mask(
                     )
                 advance(1)
     return rows
-
-
-def _distance(material: Material) -> Distance:
-    own, other = named_parameters(material.target), align(material.target, material.baseline)
-    squares = torch.zeros(4, dtype=torch.float64)
-    changed = 0
-    for name, value in own.items():
-        here, there = value.double().cpu(), other[name].double().cpu()
-        squares += torch.stack(
-            [((here - there) ** 2).sum(), (there**2).sum(), (here**2).sum(), (here * there).sum()]
-        )
-        changed += int((here != there).sum())
-    apart, base, tuned, product = squares.tolist()
-    return Distance(
-        (apart / base) ** 0.5 if base else float("inf"),
-        product / (base * tuned) ** 0.5 if base and tuned else float("nan"),
-        sum(value.numel() for value in own.values()),
-        changed,
-    )
 
 
 @contextmanager
