@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from paramattr import Selection, UnitIndex
 from tests.tiny import seeded
 
 transformers = pytest.importorskip("transformers")
@@ -81,3 +82,21 @@ def write_lines(path: Path, count: int = 8, conditions: tuple[str, ...] = ()) ->
         lines.append(json.dumps(line))
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def moved(base: nn.Module) -> nn.Module:
+    """Copy a model with one head altered, and all else moved a little."""
+    found = with_head(base, 1, 2)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.1)
+    return found
+
+
+def some(model: nn.Module, reducer: str, *numbers: int) -> Selection:
+    """Select units by their numbers."""
+    index = UnitIndex.of(model, reducer)
+    chosen = torch.zeros(len(index), dtype=torch.bool)
+    chosen[list(numbers)] = True
+    return Selection(index, chosen)

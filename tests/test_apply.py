@@ -14,16 +14,15 @@ from safetensors.torch import load_file, save_file
 from paramattr import ParamattrError, Selection, UnitIndex, cli, modulate
 from paramattr.apply import Config, run
 from paramattr.huggingface import read_pair
-from tests.folders import bert, gpt2, saved, transformers, with_head
+from tests.folders import bert, gpt2, moved, saved, transformers
+from tests.folders import some as selected
 
 peft = pytest.importorskip("peft")
 
 
 def some(model, reducer: str = "attention_head", *numbers: int) -> Selection:
-    index = UnitIndex.of(model, reducer)
-    chosen = torch.zeros(len(index), dtype=torch.bool)
-    chosen[list(numbers or (1, len(index) - 2))] = True
-    return Selection(index, chosen)
+    """Select units: the second and the last but one, where none is named."""
+    return selected(model, reducer, *(numbers or (1, -2)))
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +32,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def tuned(base):
-    moved = with_head(base, 1, 2)
-    draw = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in moved.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.1)
-    return moved
+    return moved(base)
 
 
 @pytest.fixture(scope="module")

@@ -31,13 +31,6 @@ from tests.ranks import Ranks
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
-
-
 def pair(seed=0):
     torch.manual_seed(seed)
     layers = [nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)]

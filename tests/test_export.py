@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import prune
 
-from paramattr import ParamattrError, Selection, UnitIndex, save_state_dict, substitute
+from paramattr import ParamattrError, UnitIndex, save_state_dict, substitute
 from paramattr.apply import Config, run
 from paramattr.surgery.export import (
     lora_config,
@@ -21,7 +21,7 @@ from paramattr.surgery.export import (
     task_vector,
     train_only_selected,
 )
-from tests.folders import bert, gpt2, saved, transformers, with_head
+from tests.folders import bert, gpt2, moved, saved, some, transformers
 from tests.tiny import SMALL, convnet, selections_of, tied
 
 peft = pytest.importorskip("peft")
@@ -33,13 +33,6 @@ pytestmark = [
 ]
 
 
-def some(model: nn.Module, reducer: str, *numbers: int) -> Selection:
-    index = UnitIndex.of(model, reducer)
-    chosen = torch.zeros(len(index), dtype=torch.bool)
-    chosen[list(numbers)] = True
-    return Selection(index, chosen)
-
-
 @pytest.fixture(scope="module")
 def base():
     return bert()
@@ -47,12 +40,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def tuned(base):
-    moved = with_head(base, 1, 2)
-    draw = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in moved.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.1)
-    return moved
+    return moved(base)
 
 
 @torch.no_grad()

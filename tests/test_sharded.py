@@ -23,16 +23,8 @@ from paramattr import (
     weight_magnitude,
 )
 from tests.models import other_weights
-from tests.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    ranks = Ranks(2, tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
 
 
 class Tiny(nn.Module):

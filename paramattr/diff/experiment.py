@@ -27,7 +27,7 @@ from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import Distributed, Ranks
-from paramattr.units.contrast import contrast
+from paramattr.units.designs import against_rest
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -256,8 +256,7 @@ def _rankings(scores: dict[str, Scores], counts: dict[str, int]) -> dict[str, Sc
         return dict(scores)
     parts = [own * (counts[name] / sum(counts.values())) for name, own in scores.items()]
     found = {ALL: reduce(add, parts)}
-    for name, own in scores.items():
-        found[name] = contrast(own, *(other for key, other in scores.items() if key != name))
+    found |= against_rest(scores)
     return found
 
 

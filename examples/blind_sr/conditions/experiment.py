@@ -20,10 +20,10 @@ from blind_sr.data.photographs import Photographs, with_conditions
 from blind_sr.labels import SEVERITIES
 from blind_sr.models.outputs import Outputs, quality, restore, squared_errors
 from blind_sr.models.pairs import Pair, with_target
-from blind_sr.rankings.conditions import OfConditions, against_the_rest, score_conditions
+from blind_sr.rankings.conditions import OfConditions, score_conditions
 from blind_sr.run import progress, without_nan
 from blind_sr.setting import Setting, check_percents
-from paramattr import Comparison, Scores, Selection, compare, contrast
+from paramattr import Comparison, Scores, Selection, against_rest, compare, contrast
 from paramattr.errors import ParamattrError
 
 UNITS = ("kernel", "output_channel", "attention_head", "neuron")
@@ -122,7 +122,7 @@ def run(config: ConditionsConfig) -> ConditionsResult:
     with progress("scoring", 1) as advance:
         scores = score_conditions(setting, pair, photographs, config.conditions, config.units)
         advance(1)
-    contrasted = {unit: against_the_rest(own) for unit, own in scores.items()}
+    contrasted = {unit: against_rest(own) for unit, own in scores.items()}
     comparisons = {
         unit: masked(pair, photographs, own, outputs["target"], config.pct)
         for unit, own in contrasted.items()
@@ -215,7 +215,7 @@ def _size(rankings: dict[str, dict[str, list[Scores]]], fraction: float) -> dict
 
 def _pairs(scores: Mapping[str, Scores], fraction: float) -> list[dict[str, Any]]:
     """Compare one against the rest with all pairs: what share of the top units is the same."""
-    rest = _top(against_the_rest(scores), fraction)
+    rest = _top(against_rest(scores), fraction)
     plain = _top(scores, fraction)
     return [
         {

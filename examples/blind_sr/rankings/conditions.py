@@ -1,14 +1,13 @@
-"""The units of any number of conditions: one against the rest, by FAIG."""
+"""The units of any number of conditions, by FAIG."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from blind_sr.data.photographs import Photographs
 from blind_sr.models.pairs import Pair
 from blind_sr.setting import Setting
-from paramattr import FAIG, Scores, contrast
-from paramattr.errors import ParamattrError
+from paramattr import FAIG, Scores
 
 OfConditions = dict[str, dict[str, Scores]]
 """Units, then condition, to scores."""
@@ -38,19 +37,3 @@ def score_conditions(
         method=setting.quadrature,
     )
     return {unit: {c: own[unit] for c, own in found.items()} for unit in units}
-
-
-def against_the_rest(scores: Mapping[str, Scores]) -> dict[str, Scores]:
-    """Contrast each condition with the mean of the others (Eq. 7).
-
-    Raises:
-        ParamattrError: for fewer than two conditions.
-    """
-    if len(scores) < 2:
-        raise ParamattrError(
-            f"there is one condition, {', '.join(scores)}: expected at least two, to contrast"
-        )
-    return {
-        name: contrast(own, *(other for n, other in scores.items() if n != name))
-        for name, own in scores.items()
-    }

@@ -15,14 +15,14 @@ from blind_sr.classify.ranking import ranker
 from blind_sr.data.degradations import CONDITIONS
 from blind_sr.data.photographs import Photographs, with_conditions
 from blind_sr.models.pairs import Pair, with_target
-from blind_sr.rankings.conditions import against_the_rest, score_conditions
+from blind_sr.rankings.conditions import score_conditions
 from blind_sr.run import Advance, progress
 from blind_sr.setting import Setting, check_percents
 from blind_sr.severity.inputs import RANGES, Drawn, check_kinds, trained_on
 from blind_sr.severity.measuring import Measured, measure
 from blind_sr.severity.responses import respond, summary
 from blind_sr.severity.rival import predicted_by, train_on_labels
-from paramattr import Bootstrap, Curve, OverlapRegressor, Response, Selection
+from paramattr import Bootstrap, Curve, OverlapRegressor, Response, Selection, against_rest
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import ParamattrError
 from paramattr.prediction.regressor import Line
@@ -211,9 +211,7 @@ def _photographs(config: SeverityConfig, use: str) -> Photographs:
 
 def _find(config: SeverityConfig, pair: Pair, photographs: Photographs) -> dict[str, Selection]:
     scores = score_conditions(config.setting, pair, photographs, config.kinds)["kernel"]
-    return {
-        kind: own.top(fraction=config.pct / 100) for kind, own in against_the_rest(scores).items()
-    }
+    return {kind: own.top(fraction=config.pct / 100) for kind, own in against_rest(scores).items()}
 
 
 def _measured(
