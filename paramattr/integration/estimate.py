@@ -15,7 +15,7 @@ from paramattr.integration.partitions import groups, split
 from paramattr.integration.path_integral import Integral
 from paramattr.integration.plan import Plan
 from paramattr.integration.reduction import CHUNK
-from paramattr.integration.unit_integral import BUFFERS, WAITING, UnitIntegral
+from paramattr.integration.unit_integral import BUFFERS, WAITING, UnitIntegral, holds_all
 from paramattr.parameters import Baseline, state_of
 from paramattr.runtime.compute import wide
 from paramattr.runtime.memory import available, distinct_bytes, peak_of_tensors, shown
@@ -287,6 +287,8 @@ def _largest(integral: Integral, partitions: int) -> int:
 def _on_their_way(integral: Integral) -> int:
     """Give the bytes of gradients that wait to be reduced, and of what they are reduced in."""
     start = integral.integrand.path.start
+    if holds_all(integral.integrand):
+        return 2 * _largest(integral, 1)
     sizes = {start[name].shape: start[name].nbytes for name in _names(integral)}
     largest = sorted(sizes.values(), reverse=True)[:BUFFERS]
     waiting = min(_largest(integral, 1), WAITING + max(largest, default=0))

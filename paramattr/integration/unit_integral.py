@@ -13,12 +13,15 @@ from torch import Tensor
 
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import Take, check_finite_values
-from paramattr.integration.integrand import Attributions
+from paramattr.integration.integrand import Attributions, Integrand
 from paramattr.integration.path_integral import Node, PathIntegral, Values
 from paramattr.integration.plan import Plan
 from paramattr.integration.reduction import Reduced, Reduction, Tally, chunks
 from paramattr.runtime.compute import wide
 
+SMALL = 2**24
+"""Bytes of parameters up to which all gradients of a pass are held: 16 MiB. A hook for each of many
+small parameters takes longer than it saves."""
 LARGE = 2**18
 """Mean entries per parameter from which on an accelerator takes them one by one too."""
 WAITING = 2**23
@@ -53,6 +56,8 @@ class UnitIntegral:
         self.nodes = stretch.nodes
         self.names = [name for name in stretch.moving if name in integral.reported]
         self.plan = self.planned(1)
+        self.holds_all = holds_all(self.integrand)
+        self._last: Attributions = {}
         self._sums: list[Attributions] = []
         self._speed: Attributions = {}
         self._buffers: dict[tuple[object, ...], Tensor] = {}
@@ -97,10 +102,8 @@ class UnitIntegral:
         if self.names:
             for node in self.nodes:
                 for number, sample in enumerate(samples):
-                    queue = _Queue(partial(self._add, node, held[number], tallies[number]))
-                    found = self.integrand.gradients(node.alpha, sample, self.names, take=queue.put)
-                    queue.empty()
-                    values[number].append(found.values)
+                    found = self._gradients(node, sample, held[number], tallies[number])
+                    values[number].append(found)
         alphas = tuple(node.alpha for node in self.nodes) if self.names else ()
         for sample, tally, sums, seen in zip(samples, tallies, held, values, strict=True):
             for name in list(sums.names):  # of what the last pass gave no gradient
@@ -108,6 +111,32 @@ class UnitIntegral:
             check_finite_values(seen, sample.first)
             along = torch.stack(seen) if seen else torch.zeros(0, 1)
             yield self._checked(tally.reduced(), sample), Values(alphas, along)
+
+    def _gradients(self, node: Node, sample: Batch, held: _Held, tally: Tally) -> Tensor:
+        """Differentiate at a node, add to the sums, and give the objective's value."""
+        add = partial(self._add, node, held, tally)
+        if self.holds_all:
+            found = self.integrand.gradients(node.alpha, sample, self.names)
+            # Kept until the next ones are there: the system would take the memory, and zero it.
+            self._last = found.by_name
+            if node is self.nodes[-1]:
+                for name, gradient in found.by_name.items():
+                    add(name, gradient)
+            else:
+                self._add_all(node, held, found.by_name)
+            return found.values
+        queue = _Queue(add)
+        found = self.integrand.gradients(node.alpha, sample, self.names, take=queue.put)
+        queue.empty()
+        return found.values
+
+    def _add_all(self, node: Node, held: _Held, gradients: Attributions) -> None:
+        """Add all gradients to their sums in one call."""
+        sums = [held.sums[name] for name in gradients]
+        if not held.names:
+            torch._foreach_zero_(sums)
+            held.names.update(gradients)
+        torch._foreach_add_(sums, list(gradients.values()), alpha=node.weight)
 
     def _add(self, node: Node, held: _Held, tally: Tally, name: str, gradient: Tensor) -> None:
         """Add a gradient to its sum, or finish it if it is the last node's."""
@@ -183,6 +212,11 @@ class UnitIntegral:
     @staticmethod
     def _rows(values: Tensor) -> Tensor:
         return values if values.ndim else values[None]
+
+
+def holds_all(integrand: Integrand) -> bool:
+    """Say whether the gradients of a pass are all held, and those of the last one beside them."""
+    return sum(value.nbytes for value in integrand.path.start.values()) <= SMALL
 
 
 class _Queue:

@@ -1,0 +1,181 @@
+"""Tab. 3 as gains: what retraining the filters found reaches, against others, as it gets longer.
+
+Per input, some filters are trained from the baseline on it alone: those that a method found for
+its function, those that it found for the other function, as many drawn at random in each layer as
+were found there (so that only the choice within layers differs), and as many drawn anywhere. The
+rate is constant and the weights are averaged, so one training is measured at every length. PSNR is
+on photographs on which no filter was sought and nothing was trained. Repetitions differ in patches
+and draws; a run that is repeated with the same OUT resumes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from benchmarks.benchmark import Row, say, start
+from benchmarks.kept import Kept
+from blind_sr.data.patches import Patches, read_photographs
+from blind_sr.data.photographs import Photographs
+from blind_sr.labels import MASKS
+from blind_sr.models.outputs import quality, restore
+from blind_sr.models.pairs import Pair
+from blind_sr.rankings.search import find_filters
+from blind_sr.setting import Setting
+from paramattr import Scores, Selection, random_scores, random_within_layers, retrain_only
+
+LENGTHS = (25, 50, 100, 200, 400, 600)
+AVERAGED = 0.98
+"""Decay of the averaged weights: they remember about 50 iterations."""
+RIVALS = ("other", "in_layers", "random")
+NORMAL_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t at 97.5%, by the number of repetitions."""
+
+
+@dataclass(frozen=True)
+class Config:
+    train: Path
+    find: Path
+    test: Path
+    out: Path
+    network: str = "srresnet"
+    methods: tuple[str, ...] = ("faig", "ig", "ig-no-contrast")
+    pct: float = 1.0
+    crop: int = 48
+    test_crop: int = 32
+    repetitions: int = 3
+    batch: int = 8
+    patch: int = 48
+    rate: float = 1e-3
+
+
+def run(config: Config) -> Iterator[dict[str, Any]]:
+    """Train each kind of filters in turn, repetition by repetition."""
+    setting = Setting(config.network, images=config.find, crop=config.crop)
+    pair, found_on = setting.load_pair(), setting.load_photographs()
+    test = Setting(config.network, images=config.test, crop=config.test_crop).load_photographs()
+    photographs = list(read_photographs(config.train, config.patch).values())
+    rankings = find_filters(pair, found_on, config.methods)
+    kept = Kept(config.out, {name: str(value) for name, value in vars(config).items()})
+    base = quality(restore(pair.baseline, test, MASKS), test)
+    rows: list[Row] = []
+    for repetition in range(config.repetitions):
+        for name, condition, selection in _cells(config, pair, rankings, repetition):
+            train = partial(
+                _trained, config, pair, photographs, test, selection, condition, repetition
+            )
+            own = {"filters": name, "input": condition, "repetition": repetition}
+            measured = kept.rows(f"{name}_{condition}_{repetition}", train)
+            rows += [{**own, **row} for row in measured]
+            say(rows[-1])
+        yield {
+            "images": {"found on": found_on.names, "measured on": test.names},
+            "baseline": base,
+            "gains": _gains(rows, config.methods, base),
+            "rows": rows,
+        }
+
+
+def _cells(
+    config: Config, pair: Pair, rankings: dict[str, dict[str, list[Scores]]], repetition: int
+) -> Iterator[tuple[str, str, Selection]]:
+    """List what is trained in a repetition: a name, the input, the filters."""
+    share = config.pct / 100
+    anywhere = random_scores(pair.target, reducer="kernel", seed=repetition).top(fraction=share)
+    for condition, opposite in zip(MASKS, reversed(MASKS), strict=True):
+        yield "random", condition, anywhere
+        for method in config.methods:
+            own, other = (rankings[method][f][0].top(fraction=share) for f in (condition, opposite))
+            inside = random_within_layers(own, seed=repetition).top(count=len(own))
+            yield f"{method}:own", condition, own
+            yield f"{method}:other", condition, other
+            yield f"{method}:in_layers", condition, inside
+
+
+def _trained(
+    config: Config,
+    pair: Pair,
+    photographs: list[UInt8[Tensor, "3 h w"]],
+    test: Photographs,
+    selection: Selection,
+    condition: str,
+    repetition: int,
+) -> list[Row]:
+    """Train the filters on an input, and measure at every length."""
+    patches = Patches(
+        photographs,
+        side=config.patch,
+        batch_size=config.batch,
+        seed=repetition,
+        degradation=condition,
+    )
+    model = retrain_only(pair.baseline, selection)
+    average = AveragedModel(model, multi_avg_fn=_averaged)
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.rate, betas=(0.9, 0.99))
+    rows = []
+    for iteration in range(LENGTHS[-1]):
+        low, high = patches.batch(iteration)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(low.to(memory_format=torch.channels_last))
+        optimiser.zero_grad(set_to_none=True)
+        F.l1_loss(output.float(), high).backward()
+        optimiser.step()
+        average.update_parameters(model)
+        if iteration + 1 in LENGTHS:
+            outputs = restore(average.module, test, [condition])
+            psnr = quality(outputs, test)[condition]
+            rows.append({"iterations": iteration + 1, "psnr": psnr})
+    return rows
+
+
+def _averaged(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    decay = min(AVERAGED, (1 + int(count)) / (10 + int(count)))
+    get_ema_multi_avg_fn(decay)(averaged, current, count)
+
+
+def _gains(rows: list[Row], methods: tuple[str, ...], base: dict[str, float]) -> list[Row]:
+    """Give each method's gain over the baseline, and its lead over each rival, with intervals."""
+    psnr = {
+        (row["filters"], row["input"], row["iterations"], row["repetition"]): row["psnr"]
+        for row in rows
+    }
+    found = []
+    for method in methods:
+        for condition in MASKS:
+            for length in LENGTHS:
+                own = _of(psnr, f"{method}:own", condition, length)
+                gain = [value - base[condition] for value in own.values()]
+                row = {"method": method, "input": condition, "iterations": length}
+                leads = {}
+                for rival in RIVALS:
+                    name = rival if rival == "random" else f"{method}:{rival}"
+                    theirs = _of(psnr, name, condition, length)
+                    leads[rival] = _moments([own[n] - theirs[n] for n in own if n in theirs])
+                found.append({**row, "gain": _moments(gain), "lead": leads})
+    return found
+
+
+def _of(psnr: dict[Any, float], name: str, condition: str, length: int) -> dict[int, float]:
+    return {key[3]: value for key, value in psnr.items() if key[:3] == (name, condition, length)}
+
+
+def _moments(values: list[float]) -> dict[str, float | int]:
+    count = len(values)
+    half = float("nan")
+    if count in NORMAL_95:
+        half = NORMAL_95[count] * statistics.stdev(values) / count**0.5
+    return {"mean": statistics.fmean(values), "half_width_95": half, "repetitions": count}
+
+
+if __name__ == "__main__":
+    start(Config, run)
