@@ -1,13 +1,13 @@
 """Seconds per gradient and peak of `FAIG.score`, against a cost model.
 
     seconds = 6 * parameters * tokens / rate + bytes of parameters / speed
-    peak = bytes before + 4 * bytes of parameters + gradients that wait
+    peak = bytes before + 4 * bytes of parameters + 2 * bytes of the embedding + 8 MiB
 
 Operations are those of a forward and a backward pass; every gradient also goes over the parameters'
 memory some times (the path's point, the gradients, their sums). The rate and the speed are fitted
-to the two smallest networks, and the larger ones predicted. Nothing is fitted for the peak: it is
-two models, one point of the path and one sum of the gradients. Times are those of the processor,
-on one thread.
+to the two smallest networks, and the larger ones predicted. Nothing is fitted for the peak: two
+models, one point of the path, one sum of the gradients, two gradients of the embedding, which is
+the head too, and the gradients that wait. Times are those of the processor, on one thread.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import torch
 
 from benchmarks.bench_memory import field, forget_peak
 from benchmarks.benchmark import Row, say, start
-from benchmarks.networks import SHAPES, VOCABULARY, moved, network, samples
-from paramattr import FAIG
+from benchmarks.networks import HEAD, SHAPES, VOCABULARY, Decoder, moved, network, samples
+from paramattr import FAIG, next_token_cross_entropy
 from paramattr.integration.unit_integral import WAITING
+from paramattr.runtime.memory import held
 
 LENGTHS = (8, 64)
 NODES = 2
@@ -65,7 +66,7 @@ def _compared(rows: list[Row], fitted: int) -> dict[str, Any]:
         row["predicted"] = operations * per_operation + size * per_byte
         row["predicted_over_measured"] = row["predicted"] / row["seconds_per_gradient"]
         row["fitted"] = number < fitted
-        row["predicted_peak"] = row["before"] + 4 * size + WAITING
+        row["predicted_peak"] = row["before"] + 4 * size + 2 * row["embedding"] + WAITING
         row["predicted_over_measured_peak"] = row["predicted_peak"] / row["peak"]
     tested = rows[fitted:]
     return {
@@ -90,9 +91,13 @@ def _work(row: Row) -> tuple[float, float]:
 def measure(millions: int, length: int, rounds: int) -> Row:
     """Measure one size in this process."""
     torch.set_num_threads(1)
-    small, one = torch.nn.Linear(8, 8), torch.ones(1, 8)
-    FAIG(small, moved(small)).score([(one, one)], reducer="layer")  # loads what is loaded once
+    tiny, tokens = Decoder(HEAD, 1, VOCABULARY).eval(), torch.ones(1, length, dtype=torch.int64)
+    first = FAIG(tiny, moved(tiny), objective=next_token_cross_entropy)
+    first.score([(tokens, tokens)], reducer="output_channel")  # loads what is loaded once
+    del tiny, first
+    held(torch.device("cpu"))  # gives back what is free
     before = field("VmRSS")
+    model: Any
     model, objective, inputs, targets = network("decoder", millions, length)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # Room for one point and one sum, at every size: small models would hold more of them.
@@ -112,6 +117,7 @@ def measure(millions: int, length: int, rounds: int) -> Row:
         "millions": millions,
         "vocabulary": VOCABULARY,
         "parameters": parameters,
+        "embedding": model.embedding.weight.nbytes,
         "length": length,
         "seconds_per_gradient": times[len(times) // 2],
         "before": before,
