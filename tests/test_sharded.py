@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from paramattr import (
     FAIG,
@@ -273,7 +274,9 @@ def test_processes_of_one_mesh_must_be_given_the_same_samples(two, what):
 
 
 class Twice(Tiny):
-    """A module that is called twice gives its gradient in two parts; one is not called at all."""
+    """One layer is called twice, and one not at all, so that it has no gradient."""
+
+    reentrant = False
 
     def __init__(self):
         super().__init__()
@@ -282,7 +285,9 @@ class Twice(Tiny):
     def forward(self, tokens):
         x = self.embedding(tokens).mean(1)
         for layer in (self.layers[0], self.layers[1], self.layers[0]):
-            x = torch.tanh(layer(x)) * self.kept
+            is_kept = self.reentrant and x.requires_grad
+            x = checkpoint(layer, x, use_reentrant=True) if is_kept else layer(x)
+            x = torch.tanh(x) * self.kept
         return self.scale * (x @ self.embedding.weight.T)
 
 
@@ -292,19 +297,26 @@ def twice():
     return target, other_weights(target, scale=0.2)
 
 
-def twice_sharded(nodes):
+def twice_sharded(nodes, reentrant):
     mesh = init_device_mesh("cpu", (2,))
     target, baseline = twice()
+    target.reentrant = reentrant
     faig = FAIG(shard(target, mesh), baseline, objective=cross_entropy)
     return plain(faig.score(data(), reducer=["layer", "scalar"], n_steps=nodes))
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_gradients_that_come_in_parts_or_not_at_all(two, nodes):
+def test_a_layer_that_is_called_twice_and_one_without_a_gradient(two, nodes):
     faig = FAIG(*twice(), objective=cross_entropy)
     expected = plain(faig.score(data(), reducer=["layer", "scalar"], n_steps=nodes))
-    for found in two(twice_sharded, nodes):
+    for found in two(twice_sharded, nodes, False):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_of_which_fsdp_adds_a_part_alone_is_refused(two):
+    for is_error, found, _ in two.outcomes(partial(twice_sharded, 2, True)):
+        assert is_error
+        assert "use_reentrant=False" in found
 
 
 def broken(where):

@@ -9,7 +9,7 @@ sums are added over processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from paramattr.integration.path_integral import Integrated, Node, Values, place
 from paramattr.integration.points import PointsInPlace
 from paramattr.integration.reaching import reaching
 from paramattr.integration.reduction import Tally, chunks
-from paramattr.integration.shards import LARGE, Shards, reshard
+from paramattr.integration.shards import LARGE, Shards, in_parts, reshard
 from paramattr.integration.sums import Sample
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.paths import FittedPath, StraightLine
@@ -163,9 +163,6 @@ class ShardedIntegral:
         objective: `(output, targets)` to a tensor `(B,)`.
         reported: the names whose attributions are kept.
         rule: nodes and weights on [0, 1].
-
-    Attributes:
-        late: names of the parameters whose gradients at one node come in several parts.
     """
 
     def __init__(
@@ -178,7 +175,6 @@ class ShardedIntegral:
         self.integrand = Integrand(function, path, tuple(reported), PointsInPlace(path))
         moving = shards.moving()
         self.names = dict.fromkeys(name for name in reported if name in moving)
-        self.late: set[str] = set()
         self._sums: Attributions = {}
 
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
@@ -195,12 +191,12 @@ class ShardedIntegral:
             ObjectiveError: if the objective, or a gradient on any process, is not finite.
         """
         found: Attributions = {}
-        values = self._through(batch, found.__setitem__, self.names.keys())
+        values = self._through(batch, found.__setitem__, as_they_come=False)
         if not self.shards.all_of(all(bool(torch.isfinite(one.sum())) for one in found.values())):
             raise not_finite(batch)
         return Integrated(found, torch.zeros((), dtype=torch.float64), values)
 
-    def tallied(self, batch: Batch, tally: Callable[[], Tally]) -> tuple[Tally, Values]:
+    def tallied(self, batch: Batch, tally: Tally) -> Values:
         """Integrate the objective's sum over a batch, and sum it over units as gradients come.
 
         At the last node each gradient is finished, summed and released while the backward pass
@@ -208,16 +204,12 @@ class ShardedIntegral:
 
         Args:
             batch: samples.
-            tally: makes empty sums.
+            tally: what the attributions are added to.
 
         Raises:
             ObjectiveError: if the objective is not finite.
         """
-        while True:
-            known, sums = len(self.late), tally()
-            values = self._through(batch, sums.add_whole, self.late)
-            if len(self.late) == known:
-                return sums, values
+        return self._through(batch, tally.add_whole, as_they_come=True)
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
         """Integrate over the path for each sample separately, one after the other."""
@@ -227,22 +219,21 @@ class ShardedIntegral:
         """Describe the integral, to tell runs apart."""
         return {**self.integrand.settings(), "rule": self.rule.settings()}
 
-    def _through(self, batch: Batch, finish: Take, late: Set[str]) -> Values:
+    def _through(self, batch: Batch, finish: Take, *, as_they_come: bool) -> Values:
         """Take a batch through the nodes, and finish each parameter's attributions.
 
         Args:
             batch: samples.
             finish: called with a name and its attributions, once for each.
-            late: the names that are finished after the last pass, not in it. One whose gradient
-                turns out to come in parts is finished too early, and added to the late ones.
+            as_they_come: whether in the last pass, and not after it.
         """
         values, held, finished = list[Tensor](), set[str](), set[str]()
         nodes = place(self.rule.nodes, self.rule.weights, 0.0, 1.0) if self.names else ()
 
         def take(node: Node, name: str, gradient: Tensor) -> None:
             if name in finished:
-                self.late.add(name)
-            elif name in self.names and node is nodes[-1] and name not in late:
+                raise in_parts(name)
+            if name in self.names and as_they_come and node is nodes[-1]:
                 gradient.mul_(node.weight)
                 if name in held:
                     gradient.add_(self._sums[name])
@@ -304,7 +295,8 @@ class ShardedSamples:
         """
         for sample in batch.chunks(1):
             if self.function is None:
-                tally, values = self.integral.tallied(sample, partial(Tally, self.reduction))
+                tally = Tally(self.reduction)
+                values = self.integral.tallied(sample, tally)
                 own = tally.reduced()
             else:
                 found = self.integral.over(sample, whole=False)

@@ -104,11 +104,11 @@ class Shards:
     def handing_over(self, take: Take) -> Iterator[None]:
         """Hand over each parameter's gradient as soon as FSDP has it, and release it.
 
-        A parameter's gradient may come in several parts: one for each call of the module that FSDP
-        gathers it for.
-
         Args:
             take: called with a parameter's name and its shard's gradient, which it may overwrite.
+
+        Raises:
+            ModelError: if FSDP has left a part of a gradient where it is not added.
         """
         handles = [
             parameter.register_post_accumulate_grad_hook(partial(_hand_over, take, name))
@@ -123,6 +123,10 @@ class Shards:
                 handle.remove()
         for name, parameter in self.parameters.items():
             _hand_over(take, name, parameter)
+        for name, gathered in self.model.named_parameters():
+            if gathered.grad is not None:
+                gathered.grad = None
+                raise in_parts(name)
 
     def reduction(self, indexes: Mapping[str, UnitIndex]) -> Reduction:
         """Give the sums over units of this process's shards.
@@ -249,6 +253,15 @@ def reshard(model: nn.Module) -> None:
         give_back = getattr(module, "reshard", None)
         if give_back is not None and hasattr(module, "unshard"):
             give_back()
+
+
+def in_parts(name: str) -> ModelError:
+    """Give the error of a gradient of which FSDP adds a part alone."""
+    return ModelError(
+        f"the gradient of parameter {name!r} comes in parts, which FSDP does not add: expected one "
+        "backward pass; give checkpoint(..., use_reentrant=False) in modules that are called "
+        "several times"
+    )
 
 
 def _begin_anew(model: nn.Module) -> None:
