@@ -106,7 +106,7 @@ class ObjectiveOfParameters:
             names: the parameters to differentiate with respect to.
             take: called with each parameter's name and gradient as soon as it is known, in the
                 backward pass, so that not all of them are held at once. It must not change the
-                gradient.
+                gradient. On a CPU an embedding's is sparse, unless its weight has other uses.
 
         Returns:
             The objective's values and gradients; zeros if it does not depend on a parameter. With
@@ -119,7 +119,8 @@ class ObjectiveOfParameters:
         leaves = {
             name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names
         }
-        values = self._evaluate({**parameters, **leaves}, batch, compiled=True)
+        by_rows = take is not None and all(leaf.device.type == "cpu" for leaf in leaves.values())
+        values = self._evaluate({**parameters, **leaves}, batch, compiled=True, by_rows=by_rows)
         # Copy: replayed graphs overwrite the memory of their outputs.
         copies = values.detach().clone()
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
@@ -216,9 +217,14 @@ class ObjectiveOfParameters:
         return Gradients(values, by_name)
 
     def _evaluate(
-        self, parameters: Mapping[str, Tensor], batch: Batch, *, compiled: bool = False
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        compiled: bool = False,
+        by_rows: bool = False,
     ) -> Tensor:
-        output = self.model(parameters, batch, compiled=compiled)
+        output = self.model(parameters, batch, compiled=compiled, by_rows=by_rows)
         values = self.objective(output, batch.targets)
         check_shape(values, len(batch))
         return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,14 +20,19 @@ from torch.overrides import TorchFunctionMode
 from paramattr.buffers import Statistics
 
 
-def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextManager[Any]:
+def reaching(
+    model: nn.Module, moving: Iterable[str] = (), *, by_rows: bool = False
+) -> AbstractContextManager[Any]:
     """Replace operations that cut gradients while the model runs, if the model uses any.
 
     Args:
         model: the model that will run.
         moving: names of the buffers that move along the path.
+        by_rows: whether an embedding's gradient is a sparse tensor of the rows that it read.
     """
     names = set(moving)
+    if by_rows and any(isinstance(module, nn.Embedding) for module in model.modules()):
+        return Reaching(by_rows=True)
     for path, module in model.named_modules():
         dot = f"{path}." if path else ""
         has_statistics = isinstance(module, Statistics)
@@ -40,12 +46,22 @@ def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextMan
 
 
 class Reaching(TorchFunctionMode):
-    """A mode in which normalisation and embedding let every gradient through."""
+    """A mode in which normalisation and embedding let every gradient through.
+
+    Args:
+        by_rows: as in `reaching`.
+    """
+
+    def __init__(self, *, by_rows: bool = False) -> None:
+        super().__init__()
+        self._embedding = partial(_embedding, by_rows=by_rows)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Call the rewritten operation if there is one, else the original."""
+        if func is F.embedding:
+            return self._embedding(*args, **(kwargs or {}))
         return _REWRITTEN.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -105,8 +121,11 @@ def _embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
+    *,
+    by_rows: bool = False,
 ) -> Tensor:
-    return F.embedding(input, weight, None, max_norm, norm_type)
+    # What a weight is computed from by other operations needs a dense gradient.
+    return F.embedding(input, weight, None, max_norm, norm_type, sparse=by_rows and weight.is_leaf)
 
 
 def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
@@ -117,6 +136,5 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
 _REWRITTEN: dict[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
-    F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
 }
