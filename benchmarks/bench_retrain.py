@@ -149,7 +149,7 @@ def _trained(
     return rows
 
 
-def _averaged(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+def _averaged(averaged: Any, current: Any, count: Any) -> None:
     decay = min(AVERAGED, (1 + int(count)) / (10 + int(count)))
     get_ema_multi_avg_fn(decay)(averaged, current, count)
 

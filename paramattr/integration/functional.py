@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from paramattr.errors import ModelError
 from paramattr.integration.batches import Batch, mapped
-from paramattr.integration.reaching import reaching
+from paramattr.integration.reaching import Reaching, Rows, reaching
 from paramattr.parameters import owners
 from paramattr.runtime.compute import Compute, wide
 from paramattr.runtime.isolation import check_evaluating
@@ -46,7 +46,7 @@ class FunctionalModel:
         self.model, self.compute, self.moving = model, compute, tuple(moving)
         self.given_dtype = compute.given_dtype(model)
         self._reaching = reaching(model, self.moving)
-        self._by_rows = reaching(model, self.moving, by_rows=True)
+        self._has_tables = any(isinstance(module, nn.Embedding) for module in model.modules())
         self._compiled: Call = self._call
         if compute.compile:
             self._compiled = torch.compile(self._call, mode="reduce-overhead")
@@ -61,7 +61,7 @@ class FunctionalModel:
         batch: Batch,
         *,
         compiled: bool = False,
-        by_rows: bool = False,
+        rows: Rows | None = None,
     ) -> Any:
         """Run the model.
 
@@ -69,8 +69,7 @@ class FunctionalModel:
             values: names to parameters, and to buffers that move.
             batch: the model's arguments.
             compiled: whether to run the compiled model, if there is one.
-            by_rows: whether an embedding's gradient is a sparse tensor of the rows that it read,
-                where it is not compiled.
+            rows: what takes the gradients of embeddings, where the model is not compiled.
 
         Returns:
             The model's output. If a precision was requested, its tensors are in float32 at least.
@@ -98,8 +97,8 @@ class FunctionalModel:
             if compiled and self.compute.compile:
                 output = self._compiled(state, arguments, keywords)
             else:
-                mode = self._by_rows if by_rows else self._reaching
-                output = self._call(state, arguments, keywords, mode)
+                own = Reaching(rows) if rows is not None and self._has_tables else None
+                output = self._call(state, arguments, keywords, own)
         if before is not None and not torch.equal(before, torch.get_rng_state()):
             raise ModelError(
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
