@@ -45,7 +45,7 @@ RIVALS = {
 }
 STUDENT_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t at 97.5%, by the number of repetitions."""
-UNSTAMPED = ("out", "repetitions", "figure")
+UNSTAMPED = ("out", "repetitions", "methods", "figure")
 """Options that do not change what a training gives."""
 
 
