@@ -87,7 +87,7 @@ def test_units_are_those_of_the_attributions(
 
 
 class Reader(nn.Module):
-    """Embeddings: with a padding row, also the output layer's weight, computed from a weight."""
+    """Embeddings: with a padding row, also the output layer's weight, computed, inside vmap."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -98,14 +98,15 @@ class Reader(nn.Module):
             nn.utils.parametrizations.weight_norm(self.words, dim=0)
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:
-        first = torch.tanh(self.linear(self.words(words)))
+        read = torch.vmap(self.words)(words) if self.kind == "mapped" else self.words(words)
+        first = torch.tanh(self.linear(read))
         again = self.words(words.flip(-1)) if self.kind == "twice" else 0.0
         output = (first + again).mean(1)
         return output @ self.words.weight.T if self.kind == "tied" else output
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("kind", ["plain", "padded", "tied", "twice", "computed"])
+@pytest.mark.parametrize("kind", ["plain", "padded", "tied", "twice", "computed", "mapped"])
 def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
     monkeypatch: pytest.MonkeyPatch, kind: str, nodes: int
 ) -> None:

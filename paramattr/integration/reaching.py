@@ -34,9 +34,11 @@ class Rows:
         self._found: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def read(self, input: Tensor, weight: Tensor) -> Tensor | None:
-        """Look rows up, unless the weight is computed from others, whose gradient is dense."""
+        """Look rows up; None for a weight that is computed from others, or inside a transform."""
         name = self._names.get(id(weight))
-        return None if name is None else _Lookup.apply(weight, input, name, self._found)
+        if name is None or torch._C._are_functorch_transforms_active():
+            return None
+        return _Lookup.apply(weight, input, name, self._found)
 
     def complete(self, name: str, gradient: Tensor) -> None:
         """Add a table's rows to the gradient from its other uses, in its place."""
