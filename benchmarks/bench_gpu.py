@@ -1,11 +1,14 @@
-"""The attribution loop on an accelerator: time a node, and the share of the card's own peak.
+"""The attribution loop on an accelerator: the share of a bare loop's pace, and of the card's peak.
 
-One sample after the other, the same compiled (CUDA graphs), and several samples at once, each in
-three precisions, on samples of noise of two sizes; and both rankings of the bundled photographs
-against the published procedure, on the same card. The peak is that of large matrix products in the
-same precision, measured in the same run. A profile of the first loop says how much of its time goes
-into moving samples to the card. Without an accelerator it is a dry run on the CPU, where TF32 is
-float32 and nothing is compiled, and its result says so.
+Both networks on samples of noise of two sizes, and GPT-2's shape on sequences of tokens: one sample
+after the other, the same compiled (CUDA graphs), and several samples at once, each in three
+precisions. The bare loop runs the target forward and backward in the same precision, as many
+samples at once. The peak is that of large matrix products in the same precision, measured in the
+same run. Half precision is mixed (autocast) in both loops. At last both rankings of the bundled
+photographs against the published procedure, on the same card. A profile of the first loop says how
+much of its time goes into moving samples to the card. Without an accelerator it is a dry run on the
+CPU with small shapes, where times are CPU seconds, TF32 is float32 and nothing is compiled, and its
+result says so.
 """
 
 from __future__ import annotations
@@ -13,19 +16,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bench_attribution import contrasted, mean_overlap
-from benchmarks.bench_limit import convolution_shapes, operations
 from benchmarks.benchmark import Row, say, start
+from benchmarks.gpu_cases import CASES, Case, Way
 from benchmarks.published_procedure import published_procedure
-from blind_sr.data.degradations import SCALE
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import MASKS
 from blind_sr.models.pairs import Pair
@@ -33,24 +36,20 @@ from blind_sr.setting import Setting
 from paramattr import FAIG, Scores, UnitIndex
 from paramattr.quadrature import gauss_legendre
 
+Precision = tuple[str, torch.dtype, str]
 ROUNDS = 3
-PRECISIONS = (
+PRECISIONS: tuple[Precision, ...] = (
     ("float32", torch.float32, "highest"),
     ("tf32", torch.float32, "high"),
     ("bfloat16", torch.bfloat16, "highest"),
 )
 CONVERGED = 48
 """Nodes of the ranking, in float32, that the others are compared with."""
-WAYS = {
-    "cuda": ((64, 1, False), (64, 1, True), (64, 16, False), (256, 1, False), (256, 1, True)),
-    "cpu": ((32, 1, False), (32, 4, False)),
-}
-"""Side of the low-resolution samples, how many at once, compiled or not."""
 
 
 @dataclass(frozen=True)
 class Config:
-    network: str = "srresnet"
+    cases: tuple[str, ...] = tuple(CASES)
     nodes: int = 8
 
 
@@ -60,7 +59,6 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     torch.backends.cudnn.benchmark = True
     if device == "cpu":
         print("no accelerator: a dry run on the CPU")
-    pair = Setting(config.network, device=device).load_pair()
     rows: list[Row] = []
     result: dict[str, Any] = {
         "device": device,
@@ -70,42 +68,75 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         "rows": rows,
         "rankings": [],
     }
-    for name, dtype, precision in PRECISIONS:
-        _set(precision)
-        peak = _peak(device, dtype)
-        for side, at_once, compiled in WAYS[device]:
-            torch.compiler.reset()
-            samples = _samples(side, at_once)
-            faig = FAIG(pair.target, pair.baseline, device=device, dtype=dtype, compile=compiled)
-            score = partial(_score, faig, samples, at_once)
-            work = operations(convolution_shapes(pair.target, samples[0][:1].to(device)))
-            way = {"precision": name, "side": side, "at_once": at_once, "compiled": compiled}
-            rows.append(say({**way, **_row(score, config.nodes, device, at_once, work, peak)}))
-            if device == "cuda" and len(rows) == 1:
-                share = _share_of_transfers(partial(score, config.nodes))
-                result["share_of_transfers"] = share
-            yield result
+    for name in config.cases:
+        case = CASES[name](device)
+        for way in case.ways:
+            for precision in PRECISIONS:
+                rows.append(say({"case": name, **_row(case, way, precision, config.nodes, device)}))
+                if device == "cuda" and len(rows) == 1:
+                    loop = partial(_score, case, _faig(case, way, precision), way, config.nodes)
+                    result["share_of_transfers"] = _share_of_transfers(loop)
+                yield result
     if device == "cuda":
-        result["rankings"] = _rankings(pair, config.nodes)
+        result["rankings"] = _rankings(Setting(device=device).load_pair(), config.nodes)
         yield result
 
 
-def _score(faig: FAIG, samples: tuple[Tensor, Tensor], at_once: int, nodes: int) -> Scores:
-    own: dict[str, Any] = {"n_steps": nodes, "internal_batch_size": at_once}
-    return faig.score([samples], reducer="kernel", **own)
+def _faig(case: Case, way: Way, precision: Precision) -> FAIG:
+    return FAIG(
+        case.target,
+        case.baseline,
+        objective=case.objective,
+        device=next(case.target.parameters()).device,
+        dtype=None if precision[1] is torch.float32 else precision[1],
+        compile=way.compiled,
+    )
 
 
-def _row(
-    score: Callable[[int], Scores], nodes: int, device: str, at_once: int, work: int, peak: float
-) -> Row:
+def _score(case: Case, faig: FAIG, way: Way, nodes: int) -> None:
+    own: dict[str, Any] = {"n_steps": nodes, "internal_batch_size": way.at_once}
+    faig.score([case.samples(way)], reducer=case.units, **own)
+
+
+def _bare(case: Case, way: Way, dtype: torch.dtype, gradients: int) -> None:
+    """Run forward and backward, as many samples at once, without anything else."""
+    parameters = list(case.target.parameters())
+    device = parameters[0].device
+    inputs, targets = (part.to(device) for part in case.samples(way))
+    half = dtype is not torch.float32
+    for _ in range(gradients):
+        with torch.autocast(device.type, dtype) if half else nullcontext():
+            output = case.target(inputs)
+        torch.autograd.grad(case.objective(output, targets).sum(), parameters)
+
+
+def _row(case: Case, way: Way, precision: Precision, nodes: int, device: str) -> Row:
+    name, dtype, products = precision
+    _set(products)
+    torch.compiler.reset()
+    peak = _peak(device, dtype)
+    case.target.requires_grad_(True)
+    bare_loop = partial(_bare, case, way, dtype)
+    with FlopCounterMode(display=False) as counter:
+        bare_loop(1)
     # Twice as many nodes against once: what a call does but once drops out.
-    once, twice = (_median(partial(score, n), device) for n in (nodes, 2 * nodes))
-    a_node = (twice - once) / nodes / at_once
+    score = partial(_score, case, _faig(case, way, precision), way)
+    ours, bare = (
+        (_median(partial(loop, 2 * nodes), device) - _median(partial(loop, nodes), device))
+        / nodes
+        / way.at_once
+        for loop in (score, bare_loop)
+    )
+    work = counter.get_total_flops() / way.at_once
     return {
-        "seconds_a_node_and_sample": a_node,
-        "tflops": work / a_node / 1e12,
+        **way._asdict(),
+        "precision": name,
+        "seconds_a_node_and_sample": ours,
+        "bare_seconds": bare,
+        "share_of_bare": bare / ours,
+        "tflops": work / ours / 1e12,
         "peak_tflops": peak / 1e12,
-        "share_of_peak": work / a_node / peak,
+        "share_of_peak": work / ours / peak,
     }
 
 
@@ -153,12 +184,6 @@ def _ranked(
     return contrasted(plain)
 
 
-def _samples(side: int, count: int) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    low, high = (torch.rand(count, 3, size, size, generator=draw) for size in (side, SCALE * side))
-    return low, high
-
-
 def _set(precision: str) -> None:
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = precision == "high"
@@ -177,13 +202,14 @@ def _share_of_transfers(run: Callable[[], object]) -> float:
 def _median(run: Callable[[], object], device: str) -> float:
     for _ in range(2):  # compiles, and records the graphs
         run()
+    clock = time.perf_counter if device == "cuda" else time.process_time
     found = []
     for _ in range(ROUNDS):
         _wait(device)
-        started = time.perf_counter()
+        started = clock()
         run()
         _wait(device)
-        found.append(time.perf_counter() - started)
+        found.append(clock() - started)
     return statistics.median(found)
 
 

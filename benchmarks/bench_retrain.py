@@ -27,19 +27,26 @@ from benchmarks.benchmark import Row, say, start
 from benchmarks.kept import Kept
 from blind_sr.data.patches import Patches, read_photographs
 from blind_sr.data.photographs import Photographs
-from blind_sr.labels import MASKS
+from blind_sr.labels import INPUT_LABELS, LABELS, MASKS
 from blind_sr.models.outputs import quality, restore
 from blind_sr.models.pairs import Pair
 from blind_sr.rankings.search import find_filters
 from blind_sr.setting import Setting
 from paramattr import Scores, Selection, random_scores, random_within_layers, retrain_only
+from paramattr.figures import COLOURS, GREY, empty_figure
 
 LENGTHS = (25, 50, 100, 200, 400, 600)
 AVERAGED = 0.98
 """Decay of the averaged weights: they remember about 50 iterations."""
-RIVALS = ("other", "in_layers", "random")
-NORMAL_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+RIVALS = {
+    "other": "over the other function's filters",
+    "in_layers": "over random ones of the same layers",
+    "random": "over random ones",
+}
+STUDENT_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t at 97.5%, by the number of repetitions."""
+UNSTAMPED = ("out", "repetitions", "methods", "figure")
+"""Options that do not change what a training gives."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Config:
     batch: int = 8
     patch: int = 48
     rate: float = 1e-3
+    figure: Path | None = None
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
@@ -66,7 +74,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     test = Setting(config.network, images=config.test, crop=config.test_crop).load_photographs()
     photographs = list(read_photographs(config.train, config.patch).values())
     rankings = find_filters(pair, found_on, config.methods)
-    kept = Kept(config.out, {name: str(value) for name, value in vars(config).items()})
+    stamp = {n: str(value) for n, value in vars(config).items() if n not in UNSTAMPED}
+    kept = Kept(config.out, stamp)
     base = quality(restore(pair.baseline, test, MASKS), test)
     rows: list[Row] = []
     for repetition in range(config.repetitions):
@@ -84,6 +93,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             "gains": _gains(rows, config.methods, base),
             "rows": rows,
         }
+    if config.figure is not None:
+        draw(_gains(rows, config.methods, base), config.figure)
 
 
 def _cells(
@@ -138,7 +149,7 @@ def _trained(
     return rows
 
 
-def _averaged(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+def _averaged(averaged: Any, current: Any, count: Any) -> None:
     decay = min(AVERAGED, (1 + int(count)) / (10 + int(count)))
     get_ema_multi_avg_fn(decay)(averaged, current, count)
 
@@ -172,9 +183,37 @@ def _of(psnr: dict[Any, float], name: str, condition: str, length: int) -> dict[
 def _moments(values: list[float]) -> dict[str, float | int]:
     count = len(values)
     half = float("nan")
-    if count in NORMAL_95:
-        half = NORMAL_95[count] * statistics.stdev(values) / count**0.5
+    if count in STUDENT_95:
+        half = STUDENT_95[count] * statistics.stdev(values) / count**0.5
     return {"mean": statistics.fmean(values), "half_width_95": half, "repetitions": count}
+
+
+def draw(gains: list[Row], file: Path) -> None:
+    """Draw the leads over each rival against iterations: a row per method, a column per input."""
+    methods = list(dict.fromkeys(row["method"] for row in gains))
+    figure = empty_figure((9, 2.6 * len(methods)))
+    grid = figure.subplots(len(methods), len(MASKS), squeeze=False, sharex=True)
+    for axes, method in zip(grid, methods, strict=True):
+        for axis, condition in zip(axes, MASKS, strict=True):
+            own = [r for r in gains if (r["method"], r["input"]) == (method, condition)]
+            lengths = [row["iterations"] for row in own]
+            for (rival, words), colour in zip(RIVALS.items(), COLOURS, strict=False):
+                leads = [row["lead"][rival] for row in own]
+                means, halves = ([one[k] for one in leads] for k in ("mean", "half_width_95"))
+                axis.errorbar(lengths, means, halves, marker=".", capsize=2, label=words, c=colour)
+            axis.axhline(0, color=GREY, linewidth=0.8)
+            axis.set_xscale("log")
+            axis.set_xticks(lengths, [f"{n}" for n in lengths], minor=False)
+            axis.minorticks_off()
+            axis.set_yscale("symlog", linthresh=0.5)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.set_title(f"{LABELS[method]}, {INPUT_LABELS[condition]} input", fontsize=9)
+        axes[0].set_ylabel("lead in dB", fontsize=9)
+    for axis in grid[-1]:
+        axis.set_xlabel("iterations", fontsize=9)
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(file, dpi=110)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Pair:
             models hold the target's, so that they do not move and nothing is attributed to them.
         dropped: what the base alone holds, such as the head that it was trained with.
         adapter: `"merged"` or `"factors"` where the tuned folder holds an adapter, else None.
+        ignored: what the tuned folder holds and its class of model does not take.
     """
 
     target: nn.Module
@@ -60,6 +61,7 @@ class Pair:
     kept: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     adapter: str | None = None
+    ignored: tuple[str, ...] = ()
 
 
 def load_pair(
@@ -87,13 +89,19 @@ def load_pair(
         ParamattrError: for an unknown `adapter`, or where transformers or peft is not installed.
 
     Warns:
-        UserWarning: listing the parameters that the base lacks; see `Pair.kept`.
+        UserWarning: listing the parameters that the base lacks (see `Pair.kept`), and the tensors
+            that the tuned folder's class of model does not take.
     """
     pair = read_pair(base, tuned, adapter=adapter)
     if pair.kept:
         warn(
             f"{', '.join(map(repr, pair.kept))} of {tuned} are missing or of another shape in "
             f"{base}: they stay the target's in both models, and are not attributed"
+        )
+    if pair.ignored:
+        warn(
+            f"{', '.join(map(repr, pair.ignored))} of {tuned} have no place in its class of model "
+            f"({type(pair.target).__name__}): they are ignored, and not attributed"
         )
     return pair.target, pair.baseline, pair.tokenizer
 
@@ -134,6 +142,7 @@ def _with_models(base: Path, tuned: Path) -> Pair:
         tokenizer(tuned, base),
         tuple(dict.fromkeys(kept)),
         tuple(sorted(other["unexpected_keys"])),
+        ignored=tuple(sorted(own["unexpected_keys"])),
     )
 
 

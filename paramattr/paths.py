@@ -210,7 +210,9 @@ class PiecewiseLinear:
         start, end = self.points[piece], self.points[piece + 1]
         for name in start.keys() & point.keys():
             into, one, other = point[name], start[name], end[name]
-            if (into.dtype, into.device) == (one.dtype, one.device):
+            if within in (0.0, 1.0):
+                into.copy_(other if within else one)
+            elif (into.dtype, into.device) == (one.dtype, one.device):
                 torch.lerp(one, other, within, out=into)
             else:
                 into.copy_(torch.lerp(one, other, within))
@@ -219,7 +221,7 @@ class PiecewiseLinear:
         """Return the derivative with respect to `alpha` on the piece that holds `alpha`."""
         return {name: self.derivative_of(name, alpha) for name in self.points[0]}
 
-    def derivative_of(self, name: str, alpha: float, rows: slice | None = None) -> Tensor:
+    def derivative_of(self, name: str, alpha: float, rows: slice | Tensor | None = None) -> Tensor:
         """Return one parameter's derivative on the piece that holds `alpha`, or some rows of it."""
         piece, _ = self._locate(alpha)
         start, end = self.points[piece][name], self.points[piece + 1][name]
@@ -285,7 +287,7 @@ class StraightLine:
         """Return the baseline minus the target, whatever `alpha`."""
         return self._path.derivative(alpha)
 
-    def derivative_of(self, name: str, alpha: float, rows: slice | None = None) -> Tensor:
+    def derivative_of(self, name: str, alpha: float, rows: slice | Tensor | None = None) -> Tensor:
         """Return the baseline minus the target for one parameter, or for some rows of it."""
         return self._path.derivative_of(name, alpha, rows)
 

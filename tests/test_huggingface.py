@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from paramattr import FAIG, ParamattrError, cross_entropy, substitute
@@ -178,6 +179,18 @@ def test_another_tied_head_is_no_new_one(tmp_path):
         model.transformer.h[0].mlp.c_fc.weight.add_(0.1)
     pair = read_pair(one, saved(model, tmp_path / "two"))
     assert pair.kept == pair.dropped == ()
+
+
+def test_what_the_tuned_class_does_not_take_is_said(folders, tmp_path, base):
+    more = saved(base, tmp_path / "more")
+    tensors = load_file(more / "model.safetensors")
+    save_file(
+        {**tensors, "gate.weight": torch.ones(2)}, more / "model.safetensors", {"format": "pt"}
+    )
+    assert read_pair(folders[0], more).ignored == ("gate.weight",)
+    with pytest.warns(UserWarning, match=r"'gate.weight' of .*more have no place"):
+        load_pair(folders[0], more)
+    assert read_pair(*folders).ignored == ()
 
 
 def test_mistakes_are_named(folders, adapter, tmp_path, base):

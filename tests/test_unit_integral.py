@@ -65,6 +65,7 @@ def test_units_are_those_of_the_attributions(
 ) -> None:
     monkeypatch.setattr(reduction, "CHUNK", chunk)
     monkeypatch.setattr(unit_integral, "WAITING", 0 if chunk == 7 else 2**23)
+    monkeypatch.setattr(unit_integral, "SMALL", 0 if chunk == 7 else 2**24)
     faig = FAIG(*pair, memory=memory)
     found = faig.score(samples, reducer=UNITS, n_steps=nodes)
     assert faig.plan is not None
@@ -83,6 +84,56 @@ def test_units_are_those_of_the_attributions(
         torch.testing.assert_close(found[reducer].signed, torch.stack(signed).mean(0))
         whole = rest + float(torch.stack(rows).sum())
         assert found[reducer].unassigned == pytest.approx(rest / whole)
+
+
+class Reader(nn.Module):
+    """Embeddings: with a padding row, also the output layer's weight, computed, inside vmap."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.words = nn.Embedding(20, 6, padding_idx=3 if kind == "padded" else None)
+        self.linear = nn.Linear(6, 6)
+        if kind == "computed":
+            nn.utils.parametrizations.weight_norm(self.words, dim=0)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        read = torch.vmap(self.words)(words) if self.kind == "mapped" else self.words(words)
+        first = torch.tanh(self.linear(read))
+        again = self.words(words.flip(-1)) if self.kind == "twice" else 0.0
+        output = (first + again).mean(1)
+        return output @ self.words.weight.T if self.kind == "tied" else output
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("kind", ["plain", "padded", "tied", "twice", "computed", "mapped"])
+def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
+    monkeypatch: pytest.MonkeyPatch, kind: str, nodes: int
+) -> None:
+    torch.manual_seed(0)
+    target, baseline = (Reader(kind).double().eval() for _ in range(2))
+    units = [name for name in UNITS if name != "kernel"]
+    width = 20 if kind == "tied" else 6
+    samples = [
+        (torch.randint(0, 20, (n, 5)), torch.randn(n, width, dtype=torch.float64)) for n in (4, 1)
+    ]
+    faig = FAIG(target, baseline)
+    dense = faig.score(samples, reducer=units, n_steps=nodes)
+    monkeypatch.setattr(unit_integral, "SMALL", 0)
+    taken: list[bool] = []
+    put = unit_integral._Queue.put
+
+    def watched(queue: unit_integral._Queue, name: str, gradient: torch.Tensor) -> None:
+        taken.append(gradient.is_sparse)
+        put(queue, name, gradient)
+
+    monkeypatch.setattr(unit_integral._Queue, "put", watched)
+    by_rows = faig.score(samples, reducer=units, n_steps=nodes)
+    assert any(taken) is (kind in ("plain", "padded", "twice"))
+    for reducer in units:
+        torch.testing.assert_close(by_rows[reducer].values, dense[reducer].values)
+        torch.testing.assert_close(by_rows[reducer].signed, dense[reducer].signed)
+        assert by_rows[reducer].unassigned == pytest.approx(dense[reducer].unassigned)
 
 
 def test_the_order_that_is_planned_keeps_to_its_budget_and_interpolates_least() -> None:

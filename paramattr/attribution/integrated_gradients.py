@@ -58,8 +58,8 @@ class ParameterPathIntegratedGradients:
         compile: whether `torch.compile` translates the model, for one sample at a time alone.
         workers: threads on the CPU that take samples side by side, each with the memory of one;
             model and objective must not keep anything from call to call.
-        memory: bytes that `score` may take for points of the path, or for sums of gradients of
-            samples that share a point (see `plan`); by default one point and one sum, or 256 MiB.
+        memory: bytes that `score` may take for points of the path and for sums of gradients (see
+            `plan`); by default 1.75 times the parameters, or 256 MiB if that is more.
         strict: whether both models must have the same parameters. If not, those of one model alone,
             or of another shape (a new head), stay the target's, and a warning lists them.
 

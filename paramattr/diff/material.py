@@ -148,6 +148,11 @@ def _of_folders(config: Config) -> Material:
         )
     if pair.dropped:
         notes.append(f"{', '.join(pair.dropped)}: in the base alone, and left out.")
+    if pair.ignored:
+        notes.append(
+            f"{', '.join(pair.ignored)}: in the tuned folder, and without a place in its class of "
+            "model; ignored."
+        )
     found = Material(pair.target, pair.baseline, conditions, cross_entropy, {}, tuple(notes))
     shown = {name: [t.text for t in texts if t.condition == name] for name in conditions}
     return replace(found, texts=shown, tokenizer=pair.tokenizer)

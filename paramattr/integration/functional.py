@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.func import functional_call
 
 from paramattr.errors import ModelError
 from paramattr.integration.batches import Batch, mapped
-from paramattr.integration.reaching import reaching
+from paramattr.integration.reaching import Reaching, Rows, reaching
 from paramattr.parameters import owners
 from paramattr.runtime.compute import Compute, wide
 from paramattr.runtime.isolation import check_evaluating
@@ -45,6 +46,7 @@ class FunctionalModel:
         self.model, self.compute, self.moving = model, compute, tuple(moving)
         self.given_dtype = compute.given_dtype(model)
         self._reaching = reaching(model, self.moving)
+        self._has_tables = any(isinstance(module, nn.Embedding) for module in model.modules())
         self._compiled: Call = self._call
         if compute.compile:
             self._compiled = torch.compile(self._call, mode="reduce-overhead")
@@ -54,7 +56,12 @@ class FunctionalModel:
         } | _places_of_buffers(model, self.moving)
 
     def __call__(
-        self, values: Mapping[str, Tensor], batch: Batch, *, compiled: bool = False
+        self,
+        values: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        compiled: bool = False,
+        rows: Rows | None = None,
     ) -> Any:
         """Run the model.
 
@@ -62,6 +69,7 @@ class FunctionalModel:
             values: names to parameters, and to buffers that move.
             batch: the model's arguments.
             compiled: whether to run the compiled model, if there is one.
+            rows: what takes the gradients of embeddings, where the model is not compiled.
 
         Returns:
             The model's output. If a precision was requested, its tensors are in float32 at least.
@@ -86,7 +94,11 @@ class FunctionalModel:
             )
         before = torch.get_rng_state() if self.model.training else None
         with self.compute.autocast(device):
-            output = (self._compiled if compiled else self._call)(state, arguments, keywords)
+            if compiled and self.compute.compile:
+                output = self._compiled(state, arguments, keywords)
+            else:
+                own = Reaching(rows) if rows is not None and self._has_tables else None
+                output = self._call(state, arguments, keywords, own)
         if before is not None and not torch.equal(before, torch.get_rng_state()):
             raise ModelError(
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
@@ -120,9 +132,13 @@ class FunctionalModel:
         return FunctionalModel(model, self.compute, self.moving)
 
     def _call(
-        self, state: dict[str, Tensor], arguments: tuple[Any, ...], keywords: dict[str, Any]
+        self,
+        state: dict[str, Tensor],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        mode: AbstractContextManager[Any] | None = None,
     ) -> Any:
-        with self._reaching:
+        with self._reaching if mode is None else mode:
             return functional_call(self.model, state, arguments, keywords, tie_weights=False)
 
 

@@ -17,6 +17,7 @@ from torch.func import grad, vmap
 from paramattr.errors import ObjectiveError, ParamattrError
 from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.functional import FunctionalModel
+from paramattr.integration.reaching import Rows
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.runtime.compute import wide
 from paramattr.runtime.halving import is_out_of_memory
@@ -106,7 +107,7 @@ class ObjectiveOfParameters:
             names: the parameters to differentiate with respect to.
             take: called with each parameter's name and gradient as soon as it is known, in the
                 backward pass, so that not all of them are held at once. It must not change the
-                gradient.
+                gradient. On a CPU an embedding's is sparse, unless its weight has other uses.
 
         Returns:
             The objective's values and gradients; zeros if it does not depend on a parameter. With
@@ -119,16 +120,20 @@ class ObjectiveOfParameters:
         leaves = {
             name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names
         }
-        values = self._evaluate({**parameters, **leaves}, batch, compiled=True)
+        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves.values())
+        rows = Rows(leaves if on_cpu else {}) if take is not None else None
+        values = self._evaluate({**parameters, **leaves}, batch, compiled=True, rows=rows)
         # Copy: replayed graphs overwrite the memory of their outputs.
         copies = values.detach().clone()
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if leaves and not values.requires_grad:  # it may depend on other parameters
             self.check_followed(parameters, batch)
-        elif leaves and take is not None:
+        elif leaves and take is not None and rows is not None:
             for name, leaf in leaves.items():
-                leaf.register_post_accumulate_grad_hook(partial(_hand_over, take, name))
+                leaf.register_post_accumulate_grad_hook(partial(_hand_over, take, name, rows))
             values.sum().backward(inputs=list(leaves.values()))
+            for name, rest in rows.rest():
+                take(name, rest.to(wide(rest.dtype)))
         elif leaves:
             gradients = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
         by_name: dict[str, Tensor] = {}
@@ -216,17 +221,23 @@ class ObjectiveOfParameters:
         return Gradients(values, by_name)
 
     def _evaluate(
-        self, parameters: Mapping[str, Tensor], batch: Batch, *, compiled: bool = False
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        compiled: bool = False,
+        rows: Rows | None = None,
     ) -> Tensor:
-        output = self.model(parameters, batch, compiled=compiled)
+        output = self.model(parameters, batch, compiled=compiled, rows=rows)
         values = self.objective(output, batch.targets)
         check_shape(values, len(batch))
         return values
 
 
-def _hand_over(take: Take, name: str, leaf: Tensor) -> None:
+def _hand_over(take: Take, name: str, rows: Rows, leaf: Tensor) -> None:
     gradient, leaf.grad = leaf.grad, None
     if gradient is not None:
+        rows.complete(name, gradient)
         take(name, gradient.to(wide(gradient.dtype)))
 
 

@@ -18,7 +18,7 @@ class Plan(NamedTuple):
         points: points of the path that are held.
         samples: samples that meet a node before the next node is interpolated.
         sums: sums of gradients that are held, each of the size of the parameters.
-        speed: whether the path's derivative is held too.
+        speed: bytes of the path's derivative that are held; the rest is computed per sample.
         interpolations: of the path's parameters, per sample.
         held_bytes: what points, sums and speed take.
     """
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     points: int
     samples: int
     sums: int
-    speed: bool
+    speed: int
     interpolations: float
     held_bytes: int
 
@@ -40,20 +40,20 @@ class Plan(NamedTuple):
             nodes: of the rule.
             samples: that come together.
             size: of the parameters, in bytes.
-            memory: bytes that all of these may take; by default those of one point and one sum,
-                or 256 MiB if that is more.
+            memory: bytes that all of these may take; by default 1.75 times the parameters, so that
+                with one node a run stays below three times them, or 256 MiB if that is more.
 
         >>> Plan.of(nodes=1, samples=8, size=100, memory=100).interpolations
         0.0
         >>> Plan.of(nodes=8, samples=8, size=100, memory=500).samples
         4
         """
-        room = max(2 * size, AMPLE) if memory is None else memory
+        room = max(7 * size // 4, AMPLE) if memory is None else memory
         most = max(room // size, 1) if size else nodes + 2
         points, together, sums = min(nodes, max(1, most - (nodes > 1))), 1, int(nodes > 1)
         anew = float(nodes - points + 1 if points < nodes else 0)
         shared = max(1, min(samples, most - 1))
         if nodes / shared < anew:
             points, together, sums, anew = 1, shared, shared, nodes / shared
-        speed = points + sums < most
-        return cls(points, together, sums, speed, anew, (points + sums + speed) * size)
+        speed = min(size, max(0, room - (points + sums) * size))
+        return cls(points, together, sums, speed, anew, (points + sums) * size + speed)

@@ -32,7 +32,7 @@ class Points:
             del self._kept[alpha]
 
     def at(self, alpha: float, *, keep: bool = False) -> Parameters:
-        """Give the parameters at `alpha`.
+        """Give the parameters at `alpha`: at a path's ends the models' own tensors, if they fit.
 
         Args:
             alpha: the place on the path.

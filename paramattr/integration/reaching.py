@@ -7,7 +7,7 @@ they share in the objective's change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +17,57 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from paramattr.buffers import Statistics
+
+
+class Rows:
+    """Gradients of the rows that embeddings read, beside the backward pass.
+
+    A table's own gradient would be zero but for these rows, and as large as the table.
+
+    Args:
+        leaves: names to the weights whose gradients are taken.
+    """
+
+    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+        self._names = {id(leaf): name for name, leaf in leaves.items()}
+        self._shapes = {name: leaf.shape for name, leaf in leaves.items()}
+        self._found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def read(self, input: Tensor, weight: Tensor) -> Tensor | None:
+        """Look rows up; None for a weight that is computed from others, or inside a transform."""
+        name = self._names.get(id(weight))
+        if name is None or torch._C._are_functorch_transforms_active():
+            return None
+        return _Lookup.apply(weight, input, name, self._found)
+
+    def complete(self, name: str, gradient: Tensor) -> None:
+        """Add a table's rows to the gradient from its other uses, in its place."""
+        for rows, values in self._found.pop(name, ()):
+            gradient.index_add_(0, rows, values.to(gradient.dtype))
+
+    def rest(self) -> Iterator[tuple[str, Tensor]]:
+        """Give the gradients of tables that have no other use, as sparse tensors."""
+        for name, parts in self._found.items():
+            rows, values = (torch.cat(part) for part in zip(*parts, strict=True))
+            shape = self._shapes[name]
+            yield name, torch.sparse_coo_tensor(rows[None], values, shape, check_invariants=False)
+
+
+class _Lookup(torch.autograd.Function):
+    """An embedding that hands its rows' gradients over, and gives its weight none."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, input: Tensor, name: str, found: Any) -> Tensor:
+        ctx.save_for_backward(input)
+        ctx.name, ctx.found = name, found
+        return F.embedding(input, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
+        [input] = ctx.saved_tensors
+        values = gradient.reshape(input.numel(), -1)
+        ctx.found.setdefault(ctx.name, []).append((input.flatten(), values))
+        return None, None, None, None
 
 
 def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextManager[Any]:
@@ -40,12 +91,22 @@ def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextMan
 
 
 class Reaching(TorchFunctionMode):
-    """A mode in which normalisation and embedding let every gradient through."""
+    """A mode in which normalisation and embedding let every gradient through.
+
+    Args:
+        rows: what takes the gradients of embeddings; by default they are as dense as others.
+    """
+
+    def __init__(self, rows: Rows | None = None) -> None:
+        super().__init__()
+        self.rows = rows
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Call the rewritten operation if there is one, else the original."""
+        if func is F.embedding:
+            return _embedding(*args, **(kwargs or {}), rows=self.rows)
         return _REWRITTEN.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -105,8 +166,11 @@ def _embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
+    *,
+    rows: Rows | None = None,
 ) -> Tensor:
-    return F.embedding(input, weight, None, max_norm, norm_type)
+    found = None if rows is None or max_norm is not None else rows.read(input, weight)
+    return F.embedding(input, weight, None, max_norm, norm_type) if found is None else found
 
 
 def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
@@ -117,6 +181,5 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
 _REWRITTEN: dict[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
-    F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from paramattr.units.index import UnitIndex
@@ -42,6 +42,11 @@ class _Place(NamedTuple):
     units: str
     targets: Tensor
     first: int | None
+
+    def of_rows(self, rows: Int[Tensor, "some"], whole: Tensor) -> _Place:
+        """Give the place of some rows; `whole` holds what goes there."""
+        own = self.targets.view(-1, whole[0, :1].numel())[rows]
+        return self._replace(targets=own.flatten(), first=None)
 
 
 class Reduction:
@@ -99,13 +104,20 @@ class Tally:
             )
             self._rest[units] = torch.zeros((), dtype=torch.float64, device=reduction.device)
 
-    def add(self, name: str, parts: Iterable[Float[Tensor, "2 rows ..."]]) -> None:
+    def add(
+        self,
+        name: str,
+        parts: Iterable[Float[Tensor, "2 rows ..."]],
+        rows: Int[Tensor, "some"] | None = None,
+    ) -> None:
         """Add a parameter's attributions.
 
         Args:
             name: of the parameter.
             parts: the attributions and their magnitudes, some rows after the other. What is given
                 may be overwritten once the next one is asked for.
+            rows: of the parameter that the parts are; all of them, in order, by default. Those of
+                the other rows are 0.
         """
         places = self.reduction.places(name)
         sums: dict[tuple[int, ...], list[Tensor]] = {spanned: [] for spanned in places}
@@ -122,7 +134,8 @@ class Tally:
             total = whole[1].sum() if total is None else total
             for place in places[spanned]:
                 missing.discard(place.units)
-                _add(self._sums[place.units], place, whole)
+                own = place if rows is None or 0 in spanned else place.of_rows(rows, whole)
+                _add(self._sums[place.units], own, whole)
         for units in missing:
             self._rest[units] += 0.0 if total is None else total
 

@@ -60,6 +60,7 @@ class UnitIntegral:
         self._last: Attributions = {}
         self._sums: list[Attributions] = []
         self._speed: Attributions = {}
+        self._room_of_speed = self.plan.speed
         self._buffers: dict[tuple[object, ...], Tensor] = {}
 
     @staticmethod
@@ -91,6 +92,7 @@ class UnitIntegral:
             self.plan = plan
             del self._sums[plan.sums :]
             self._speed.clear()
+            self._room_of_speed = plan.speed
         self.integrand.points.keep(plan.points)
         for part in batch.chunks(plan.samples):
             yield from self._together(list(part.chunks(1)))
@@ -106,7 +108,7 @@ class UnitIntegral:
                     values[number].append(found)
         alphas = tuple(node.alpha for node in self.nodes) if self.names else ()
         for sample, tally, sums, seen in zip(samples, tallies, held, values, strict=True):
-            for name in list(sums.names):  # of what the last pass gave no gradient
+            for name in [*sums.names, *sums.rows]:  # of what the last pass gave no gradient
                 self._finish(name, None, sums, tally)
             check_finite_values(seen, sample.first)
             along = torch.stack(seen) if seen else torch.zeros(0, 1)
@@ -140,20 +142,52 @@ class UnitIntegral:
 
     def _add(self, node: Node, held: _Held, tally: Tally, name: str, gradient: Tensor) -> None:
         """Add a gradient to its sum, or finish it if it is the last node's."""
-        if node is self.nodes[-1]:
+        if gradient.is_sparse and name not in held.names:
+            self._add_rows(node, held, tally, name, gradient)
+        elif gradient.is_sparse:
+            held.sums[name].add_(gradient, alpha=node.weight)
+            if node is self.nodes[-1]:
+                self._finish(name, None, held, tally)
+        elif node is self.nodes[-1]:
             self._finish(name, (gradient, node.weight), held, tally)
         elif name in held.names:
             held.sums[name].add_(gradient, alpha=node.weight)
         else:
             torch.mul(gradient, node.weight, out=held.sums[name])
             held.names.add(name)
+            if name in held.rows:
+                held.sums[name].add_(held.rows.pop(name))
+
+    def _add_rows(self, node: Node, held: _Held, tally: Tally, name: str, gradient: Tensor) -> None:
+        """Do what `_add` does, with the rows that an embedding read."""
+        weighted = gradient if node.weight == 1 else gradient * node.weight
+        if name in held.rows:
+            weighted = held.rows.pop(name) + weighted
+        if node is self.nodes[-1]:
+            self._finish_rows(name, weighted, tally)
+        else:
+            held.rows[name] = weighted
+
+    def _finish_rows(self, name: str, gradient: Tensor, tally: Tally) -> None:
+        gradient = gradient.coalesce()
+        [rows] = gradient.indices()
+        speed = self.integrand.path.derivative_of(name, self.nodes[0].alpha, rows)
+        dtype = torch.promote_types(wide(speed.dtype), gradient.dtype)
+        signed = gradient.values().to(dtype) * speed
+        tally.add(name, [torch.stack((signed, signed.abs()))], rows)
 
     def _finish(
         self, name: str, last: tuple[Tensor, float] | None, held: _Held, tally: Tally
     ) -> None:
         """Multiply a sum of gradients by the speed, and add it to the units, part by part."""
+        if last is None and name in held.rows:
+            self._finish_rows(name, held.rows.pop(name), tally)
+            return
         before = held.sums[name] if name in held.names else None
         held.names.discard(name)
+        if last is not None and name in held.rows:
+            gradient, weight = last
+            last = (gradient * weight + held.rows.pop(name), 1.0)
         tally.add(name, self._products(name, before, last))
 
     def _products(
@@ -175,11 +209,13 @@ class UnitIntegral:
 
     def _speed_of(self, name: str, rows: slice) -> Tensor:
         alpha = self.nodes[0].alpha
-        if not self.plan.speed:
+        if name in self._speed:
+            return self._speed[name][rows]
+        size = self.integrand.path.start[name].nbytes
+        if size > self._room_of_speed:
             return self.integrand.path.derivative_of(name, alpha, rows)
-        if name not in self._speed:
-            whole = self.integrand.path.derivative_of(name, alpha, slice(None))
-            self._speed[name] = self._rows(whole)
+        self._room_of_speed -= size
+        self._speed[name] = self._rows(self.integrand.path.derivative_of(name, alpha, slice(None)))
         return self._speed[name][rows]
 
     def _checked(self, found: dict[str, Reduced], sample: Batch) -> dict[str, Reduced]:
@@ -232,15 +268,19 @@ class _Queue:
     def put(self, name: str, gradient: Tensor) -> None:
         """Take a gradient in, and let the first ones go if there are too many."""
         self._waiting.append((name, gradient))
-        self._bytes += gradient.nbytes
+        self._bytes += _bytes(gradient)
         self.empty(WAITING)
 
     def empty(self, most: int = 0) -> None:
         """Let the first ones go until there are few enough."""
         while self._waiting and self._bytes > most:
             name, gradient = self._waiting.popleft()
-            self._bytes -= gradient.nbytes
+            self._bytes -= _bytes(gradient)
             self._add(name, gradient)
+
+
+def _bytes(gradient: Tensor) -> int:
+    return gradient._values().nbytes if gradient.is_sparse else gradient.nbytes
 
 
 def _pair(like: Tensor, dtype: torch.dtype) -> Float[Tensor, "2 ..."]:
@@ -252,7 +292,7 @@ def _pair(like: Tensor, dtype: torch.dtype) -> Float[Tensor, "2 ..."]:
 
 
 class _Held:
-    """A sample's sums of gradients, and of which parameters they hold any yet."""
+    """A sample's sums of gradients, of which parameters they hold any yet, and sparse sums."""
 
     def __init__(self, sums: Attributions, names: set[str]) -> None:
-        self.sums, self.names = sums, names
+        self.sums, self.names, self.rows = sums, names, Attributions()
