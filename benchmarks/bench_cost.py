@@ -1,12 +1,12 @@
 """Seconds per gradient and peak of `FAIG.score`, against a cost model.
 
     seconds = 6 * parameters * tokens / rate + bytes of parameters / speed
-    peak = bytes before + 4 * bytes of parameters + 2 * bytes of the embedding + 8 MiB
+    peak = bytes before + 4 * bytes of parameters + bytes of the embedding + 8 MiB
 
 Operations are those of a forward and a backward pass; every gradient also goes over the parameters'
 memory some times (the path's point, the gradients, their sums). The rate and the speed are fitted
 to the two smallest networks, and the larger ones predicted. Nothing is fitted for the peak: two
-models, one point of the path, one sum of the gradients, two gradients of the embedding, which is
+models, one point of the path, one sum of the gradients, the gradient of the embedding, which is
 the head too, and the gradients that wait. Times are those of the processor, on one thread.
 """
 
@@ -66,7 +66,7 @@ def _compared(rows: list[Row], fitted: int) -> dict[str, Any]:
         row["predicted"] = operations * per_operation + size * per_byte
         row["predicted_over_measured"] = row["predicted"] / row["seconds_per_gradient"]
         row["fitted"] = number < fitted
-        row["predicted_peak"] = row["before"] + 4 * size + 2 * row["embedding"] + WAITING
+        row["predicted_peak"] = row["before"] + 4 * size + row["embedding"] + WAITING
         row["predicted_over_measured_peak"] = row["predicted_peak"] / row["peak"]
     tested = rows[fitted:]
     return {
