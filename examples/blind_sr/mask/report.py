@@ -180,7 +180,7 @@ def _draw(photographs: Photographs, restored: dict[str, Outputs], title: str) ->
         "blur_masked": "deblurring filters masked",
         "noise_masked": "denoising filters masked",
     }
-    figure = Figure(figsize=(12, 6.9), layout="constrained")
+    figure = Figure(figsize=(12, 7.4), layout="constrained")
     figure.suptitle(f"{photographs.names[0]}: {title}")
     axes = figure.subplots(len(MASKS), len(columns))
     for row, condition in enumerate(MASKS):
