@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from paramattr import (
     FAIG,
@@ -270,3 +271,96 @@ def test_processes_of_one_mesh_must_be_given_the_same_samples(two, what):
         assert is_error
         assert found.startswith("RankError")
         assert "the data" in found
+
+
+class Twice(Tiny):
+    """One layer is called twice, and one not at all, so that it has no gradient."""
+
+    reentrant = False
+
+    def __init__(self):
+        super().__init__()
+        self.layers.append(nn.Linear(5, 5))
+
+    def forward(self, tokens):
+        x = self.embedding(tokens).mean(1)
+        for layer in (self.layers[0], self.layers[1], self.layers[0]):
+            is_kept = self.reentrant and x.requires_grad
+            x = checkpoint(layer, x, use_reentrant=True) if is_kept else layer(x)
+            x = torch.tanh(x) * self.kept
+        return self.scale * (x @ self.embedding.weight.T)
+
+
+def twice():
+    torch.manual_seed(0)
+    target = Twice().double().eval()
+    return target, other_weights(target, scale=0.2)
+
+
+def twice_sharded(nodes, reentrant):
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = twice()
+    target.reentrant = reentrant
+    faig = FAIG(shard(target, mesh), baseline, objective=cross_entropy)
+    return plain(faig.score(data(), reducer=["layer", "scalar"], n_steps=nodes))
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_layer_that_is_called_twice_and_one_without_a_gradient(two, nodes):
+    faig = FAIG(*twice(), objective=cross_entropy)
+    expected = plain(faig.score(data(), reducer=["layer", "scalar"], n_steps=nodes))
+    for found in two(twice_sharded, nodes, False):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_of_which_fsdp_adds_a_part_alone_is_refused(two):
+    for is_error, found, _ in two.outcomes(partial(twice_sharded, 2, True)):
+        assert is_error
+        assert "use_reentrant=False" in found
+
+
+def broken(where):
+    """Stop in the middle of a pass: at the second sample, or in the first backward pass."""
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    shard(target, mesh)
+    stepped, calls = list[str](), list[int]()
+    for name, parameter in target.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: stepped.append(name))
+        parameter.grad = torch.zeros_like(parameter)
+    tokens, classes = data()[0]
+    before = [p.full_tensor().clone() for p in target.parameters()]
+    with torch.no_grad():
+        output = target(tokens).clone()
+
+    def failing(module, inputs, output):
+        calls.append(1)
+        if where == "forward" and len(calls) > 4:
+            raise RuntimeError("in the middle")
+        if where == "backward" and output.requires_grad:
+            output.register_hook(interrupted)
+
+    handle = target.layers[1].register_forward_hook(failing)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        FAIG(target, baseline, objective=cross_entropy).score(data(), reducer="layer", n_steps=2)
+    handle.remove()
+    assert not stepped
+    for parameter, own in zip(target.parameters(), before, strict=True):
+        assert torch.equal(parameter.full_tensor(), own)
+        assert not parameter.grad.full_tensor().any()
+    with torch.no_grad():
+        assert torch.equal(target(tokens), output)
+    cross_entropy(target(tokens), classes).sum().backward()
+    assert sorted(stepped) == sorted(name for name, _ in target.named_parameters())
+    return score("score", (target, baseline))
+
+
+def interrupted(gradient):
+    raise RuntimeError("in the middle")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_an_error_in_the_middle_leaves_the_model_as_it_was(two, where):
+    expected = score("score", pair())
+    for found in two(broken, where):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -25,9 +25,9 @@ from paramattr.integration.plan import Plan
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
 from paramattr.integration.request import Loaders, Reducers, Request, first_batch
-from paramattr.integration.scoring import Function, score_samples
+from paramattr.integration.scoring import Function, as_they_are, score_samples
 from paramattr.integration.settling import Settling
-from paramattr.integration.sharded import ShardedIntegral
+from paramattr.integration.sharded import ShardedIntegral, ShardedSamples
 from paramattr.integration.shards import Shards, is_sharded
 from paramattr.integration.summing import Summed, check_complete, delta_of, sum_samples
 from paramattr.objectives import Objective, check_callable
@@ -108,7 +108,7 @@ class Pair:
 
     def sharded(
         self, shards: Shards, n_steps: int, method: str | Rule | Adaptive, partitions: int
-    ) -> Integral:
+    ) -> ShardedIntegral:
         """Give the integral over samples, of the models' shards.
 
         Raises:
@@ -208,12 +208,13 @@ class Pair:
             check_count("partitions", partitions)
             ranks = Ranks(distributed, () if shards is None else shards.members)
             _check_alone(settling, ranks)
-            request, reduce = Request(self.model, loader, reducer), None
+            request, work = Request(self.model, loader, reducer), None
             if shards is None:
                 integral = self.integral(n_steps, method)
             else:
-                integral = self.sharded(shards, n_steps, method, partitions)
-                reduce = shards.reduce(request.indexes, function)
+                integral = sharded = self.sharded(shards, n_steps, method, partitions)
+                own = None if function is as_they_are else function
+                work = ShardedSamples(sharded, request.indexes, own)
             found = score_samples(
                 integral,
                 request,
@@ -227,7 +228,7 @@ class Pair:
                 show_progress=show_progress,
                 ranks=ranks,
                 partitions=partitions,
-                reduce=reduce,
+                work=work,
             )
             return Found(request.answer(found.scores), found.spent, found.plan)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ class FunctionalModel:
             name: [_joined(owner.path, owner.attribute) for owner in places]
             for name, places in owners(model).items()
         } | _places_of_buffers(model, self.moving)
+        self._slots = _slots(model, self.moving)
 
     def __call__(
         self,
@@ -97,14 +98,37 @@ class FunctionalModel:
             if compiled and self.compute.compile:
                 output = self._compiled(state, arguments, keywords)
             else:
-                own = Reaching(rows) if rows is not None and self._has_tables else None
-                output = self._call(state, arguments, keywords, own)
+                output = self._call(state, arguments, keywords, self._mode(rows))
         if before is not None and not torch.equal(before, torch.get_rng_state()):
             raise ModelError(
                 f"the model ({type(self.model).__name__}) is in training mode and draws random "
                 "numbers, as functional dropout does: call model.eval() first"
             )
         return output if self.given_dtype is None else mapped(output, _widened)
+
+    @contextmanager
+    def holding(self, values: Mapping[str, Tensor], rows: Rows | None = None) -> Iterator[None]:
+        """Let the model hold other parameters, for a backward pass.
+
+        Activation checkpointing runs parts of the model again in the backward pass, on what the
+        model then holds. `functional_call` has given its own parameters back by then.
+
+        Args:
+            values: as in the call before.
+            rows: as in the call before.
+        """
+        own = [(slot, attribute, slot[attribute]) for slot, attribute, _ in self._slots]
+        try:
+            for slot, attribute, name in self._slots:
+                if name is None:
+                    slot[attribute] = slot[attribute].clone()
+                elif name in values:
+                    slot[attribute] = self.cast(values[name])
+            with self._mode(rows) or self._reaching:
+                yield
+        finally:
+            for slot, attribute, tensor in own:
+                slot[attribute] = tensor
 
     def cast(self, tensor: Tensor) -> Tensor:
         """Cast a floating-point tensor to the precision that the model takes."""
@@ -130,6 +154,9 @@ class FunctionalModel:
                 f"({error}): expected modules that copy.deepcopy can copy; use workers=1"
             ) from error
         return FunctionalModel(model, self.compute, self.moving)
+
+    def _mode(self, rows: Rows | None) -> Reaching | None:
+        return Reaching(rows) if rows is not None and self._has_tables else None
 
     def _call(
         self,
@@ -165,6 +192,23 @@ def _places_of_buffers(model: nn.Module, names: Iterable[str]) -> dict[str, list
             if id(buffer) in moving:
                 places[moving[id(buffer)]].append(_joined(path, attribute))
     return places
+
+
+def _slots(model: nn.Module, moving: Iterable[str]) -> list[tuple[dict[str, Any], str, str | None]]:
+    """List where a model holds its tensors: a dictionary, the key, and the name of what goes there.
+
+    Buffers that do not move have no name.
+    """
+    found: list[tuple[dict[str, Any], str, str | None]] = [
+        (owner.module._parameters, owner.attribute, name)
+        for name, places in owners(model).items()
+        for owner in places
+    ]
+    names = {id(model.get_buffer(name)): name for name in moving}
+    for module in model.modules():
+        for attribute, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            found.append((module._buffers, attribute, names.get(id(buffer))))
+    return found
 
 
 def _joined(path: str, attribute: str) -> str:

@@ -122,7 +122,8 @@ class ObjectiveOfParameters:
         }
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves.values())
         rows = Rows(leaves if on_cpu else {}) if take is not None else None
-        values = self._evaluate({**parameters, **leaves}, batch, compiled=True, rows=rows)
+        point = {**parameters, **leaves}
+        values = self._evaluate(point, batch, compiled=True, rows=rows)
         # Copy: replayed graphs overwrite the memory of their outputs.
         copies = values.detach().clone()
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
@@ -131,11 +132,14 @@ class ObjectiveOfParameters:
         elif leaves and take is not None and rows is not None:
             for name, leaf in leaves.items():
                 leaf.register_post_accumulate_grad_hook(partial(_hand_over, take, name, rows))
-            values.sum().backward(inputs=list(leaves.values()))
+            with self.model.holding(point, rows):
+                values.sum().backward(inputs=list(leaves.values()))
             for name, rest in rows.rest():
                 take(name, rest.to(wide(rest.dtype)))
         elif leaves:
-            gradients = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+            of = list(leaves.values())
+            with self.model.holding(point):
+                gradients = torch.autograd.grad(values.sum(), of, allow_unused=True)
         by_name: dict[str, Tensor] = {}
         for name, gradient in zip(leaves if take is None else (), gradients, strict=take is None):
             if gradient is None:

@@ -84,9 +84,7 @@ class Reduction:
         """
         tally = Tally(self)
         for name, values in attributions.items():
-            whole = values if values.ndim else values[None]
-            parts = (whole[rows] for rows in chunks(whole))
-            tally.add(name, (torch.stack((part, part.abs())) for part in parts))
+            tally.add_whole(name, values)
         return tally.reduced()
 
 
@@ -140,6 +138,12 @@ class Tally:
                 _add(self._sums[place.units], own, whole)
         for units in missing:
             self._rest[units] += 0.0 if total is None else total
+
+    def add_whole(self, name: str, values: Tensor) -> None:
+        """Add a parameter's attributions, which are all there."""
+        whole = values if values.ndim else values[None]
+        parts = (whole[rows] for rows in chunks(whole))
+        self.add(name, (torch.stack((part, part.abs())) for part in parts))
 
     def reduced(self) -> dict[str, Reduced]:
         """Give the sums."""

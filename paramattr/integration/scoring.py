@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
-from paramattr.integration.partitions import Reduce, reduced_samples, split
+from paramattr.integration.partitions import reduced_samples, split
 from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.plan import Plan
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.reduction import Reduced
 from paramattr.integration.request import Request
 from paramattr.integration.settling import GROUPS, Settling
-from paramattr.integration.streaming import stream
+from paramattr.integration.streaming import Work, stream
 from paramattr.integration.sums import Sample
 from paramattr.integration.unit_integral import UnitIntegral
 from paramattr.runtime.ranks import ALONE, Ranks, sketch
@@ -58,7 +58,7 @@ def score_samples(
     show_progress: bool = False,
     ranks: Ranks = ALONE,
     partitions: int = 1,
-    reduce: Reduce | None = None,
+    work: Work | None = None,
 ) -> Scored:
     """Integrate for each sample of a request, and average the units' scores.
 
@@ -75,8 +75,8 @@ def score_samples(
         show_progress: show a progress bar on stderr.
         ranks: the processes that share the samples; what was spent is then listed rank by rank.
         partitions: passes over the model per sample, each with the gradients of one part of it.
-        reduce: one sample's attributions to its sums per unit; by default `function`, then the
-            request's units.
+        work: a batch to its samples, in place of the integral's own; `function` and `partitions`
+            are then its concern.
 
     Raises:
         ParamattrError: as `stream`; errors of the objective pass through.
@@ -97,11 +97,11 @@ def score_samples(
     def reduced(attributions: Attributions) -> dict[str, Reduced]:
         return request.reduced(function(attributions))
 
-    def work(pieces: Sequence[Integral], part: Batch) -> Iterator[Sample]:
+    def of_pieces(pieces: Sequence[Integral], part: Batch) -> Iterator[Sample]:
         if id(pieces[0]) in of_units:
             together = of_units[id(pieces[0])].samples(part)
             return (Sample(units, values) for units, values in together)
-        return reduced_samples(pieces, part, reduce or reduced, at_once)
+        return reduced_samples(pieces, part, reduced, at_once)
 
     def watch(condition: str, sample: Sample) -> None:
         if sample.values is not None:
@@ -112,7 +112,7 @@ def score_samples(
 
     copies = replicas(integral, workers)
     of_units: dict[int, UnitIntegral] = {}
-    if partitions == at_once == 1 and reduce is None and function is as_they_are:
+    if partitions == at_once == 1 and work is None and function is as_they_are:
         of_units = _by_units(copies, request, memory)
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def score_samples(
         if settling is not None and settling.until is not None:
             settings["groups"] = GROUPS
     scores = stream(
-        [partial(work, split(one, partitions)) for one in copies],
+        [work or partial(of_pieces, split(one, partitions)) for one in copies],
         request.loaders,
         request.indexes,
         read=partial(Batch.from_loader, device=integrand.device, model=model),

@@ -8,8 +8,10 @@ sums are added over processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,16 +20,20 @@ from torch import Tensor
 
 from paramattr.errors import ObjectiveError
 from paramattr.integration.batches import Batch, joined, mapped
-from paramattr.integration.gradients import check_finite_values, check_shape
-from paramattr.integration.integrand import Integrand
-from paramattr.integration.path_integral import Integrated, Values, place
+from paramattr.integration.gradients import Take, check_finite_values, check_shape
+from paramattr.integration.integrand import Attributions, Integrand
+from paramattr.integration.path_integral import Integrated, Node, Values, place
 from paramattr.integration.points import PointsInPlace
 from paramattr.integration.reaching import reaching
-from paramattr.integration.shards import Shards, reshard
+from paramattr.integration.reduction import Tally, chunks
+from paramattr.integration.shards import LARGE, Shards, in_parts, reshard
+from paramattr.integration.sums import Sample
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.paths import FittedPath, StraightLine
 from paramattr.quadrature import Rule
 from paramattr.runtime.compute import Compute
+from paramattr.runtime.memory import give_back_free, giving_back_after
+from paramattr.units.index import UnitIndex
 
 
 class _LineInPlace:
@@ -59,12 +65,12 @@ class _ShardedModel:
         self.model, self.compute = shards.model, Compute()
         self.moving: tuple[str, ...] = ()
         self.given_dtype: torch.dtype | None = None
-        self._reaching = reaching(shards.model)
+        self._reaching, self._large = reaching(shards.model), shards.large()
 
     def __call__(self, values: Mapping[str, Tensor], batch: Batch) -> Any:
         """Run the model on the shards that it holds."""
         arguments, keywords = mapped((batch.arguments, batch.keywords), torch.clone)
-        with self._reaching:
+        with self._reaching, giving_back_after(self._large):
             return self.model(*arguments, **keywords)
 
 
@@ -94,11 +100,15 @@ class ShardedObjective:
         check_finite_values([values], batch.first, batch.step)
         return values
 
-    def backward(self, batch: Batch, weight: float) -> Float[Tensor, "b"]:
-        """Add the weighted gradients at the point that was written last to the shards' own.
+    def backward(self, batch: Batch, take: Take) -> Float[Tensor, "b"]:
+        """Differentiate at the point that was written last, and hand each gradient over.
 
         FSDP averages gradients over the processes, which all have the same samples: the average is
         the gradient.
+
+        Args:
+            batch: samples.
+            take: as in `Shards.handing_over`.
 
         Raises:
             ObjectiveError: if the objective does not give one number per sample, or does not depend
@@ -110,7 +120,18 @@ class ShardedObjective:
                 "the objective does not depend on the parameters: expected a value that autograd "
                 "can follow; remove detach(), .item() and no_grad() from model and objective"
             )
-        (weight * values.sum()).backward()
+        left = LARGE
+
+        def handed(name: str, gradient: Tensor) -> None:
+            nonlocal left
+            left -= gradient.nbytes
+            if left <= 0 and gradient.device.type == "cpu":
+                left = LARGE
+                give_back_free()
+            take(name, gradient)
+
+        with self.shards.handing_over(handed):
+            values.sum().backward()
         reshard(self.shards.model)
         return values.detach()
 
@@ -136,7 +157,6 @@ class ShardedIntegral:
     """The integral over samples of two models' shards, by a rule with fixed nodes.
 
     On a straight line the gradients are summed over the nodes and multiplied by the change once.
-    FSDP adds them up in the parameters' own gradients, so that no process holds two sets of them.
 
     Args:
         shards: of both models, inside `with`.
@@ -154,7 +174,8 @@ class ShardedIntegral:
         path = FittedPath(_LineInPlace(shards), shards.start)
         self.integrand = Integrand(function, path, tuple(reported), PointsInPlace(path))
         moving = shards.moving()
-        self.names = [name for name in reported if name in moving]
+        self.names = dict.fromkeys(name for name in reported if name in moving)
+        self._sums: Attributions = {}
 
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
         """Integrate the objective's sum over a batch.
@@ -163,33 +184,32 @@ class ShardedIntegral:
             batch: samples.
             whole: without effect: no process knows the total.
 
+        Returns:
+            The integral. Its attributions' memory is written anew at the next call.
+
         Raises:
             ObjectiveError: if the objective, or a gradient on any process, is not finite.
         """
-        shards, values = self.shards, list[Tensor]()
-        nodes = place(self.rule.nodes, self.rule.weights, 0.0, 1.0) if self.names else ()
-        for node in nodes:
-            self.integrand.path.evaluate(node.alpha)
-            values.append(self.objective.backward(batch, node.weight))
-        check_finite_values(values, batch.first, batch.step)
-        found = {}
-        for name in self.names:
-            gradient: Any = shards.parameters[name].grad
-            if gradient is not None:
-                change = shards.end[name] - shards.start[name]
-                found[name] = gradient.to_local().mul_(change)
-        for parameter in shards.parameters.values():
-            parameter.grad = None
-        if not shards.all_of(all(bool(torch.isfinite(one.sum())) for one in found.values())):
-            raise ObjectiveError(
-                f"the gradient is not finite for sample {batch.first}, somewhere on the path: "
-                "expected finite numbers; a square root or logarithm of zero has no finite "
-                "gradient, so add a small constant inside it"
-            )
-        seen = torch.stack(values) if values else torch.zeros(0, len(batch))
-        alphas = tuple(node.alpha for node in nodes)
-        nothing = torch.zeros((), dtype=torch.float64)
-        return Integrated(found, nothing, Values(alphas, seen))
+        found: Attributions = {}
+        values = self._through(batch, found.__setitem__, as_they_come=False)
+        if not self.shards.all_of(all(bool(torch.isfinite(one.sum())) for one in found.values())):
+            raise not_finite(batch)
+        return Integrated(found, torch.zeros((), dtype=torch.float64), values)
+
+    def tallied(self, batch: Batch, tally: Tally) -> Values:
+        """Integrate the objective's sum over a batch, and sum it over units as gradients come.
+
+        At the last node each gradient is finished, summed and released while the backward pass
+        still goes on, so that no process ever holds all of them; with one node no sums either.
+
+        Args:
+            batch: samples.
+            tally: what the attributions are added to.
+
+        Raises:
+            ObjectiveError: if the objective is not finite.
+        """
+        return self._through(batch, tally.add_whole, as_they_come=True)
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
         """Integrate over the path for each sample separately, one after the other."""
@@ -198,3 +218,100 @@ class ShardedIntegral:
     def settings(self) -> dict[str, Any]:
         """Describe the integral, to tell runs apart."""
         return {**self.integrand.settings(), "rule": self.rule.settings()}
+
+    def _through(self, batch: Batch, finish: Take, *, as_they_come: bool) -> Values:
+        """Take a batch through the nodes, and finish each parameter's attributions.
+
+        Args:
+            batch: samples.
+            finish: called with a name and its attributions, once for each.
+            as_they_come: whether in the last pass, and not after it.
+        """
+        values, held, finished = list[Tensor](), set[str](), set[str]()
+        nodes = place(self.rule.nodes, self.rule.weights, 0.0, 1.0) if self.names else ()
+
+        def take(node: Node, name: str, gradient: Tensor) -> None:
+            if name in finished:
+                raise in_parts(name)
+            if name in self.names and as_they_come and node is nodes[-1]:
+                gradient.mul_(node.weight)
+                if name in held:
+                    gradient.add_(self._sums[name])
+                finished.add(name)
+                finish(name, self._product(name, gradient))
+            elif name in self.names:
+                self._add(name, gradient, node.weight, anew=name not in held)
+                held.add(name)
+
+        for node in nodes:
+            self.integrand.path.evaluate(node.alpha)
+            values.append(self.objective.backward(batch, partial(take, node)))
+        check_finite_values(values, batch.first, batch.step)
+        for name in self.names:
+            if name in held - finished:
+                finish(name, self._product(name, self._sums[name]))
+        seen = torch.stack(values) if values else torch.zeros(0, len(batch))
+        return Values(tuple(node.alpha for node in nodes), seen)
+
+    def _add(self, name: str, gradient: Tensor, weight: float, *, anew: bool) -> None:
+        if not anew:
+            self._sums[name].add_(gradient, alpha=weight)
+        elif name in self._sums:
+            torch.mul(gradient, weight, out=self._sums[name])
+        else:
+            self._sums[name] = gradient * weight
+
+    def _product(self, name: str, total: Tensor) -> Tensor:
+        """Multiply the sum of a parameter's gradients by its change, in place."""
+        start, end = self.shards.start[name], self.shards.end[name]
+        for rows in chunks(total):
+            total[rows].mul_(end[rows] - start[rows])
+        return total
+
+
+class ShardedSamples:
+    """What is done with a batch of samples: each is integrated and summed over units.
+
+    Args:
+        integral: of both models' shards.
+        indexes: name of a set of units to the units, of the whole parameters.
+        function: applied to each sample's attributions before they are summed; None for none.
+    """
+
+    def __init__(
+        self,
+        integral: ShardedIntegral,
+        indexes: Mapping[str, UnitIndex],
+        function: Callable[[Attributions], Attributions] | None,
+    ) -> None:
+        self.integral, self.function = integral, function
+        self.reduction = integral.shards.reduction(indexes)
+
+    def __call__(self, batch: Batch) -> Iterator[Sample]:
+        """Give each sample's sums over all processes.
+
+        Raises:
+            ObjectiveError: if the objective, or a gradient on any process, is not finite.
+        """
+        for sample in batch.chunks(1):
+            if self.function is None:
+                tally = Tally(self.reduction)
+                values = self.integral.tallied(sample, tally)
+                own = tally.reduced()
+            else:
+                found = self.integral.over(sample, whole=False)
+                own, values = self.reduction.of(self.function(found.attributions)), found.values
+            sums = {name: self.integral.shards.added(one) for name, one in own.items()}
+            for one in sums.values():  # the same on every process
+                if not math.isfinite(float(one.magnitudes.sum()) + one.rest):
+                    raise not_finite(sample)
+            yield Sample(sums, values)
+
+
+def not_finite(batch: Batch) -> ObjectiveError:
+    """Give the error of a gradient that is not finite on some process."""
+    return ObjectiveError(
+        f"the gradient is not finite for sample {batch.first}, somewhere on the path: "
+        "expected finite numbers; a square root or logarithm of zero has no finite "
+        "gradient, so add a small constant inside it"
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -12,12 +14,14 @@ from torch import Tensor, nn
 
 from paramattr.buffers import moving_buffers
 from paramattr.errors import ModelError
-from paramattr.integration.integrand import Attributions
-from paramattr.integration.partitions import Reduce
+from paramattr.integration.gradients import Take
 from paramattr.integration.reduction import Reduced, Reduction
 from paramattr.parameters import Baseline, is_shard, named_parameters, state_of
 from paramattr.runtime.isolation import check_evaluating
 from paramattr.units.index import UnitIndex
+
+LARGE = 2**24
+"""Bytes of shards from which on free memory is given back to the system: 16 MiB."""
 
 
 class Shards:
@@ -58,17 +62,15 @@ class Shards:
         self.locals = {name: p.detach().to_local() for name, p in self.parameters.items()}
         self.start = dict(self.locals)
         self.end = self._aligned(baseline)
-        self._gradients: dict[str, Any] = {}
-        self._needed: dict[str, bool] = {}
+        self._before: dict[str, _State] = {}
         self._check()
 
     def __enter__(self) -> Shards:
         """Keep a copy of the target's shards, and let every parameter have a gradient."""
         self.start = {name: local.clone() for name, local in self.locals.items()}
         for name, parameter in self.parameters.items():
-            self._gradients[name], self._needed[name] = parameter.grad, parameter.requires_grad
-            parameter.grad = None
-            parameter.requires_grad_(True)
+            self._before[name] = _State.of(parameter)
+            _State(None, True, None).put(parameter)
         return self
 
     def __exit__(
@@ -78,33 +80,72 @@ class Shards:
         trace: TracebackType | None,
     ) -> None:
         """Restore the model."""
+        if kind is not None:
+            _begin_anew(self.model)
         with torch.no_grad():
             for name, local in self.locals.items():
                 local.copy_(self.start[name])
         self.start = dict(self.locals)
         for name, parameter in self.parameters.items():
-            parameter.grad = self._gradients[name]
-            parameter.requires_grad_(self._needed[name])
+            self._before.pop(name).put(parameter)
 
-    def reduce(
-        self,
-        indexes: Mapping[str, UnitIndex],
-        function: Callable[[Attributions], Attributions],
-    ) -> Reduce:
-        """Give the reduction of one sample's shards to units, summed over the processes.
+    def large(self) -> list[nn.Module]:
+        """List the modules whose parameters FSDP gathers, and that leave large gaps in a heap."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        found = []
+        for module in self.model.modules():
+            own = [self.locals[names[id(p)]] for p in module.parameters() if id(p) in names]
+            is_on_heap = all(local.device.type == "cpu" for local in own)
+            if hasattr(module, "unshard") and is_on_heap and sum(p.nbytes for p in own) >= LARGE:
+                found.append(module)
+        return found
+
+    @contextmanager
+    def handing_over(self, take: Take) -> Iterator[None]:
+        """Hand over each parameter's gradient as soon as FSDP has it, and release it.
+
+        Args:
+            take: called with a parameter's name and its shard's gradient, which it may overwrite.
+
+        Raises:
+            ModelError: if FSDP has left a part of a gradient where it is not added.
+        """
+        handles = [
+            parameter.register_post_accumulate_grad_hook(partial(_hand_over, take, name))
+            for name, parameter in self.parameters.items()
+            # What FSDP offloads is still on its way when the hook is called.
+            if self.locals[name].device.type == parameter.device_mesh.device_type
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, parameter in self.parameters.items():
+            _hand_over(take, name, parameter)
+        for name, gathered in self.model.named_parameters():
+            if gathered.grad is not None:
+                gathered.grad = None
+                raise in_parts(name)
+
+    def reduction(self, indexes: Mapping[str, UnitIndex]) -> Reduction:
+        """Give the sums over units of this process's shards.
 
         Args:
             indexes: name of a set of units to the units, of the whole parameters.
-            function: applied to each sample's attributions.
         """
         device = next(iter(self.locals.values())).device
-        reduction = Reduction({name: self._cut(index) for name, index in indexes.items()}, device)
+        return Reduction({name: self._cut(index) for name, index in indexes.items()}, device)
 
-        def summed(attributions: Attributions) -> dict[str, Reduced]:
-            found = reduction.of(function(attributions))
-            return {name: self._added(own) for name, own in found.items()}
-
-        return summed
+    def added(self, own: Reduced) -> Reduced:
+        """Add this process's sums to those of the others."""
+        device = next(iter(self.locals.values())).device
+        rest = torch.tensor([own.rest], dtype=torch.float64)
+        sums = torch.cat([own.magnitudes, own.signed, rest]).to(device)
+        dist.all_reduce(sums, group=self.group)
+        units = len(own.magnitudes)
+        magnitudes, signed, rest = sums.cpu().split([units, units, 1])
+        return Reduced(magnitudes, signed, float(rest))
 
     def all_of(self, flag: bool) -> bool:
         """Say whether it is so on every process."""
@@ -120,15 +161,6 @@ class Shards:
         flags = torch.tensor(own, device=device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
         return frozenset(name for name, flag in zip(names, flags.tolist(), strict=True) if flag)
-
-    def _added(self, own: Reduced) -> Reduced:
-        device = next(iter(self.locals.values())).device
-        rest = torch.tensor([own.rest], dtype=torch.float64)
-        sums = torch.cat([own.magnitudes, own.signed, rest]).to(device)
-        dist.all_reduce(sums, group=self.group)
-        units = len(own.magnitudes)
-        magnitudes, signed, rest = sums.cpu().split([units, units, 1])
-        return Reduced(magnitudes, signed, float(rest))
 
     def _cut(self, index: UnitIndex) -> UnitIndex:
         labels = {
@@ -183,6 +215,30 @@ class Shards:
             )
 
 
+class _State(NamedTuple):
+    """What a parameter has beside its values.
+
+    Attributes:
+        gradient: its gradient.
+        needs: whether it needs one.
+        hooks: what is called with it once it has one, such as an optimizer's step.
+    """
+
+    gradient: Any
+    needs: bool
+    hooks: Any
+
+    @classmethod
+    def of(cls, parameter: Any) -> _State:
+        hooks = getattr(parameter, "_post_accumulate_grad_hooks", None)
+        return cls(parameter.grad, parameter.requires_grad, hooks)
+
+    def put(self, parameter: Any) -> None:
+        parameter._post_accumulate_grad_hooks = self.hooks
+        parameter.grad = self.gradient
+        parameter.requires_grad_(self.needs)
+
+
 def is_sharded(model: object) -> bool:
     """Say whether a model's parameters are shards; what a forward pass gathered is given back."""
     if not isinstance(model, nn.Module):
@@ -197,6 +253,32 @@ def reshard(model: nn.Module) -> None:
         give_back = getattr(module, "reshard", None)
         if give_back is not None and hasattr(module, "unshard"):
             give_back()
+
+
+def in_parts(name: str) -> ModelError:
+    """Give the error of a gradient of which FSDP adds a part alone."""
+    return ModelError(
+        f"the gradient of parameter {name!r} comes in parts, which FSDP does not add: expected one "
+        "backward pass; give checkpoint(..., use_reentrant=False) in modules that are called "
+        "several times"
+    )
+
+
+def _begin_anew(model: nn.Module) -> None:
+    """Bring FSDP out of a pass that an error ended."""
+    for module in model.modules():
+        begin_anew = getattr(module, "reset_iter_state", None)  # torch 2.13 has it
+        if begin_anew is not None:
+            # A root does this for all modules in it; it fails for those, and before any pass.
+            with suppress(RuntimeError, AttributeError):
+                begin_anew()
+    reshard(model)
+
+
+def _hand_over(take: Take, name: str, parameter: Any) -> None:
+    gradient, parameter.grad = parameter.grad, None
+    if gradient is not None:
+        take(name, gradient.to_local())
 
 
 def _places(name: str, parameter: Any) -> tuple[slice, ...]:

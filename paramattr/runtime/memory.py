@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -78,9 +78,29 @@ def held(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     gc.collect()
-    with suppress(OSError, AttributeError):  # another system's library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free already is not held
+    give_back_free()  # what is free already is not held
     return _field("/proc/self/status", "VmRSS")
+
+
+def give_back_free() -> None:
+    """Give what is free already in this process's heap back to the system, where it knows how."""
+    with suppress(OSError, AttributeError):  # another system's library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextmanager
+def giving_back_after(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Give free memory back after each call of some modules.
+
+    FSDP takes and frees the whole parameters of each module in turn. What a module keeps for the
+    backward pass is small and comes to lie in the gaps, so that the next module's do not fit there.
+    """
+    handles = [module.register_forward_hook(lambda *_: give_back_free()) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def available(device: torch.device) -> int | None:
