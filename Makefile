@@ -56,8 +56,8 @@ docs: $(VENV)/.installed-docs ## Build the documentation into site
 notebooks: $(VENV)/.installed-notebooks ## Make notebooks from the pages and execute them
 	OMP_NUM_THREADS=1 $(BIN)/python tools/notebooks.py
 
-reproduction: $(VENV)/.installed ## Run the whole study into docs/reproduction.md; ARGS="--images DIR ..."
-	$(BIN)/paramattr blindsr reproduce --full --page docs/reproduction.md $(ARGS)
+reproduction: $(VENV)/.installed ## Run the whole study into reproduce-output; ARGS="--images DIR ..."
+	$(BIN)/paramattr blindsr reproduce --full $(ARGS)
 
 clean: ## Remove what was built, cached and written; the environment stays
 	rm -rf build dist site notebooks demo-output *.egg-info

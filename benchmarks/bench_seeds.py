@@ -44,19 +44,19 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Mask the filters of each pair, and put the pairs together."""
-    rows, pairs, found = [], [], []
+    rows, shown, found = [], [], []
     photographs = Setting(images=config.images, crop=config.crop).load_photographs()
-    for number, pair in enumerate(_pairs(config)):
+    for number, pair in enumerate(pairs(config)):
         own, masked, ranked = _of_pair(pair, photographs)
         rows += [{**row, "pair": number} for row in masked]
         found.append(ranked)
-        pairs.append(say({"pair": number, **own}))
+        shown.append(say({"pair": number, **own}))
     cells = dict.fromkeys((row["mask"], row["pct"], row["method"]) for row in rows)
     return {
         "network": config.network,
         "images": photographs.names,
         "crop": config.crop,
-        "pairs": pairs,
+        "pairs": shown,
         "summary": [say(_cell(rows, *cell)) for cell in cells],
         "top1_overlap_between_pairs": say(
             {
@@ -71,7 +71,8 @@ def run(config: Config) -> dict[str, Any]:
     }
 
 
-def _pairs(config: Config) -> Iterator[Pair]:
+def pairs(config: Config) -> Iterator[Pair]:
+    """Load the bundled pair, then every other that is asked for."""
     for folder in (None, *config.weights):
         yield Setting(config.network, folder, config.images, config.crop).load_pair()
     bundled = Setting(config.network, None, config.images, config.crop).load_pair()

@@ -29,6 +29,12 @@ def test_the_target_removes_what_the_baseline_does_not(pair):
     assert found["target"]["clean"] > found["baseline"]["clean"] - 1
 
 
+def test_the_shipped_weights_are_small_and_the_card_gives_their_sum():
+    size = sum(file.stat().st_size for file in BUNDLED_WEIGHTS.glob("*.safetensors"))
+    assert size < 25e6
+    assert f"they are {size / 1e6:.1f} MB." in (BUNDLED_WEIGHTS / "MODEL_CARD.md").read_text()
+
+
 def check_effect(pair, photographs):
     rankings = find_filters(pair, photographs, ["faig", "random"])
     target = restore(pair.target, photographs)

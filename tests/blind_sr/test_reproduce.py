@@ -23,6 +23,7 @@ from blind_sr.reproduce.page import BY_HAND, PICTURES, page, write
 from blind_sr.reproduce.step import Step, digest
 from blind_sr.reproduce.steps import EXPERIMENTS, steps
 from blind_sr.reproduce.steps import QUICK as SIZE
+from blind_sr.reproduce.summary import BEGINS
 from blind_sr.reproduce.tables import METHODS
 from blind_sr.training import trainer as training
 from paramattr.cli import main
@@ -197,10 +198,14 @@ def as_in_the_paper():
     ]
     shown = {"images": ["a"], "crop": 8, "steps": 4, "quadrature": "gausslegendre"}
     plain = [
-        {"method": m, "mask": f, "input": i, "difference_x1000": 1.0}
+        {"method": m, "mask": f, "input": i, "difference_x1000": 1.0, "difference_blue_x1000": 2.0}
         for m in ("faig", "faig-no-contrast")
         for f in FUNCTIONS
         for i in MASKS
+    ]
+    selective = [
+        {"method": "faig", "mask": f, "fraction": 0.01, "value": 5.0, "value_blue": None}
+        for f in FUNCTIONS
     ]
     predicted = {
         "accuracy": {"blur": 0.99, "noise": 0.99},
@@ -217,7 +222,7 @@ def as_in_the_paper():
     }
     return {
         "srresnet-mask": {**shown, "rows": plain, "depth": {"blur": 0.8, "noise": 0.6}},
-        "srresnet-compare": {**shown, "rows": masked, "selectivity": []},
+        "srresnet-compare": {**shown, "rows": masked, "selectivity": selective},
         "srresnet-retrain": {
             "rows": retrained,
             "baseline": {"blur": 24.0, "noise": 20.0},
@@ -295,6 +300,31 @@ def test_the_gain_and_the_ratios_are_those_of_the_rows():
     assert METHODS[0] == "faig"
 
 
+def test_the_page_begins_with_what_holds_by_both_measures():
+    results = as_in_the_paper()
+    swapped("difference_x1000", results)
+    results["srresnet-mask"]["rows"][1]["difference_blue_x1000"] = 7.125
+    title, begins, lines = page(results, {}, ["facts"]).split("\n\nfacts")[0].split("\n\n")
+    assert (title, begins) == ("# Reproduction", BEGINS)
+    said = dict(line[2:].split(": ", 1) for line in lines.splitlines())
+    assert len(said) == len(lines.splitlines()) == 10
+    order = said["The paper's order of the four methods, Tab. 2"]
+    assert order == "SRResNet in 3 of 4 cells in grey and in 4 of 4 cells in blue."
+    lead = said["FAIG over modified IG, 1% masked"]
+    assert lead.startswith("SRResNet deblurring 0.5 grey, 1.5 blue, paper 1.5 / denoising 1.6 grey")
+    own = said["Own input over the other, FAIG's 1% masked"]
+    assert own == "SRResNet deblurring 5.0 grey / denoising 5.0 grey."
+    noisy = said["What FAIG's 1% of deblurring filters do to the noisy input, contrast"]
+    assert noisy == "SRResNet 1.00 with it, 1.00 without (grey), 7.12 with it, 2.00 without (blue)."
+    gain = said["Gain of FAIG's 1% retrained over random ones, Tab. 3"]
+    assert (
+        gain == "SRResNet blurry input +1.20 dB, most of all / noisy input +0.54 dB, most of all."
+    )
+    ahead(results)
+    assert "noisy input -0.50 dB, not most of all" not in page(results, {}, [])
+    assert "noisy input +0.54 dB, not most of all" in page(results, {}, [])
+
+
 def test_only_what_is_there_is_laid_out():
     results = as_in_the_paper()
     del results["srresnet-retrain"]
@@ -349,7 +379,7 @@ def test_the_page_is_written_after_every_step_and_names_those_to_come(study, tmp
     assert "Not run yet: " + ", ".join(f"`{name}`" for name in NAMES[2:]) + "." in text
     assert "### Table 2" in text
     assert "### Table 3" not in text
-    assert text.count(".png)") == 4
+    assert text.count(".png)") == 5
     (tmp_path / "page.md").write_text(f"{text}\n{BY_HAND}\n\nTried.\n")
     begun, text, _ = study("--quick")
     assert begun == NAMES[2:]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from blind_sr.compare.experiment import CompareResult
 from blind_sr.console import narrow_table
-from blind_sr.data.measures import PLANES
+from blind_sr.data.measures import PLANE_LABELS, PLANES
 from blind_sr.labels import EDITS, FUNCTIONS, INPUT_LABELS, LABELS, MASKS, UNITS
 from blind_sr.run import save_figure, write_json, write_rows
 from paramattr.plots import plot_comparison
@@ -74,7 +74,7 @@ def save(out: Path, result: CompareResult) -> Path:
             labels={**LABELS, **FUNCTIONS},
             measured_labels={name: f"{label} input" for name, label in INPUT_LABELS.items()},
             verb=EDITS[result.config.edit],
-            measure=f"output difference x1000{plane.replace('_', ', ')}",
+            measure=f"output difference x1000, {PLANE_LABELS[plane]}",
             units=UNITS[result.config.units],
         )
         save_figure(drawn, out / f"curves{plane}.png")

@@ -44,6 +44,8 @@ def blue(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
 PLANES: dict[str, Plane] = {"": grey, "_blue": blue}
 """What the output difference is measured on, by what the names of its numbers end in. The paper
 says grey; the authors' script measures the blue channel, and so do the paper's tables."""
+PLANE_LABELS = {plane: plane.strip("_") or "grey" for plane in PLANES}
+"""What people read of each."""
 
 
 def gradient_map(images: Float[Tensor, "b 3 h w"], plane: Plane = grey) -> Float[Tensor, "b 1 h w"]:

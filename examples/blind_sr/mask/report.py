@@ -12,7 +12,7 @@ from rich.table import Table
 
 from blind_sr.console import narrow_table
 from blind_sr.data.images import write_image
-from blind_sr.data.measures import PLANES, output_difference, psnr
+from blind_sr.data.measures import PLANE_LABELS, PLANES, Plane, grey, output_difference, psnr
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import FUNCTIONS, INPUT_LABELS, INPUTS, LABELS, MASKS
 from blind_sr.mask.experiment import MaskResult, Rows, masked
@@ -180,7 +180,7 @@ def _draw(photographs: Photographs, restored: dict[str, Outputs], title: str) ->
         "blur_masked": "deblurring filters masked",
         "noise_masked": "denoising filters masked",
     }
-    figure = Figure(figsize=(12, 6.9), layout="constrained")
+    figure = Figure(figsize=(12, 7.4), layout="constrained")
     figure.suptitle(f"{photographs.names[0]}: {title}")
     axes = figure.subplots(len(MASKS), len(columns))
     for row, condition in enumerate(MASKS):
@@ -198,15 +198,20 @@ def _draw(photographs: Photographs, restored: dict[str, Outputs], title: str) ->
                 continue
             label = f"{float(psnr(image, photographs.high[0].float().cpu())):.2f} dB"
             if name != "target":
-                moved = 1000 * _moved(restored, condition, name, 0)
-                label += f", difference x1000: {moved:.2f}"
+                moved = [
+                    f"{1000 * _moved(restored, condition, name, 0, PLANES[plane]):.2f} {of}"
+                    for plane, of in PLANE_LABELS.items()
+                ]
+                label += f"\ndifference x1000: {', '.join(moved)}"
             axis.set_xlabel(label)
     return figure
 
 
-def _moved(restored: dict[str, Outputs], condition: str, model: str, number: int) -> float:
+def _moved(
+    restored: dict[str, Outputs], condition: str, model: str, number: int, plane: Plane = grey
+) -> float:
     pair = restored[model][condition][number], restored["target"][condition][number]
-    return float(output_difference(*pair))
+    return float(output_difference(*pair, plane))
 
 
 def times(ratio: float | None) -> str:

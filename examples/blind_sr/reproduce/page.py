@@ -8,7 +8,9 @@ from typing import Any
 
 from blind_sr.labels import FUNCTIONS, INPUT_LABELS, LABELS, MASKS, PAIR_LABELS
 from blind_sr.reproduce import paper
+from blind_sr.reproduce.summary import summary
 from blind_sr.reproduce.tables import (
+    both_planes,
     counted,
     markdown,
     measured_on,
@@ -21,7 +23,8 @@ from paramattr.checkpoints import write_whole
 
 PICTURES = {
     "mask": "Figure 2: the 1% of each function masked",
-    "curves": "Figure 3: masking from 0 to 100% of the filters",
+    "curves": "Figure 3: masking from 0 to 100% of the filters, in grey",
+    "curves-blue": "Figure 3: masking from 0 to 100% of the filters, on the blue channel",
     "distribution": "Figure 4: where the 1% lie",
     "no-contrast": "Figure 5: the 1% masked that are found without the contrast",
     "retrain": "Table 3 as gains over the baseline",
@@ -51,7 +54,7 @@ def page(
         left_out: names of the steps that are not to be run.
         missing: names of the steps that are still to be run.
     """
-    parts, departures = ["# Reproduction", *facts], list[str]()
+    parts, departures = ["# Reproduction", *summary(results), *facts], list[str]()
     if "two-branch-train" in results:
         parts += table_1(results["two-branch-train"], departures)
     for network, title in PAIR_LABELS.items():
@@ -118,16 +121,16 @@ def _without_contrast(result: Mapping[str, Any]) -> list[str]:
     rows = []
     for method in ("faig", "faig-no-contrast"):
         found = {
-            (row["mask"], row["input"]): row["difference_x1000"]
+            (row["mask"], row["input"]): both_planes(row)
             for row in result["rows"]
             if row["method"] == method
         }
-        rows.append([LABELS[method], *(f"{found[f, i]:.2f}" for f in FUNCTIONS for i in MASKS)])
+        rows.append([LABELS[method], *(found[f, i] for f in FUNCTIONS for i in MASKS)])
     heads = [f"{FUNCTIONS[f]} masked: {INPUT_LABELS[i]}" for f in FUNCTIONS for i in MASKS]
     return [
         "### With and without the contrast (Fig. 5, Sec. 5.4)",
         markdown(["1% found by", *heads], rows),
-        f"Output difference x1000. {measured_on(result)}",
+        f"Output difference x1000, grey / blue. {measured_on(result)}",
     ]
 
 

@@ -227,7 +227,7 @@ def _of_network(setting: Setting, size: Size, folders: Folders, out: Path) -> It
 
     methods = ",".join(named(size.methods))
     comparing = compare.CompareConfig(setting, methods, points=size.points, out=out)
-    pictures = {"curves": "curves.png"}
+    pictures = {"curves": "curves.png", "curves-blue": "curves_blue.png"}
     yield Step(f"{name}-compare", EXPERIMENTS["compare"], comparing, "compare.json", pictures)
 
     retraining = retrain.RetrainConfig(

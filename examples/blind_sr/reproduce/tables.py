@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blind_sr.compare.report import with_interval
-from blind_sr.data.measures import PLANES
+from blind_sr.data.measures import PLANE_LABELS, PLANES
 from blind_sr.labels import FUNCTIONS, INPUT_LABELS, LABELS
 from blind_sr.labels import PAPER as METHODS
 from blind_sr.reproduce import paper
-
-PLANE_LABELS = {plane: plane.strip("_") or "grey" for plane in PLANES}
-"""Measured on what: the paper says grey, and its figures are of the blue channel."""
 
 
 def table_1(result: Mapping[str, Any], departures: list[str]) -> list[str]:
@@ -77,7 +74,7 @@ def table_2(result: Mapping[str, Any], departures: list[str]) -> list[str]:
                 )
     others = [m for m in dict.fromkeys(r["method"] for r in result["rows"]) if m not in METHODS]
     selective = {
-        (row["mask"], round(100 * row["fraction"])): row["value"]
+        (row["mask"], round(100 * row["fraction"])): _over_other(row)
         for row in result["selectivity"]
         if row["method"] == "faig"
     }
@@ -90,19 +87,17 @@ def table_2(result: Mapping[str, Any], departures: list[str]) -> list[str]:
         markdown(["input, filters", "", *(LABELS[m] for m in METHODS)], rows),
         "FAIG over the others:",
         markdown(["input, filters", "", *(f"over {LABELS[m]}" for m in METHODS[1:])], ratios),
-        "What masking FAIG's filters does to their own input, over what it does to the other: "
+        "What masking FAIG's filters does to their own input, over what it does to the other, "
+        "grey / blue: "
         + ", ".join(
-            f"{value:.1f} ({FUNCTIONS[function]}, {pct}%)"
+            f"{value} ({FUNCTIONS[function]}, {pct}%)"
             for (function, pct), value in selective.items()
-            if value is not None
         )
         + ".",
     ]
     if others:
         heads = [f"{INPUT_LABELS[f]}, {p}%" for f, p in paper.TABLE_2]
-        body = [
-            [LABELS[m], *(_both_planes(own[f, p, m]) for f, p in paper.TABLE_2)] for m in others
-        ]
+        body = [[LABELS[m], *(both_planes(own[f, p, m]) for f, p in paper.TABLE_2)] for m in others]
         parts += [
             "Methods that the paper does not have, on grey / blue:",
             markdown(["method", *heads], body),
@@ -159,7 +154,13 @@ def _over_others(values: Mapping[str, float]) -> list[str]:
     return [f"{values['faig'] / values[m]:.1f}" if values[m] else "" for m in METHODS[1:]]
 
 
-def _both_planes(row: Mapping[str, Any]) -> str:
+def _over_other(row: Mapping[str, Any]) -> str:
+    values = (row[f"value{plane}"] for plane in PLANES)
+    return " / ".join("none" if value is None else f"{value:.1f}" for value in values)
+
+
+def both_planes(row: Mapping[str, Any]) -> str:
+    """Write an output difference by both measures: grey / blue."""
     return " / ".join(f"{row[f'difference{plane}_x1000']:.2f}" for plane in PLANES)
 
 
