@@ -200,7 +200,7 @@ def get_rule(method: str | Rule, n_steps: int) -> Rule:
     if not isinstance(method, str) or method not in RULES:
         raise ParamattrError(
             f"method {method!r} is not known: expected one of {', '.join(RULES)}, or a "
-            "paramattr.quadrature.Rule"
+            "paramattr.quadrature.Rule; of FAIG also adaptive and drawn"
         )
     return RULES[method](n_steps)
 

@@ -1,18 +1,22 @@
 """Nodes drawn per sample: right in the mean over draws for what is signed, and for that alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paramattr import FAIG, squared_error
-from paramattr.errors import ParamattrError
+from paramattr import FAIG, BezierPath, squared_error
+from paramattr.errors import ModelError, ParamattrError
+from paramattr.integration import unit_integral
+from paramattr.integration.batches import Batch
 from paramattr.quadrature import drawn, gauss_legendre
 from tests.models import ZOO, other_weights
 from tests.reference import drawn as reference
 from tests.reference import eq6
+from tests.test_barrier import HILL, Tent, loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHIFTS = 128
@@ -87,3 +91,95 @@ def test_what_cannot_be_drawn_is_refused():
     for options in ({"n": 0, "place": 0}, {"n": 1, "place": 0, "shift": 1.0}):
         with pytest.raises(ParamattrError):
             drawn(**options)
+
+
+UNITS = ["kernel", "layer"]
+
+
+@pytest.fixture(scope="module")
+def many():
+    model, inputs, targets = ZOO["convolution"]()
+    repeated = [torch.cat([one] * 4)[:7] for one in (inputs, targets)]
+    noise = torch.randn(repeated[0].shape, generator=torch.Generator().manual_seed(0))
+    return model, other_weights(model), (repeated[0] + 0.1 * noise.to(repeated[0]), repeated[1])
+
+
+def one_by_one(faig, inputs, targets, n_steps):
+    """Score each sample alone, by the rule of its number."""
+    each = [
+        faig.score(
+            [(inputs[k : k + 1], targets[k : k + 1])], reducer=UNITS, method=drawn(n_steps, k)
+        )
+        for k in range(len(inputs))
+    ]
+    return {units: torch.stack([own[units].values for own in each]).mean(0) for units in UNITS}
+
+
+@pytest.mark.parametrize("options", [{}, {"partitions": 2}, {"internal_batch_size": 3}])
+@pytest.mark.parametrize("n_steps", [1, 2])
+@pytest.mark.parametrize("small", [0, 2**24])
+def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(
+    many, monkeypatch, n_steps, small, options
+):
+    monkeypatch.setattr(unit_integral, "SMALL", small)
+    model, baseline, (inputs, targets) = many
+    faig = FAIG(model, baseline)
+    sizes = [3, 1, 3]
+    loader = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
+    expected = one_by_one(faig, inputs, targets, n_steps)
+    found = faig.score(
+        {"one": loader, "again": loader},
+        reducer=UNITS,
+        n_steps=n_steps,
+        method="drawn",
+        **options,
+    )
+    for condition in ("one", "again"):
+        for units in UNITS:
+            torch.testing.assert_close(found[condition][units].values, expected[units])
+            assert found[condition][units].spent.gradients == n_steps * len(inputs)
+
+
+def test_a_resumed_run_meets_the_same_nodes(many, tmp_path):
+    model, baseline, (inputs, targets) = many
+    faig, file = FAIG(model, baseline), tmp_path / "sums.safetensors"
+    options = {"reducer": "kernel", "n_steps": 1, "method": "drawn"}
+    loader = list(zip(inputs.split(2), targets.split(2), strict=True))
+
+    def broken():
+        yield from loader[:2]
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011
+        faig.score(broken(), checkpoint=file, **options)
+    resumed = faig.score(loader, checkpoint=file, **options)
+    assert torch.equal(resumed.values, faig.score(loader, **options).values)
+
+
+def test_a_share_of_the_samples_keeps_their_numbers(many):
+    *_, (inputs, targets) = many
+    whole = replace(Batch.of(inputs, targets), before=10)
+    assert [one.before + one.first for one in whole.on(slice(1, None, 3)).chunks(1)] == [11, 14]
+
+
+def test_attributions_of_a_batch_are_those_of_its_samples(many):
+    model, baseline, (inputs, targets) = many
+    faig = FAIG(model, baseline)
+    whole = faig.attribute(inputs, targets, n_steps=2, method="drawn")
+    each = faig.attribute(inputs, targets, n_steps=2, method="drawn", per_sample=True)
+    for name, value in whole.items():
+        torch.testing.assert_close(value, each[name].sum(0))
+
+
+def test_a_barrier_between_the_nodes_of_one_sample_is_told():
+    with pytest.warns(UserWarning, match="barrier 5"):
+        FAIG(Tent(0.0).eval(), Tent(1.0).eval(), objective=loss).score(
+            [HILL], reducer="layer", n_steps=1, method="drawn"
+        )
+
+
+def test_a_curved_path_is_refused(many):
+    model, baseline, batch = many
+    path = BezierPath(model, baseline, baseline)
+    with pytest.raises(ModelError, match="the path is curved"):
+        FAIG(model, baseline, path=path).score([batch], reducer="layer", method="drawn")

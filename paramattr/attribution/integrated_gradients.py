@@ -149,9 +149,9 @@ class ParameterPathIntegratedGradients:
             n_steps: nodes of the rule on each smooth piece of the path.
             method: a rule's name (`"riemann_left"`, `"riemann_right"`, `"riemann_middle"`,
                 `"riemann_trapezoid"`, `"simpson"`, `"gausslegendre"`, `"gausskronrod"`) or a
-                `Rule`, which brings its own nodes. `"riemann_left"` with 100 is the paper's.
-                `"adaptive"`, or an `Adaptive` with tolerances of one's own, takes as many nodes
-                as each sample needs; `spent` says how many, and `n_steps` is without effect.
+                `Rule` with nodes of its own. `"riemann_left"` with 100 is the paper's.
+                `"drawn"` gives each sample other nodes (`quadrature.drawn`): 1 or 2 rank over many.
+                `"adaptive"`, or an `Adaptive`, takes as many as needed; then see `spent`.
             internal_batch_size: most samples that go through the model at once; all by default.
                 With `per_sample` one by default: more are differentiated in one pass by
                 `torch.func.vmap`, which takes as many times the memory of the parameters.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paramattr.errors import ModelError, ParamattrError
 from paramattr.integration.adaptive import Adaptive, AdaptiveIntegral
 from paramattr.integration.batches import Batch
+from paramattr.integration.drawn_integral import DrawnIntegral
 from paramattr.integration.ends import path_between
 from paramattr.integration.estimate import Estimate, estimate_of
 from paramattr.integration.functional import FunctionalModel
@@ -38,6 +39,11 @@ from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import undisturbed
 from paramattr.runtime.memory import held
 from paramattr.runtime.ranks import ALONE, Distributed, Ranks
+
+DRAWN = "drawn"
+"""The name of the rule that has other nodes for each sample."""
+BETWEEN = (0.25, 0.5, 0.75)
+"""Where the first samples are looked at if they share no nodes: a barrier may lie there."""
 
 
 class Found(NamedTuple):
@@ -102,6 +108,8 @@ class Pair:
         if is_adaptive(method) and not isinstance(method, Adaptive):
             method = Adaptive()
         self.compute.check_workers(self.model, adaptive=isinstance(method, Adaptive))
+        if method == DRAWN:
+            return DrawnIntegral(self.integrand(), n_steps)
         if isinstance(method, Adaptive):
             return AdaptiveIntegral(self.integrand(), method)
         return PathIntegral(self.integrand(), get_rule(method, n_steps))
@@ -124,6 +132,11 @@ class Pair:
                 f"partitions is {partitions} and the model is sharded: FSDP makes all gradients in "
                 "each pass, so nothing is saved; use partitions=1, or more processes"
             )
+        if method == DRAWN:
+            raise ModelError(
+                'method="drawn" and the model is sharded: expected a rule whose nodes are the same '
+                "for all samples"
+            )
         reported, rule = pick(self.model, self.wanted), get_rule(method, n_steps)
         return ShardedIntegral(shards, self.objective, reported, rule)
 
@@ -134,14 +147,16 @@ class Pair:
         reported = pick(self.model, self.wanted, path.buffers)
         return Integrand(ObjectiveOfParameters(model, self.objective), path, tuple(reported))
 
-    def preflight(self, integrand: Integrand, ranks: Ranks = ALONE) -> Preflight:
+    def preflight(
+        self, integrand: Integrand, ranks: Ranks = ALONE, between: tuple[float, ...] = ()
+    ) -> Preflight:
         """Plan the look at the first sample; the baseline model is run in the first call alone."""
         is_due = "compared" not in self.done
         self.done.add("compared")
         if is_due and self.strict and not is_sharded(self.model):
             baseline = self.baseline if isinstance(self.baseline, nn.Module) else None
-            return Preflight(integrand, baseline, ranks)
-        return Preflight(integrand, None, ranks)
+            return Preflight(integrand, baseline, ranks, between)
+        return Preflight(integrand, None, ranks, between)
 
     def attribute(
         self,
@@ -219,7 +234,11 @@ class Pair:
                 integral,
                 request,
                 function=function,
-                preflight=self.preflight(integral.integrand, ranks),
+                preflight=self.preflight(
+                    integral.integrand,
+                    ranks,
+                    BETWEEN if isinstance(integral, DrawnIntegral) else (),
+                ),
                 at_once=at_once or 1,
                 workers=self.compute.workers,
                 memory=self.compute.memory,

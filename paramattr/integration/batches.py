@@ -34,6 +34,7 @@ class Batch:
         keywords: the model's keyword arguments, with the same rule.
         first: the number of the first sample in the batch that this batch was cut from.
         step: from the number of one sample to that of the next.
+        before: samples that the loader gave before the batch that this one was cut from.
     """
 
     inputs: tuple[Tensor, ...]
@@ -42,6 +43,7 @@ class Batch:
     keywords: dict[str, Any] = field(default_factory=dict)
     first: int = 0
     step: int = 1
+    before: int = 0
 
     @classmethod
     def of(
@@ -144,7 +146,7 @@ class Batch:
         )
         start, step = samples.start or 0, samples.step or 1
         first = self.first + start * self.step
-        return Batch(inputs, targets, extra, keywords, first, self.step * step)
+        return Batch(inputs, targets, extra, keywords, first, self.step * step, self.before)
 
     def _parts(self) -> tuple[Any, Any, Any, Any]:
         return self.inputs, self.targets, self.extra, self.keywords

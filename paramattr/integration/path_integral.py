@@ -138,6 +138,15 @@ class PathIntegral:
         other.integrand = self.integrand.replica()
         return other
 
+    @property
+    def has_fixed_nodes(self) -> bool:
+        """Say whether all samples meet the same nodes."""
+        return True
+
+    def of_sample(self, sample: Batch) -> PathIntegral:
+        """Give the integral with the nodes that one sample meets."""
+        return self
+
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
         """Integrate the objective's sum over a batch.
 

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
         >>> Plan.of(nodes=8, samples=8, size=100, memory=500).samples
         4
         """
-        room = max(7 * size // 4, AMPLE) if memory is None else memory
+        room = _room(size, memory)
         most = max(room // size, 1) if size else nodes + 2
         points, together, sums = min(nodes, max(1, most - (nodes > 1))), 1, int(nodes > 1)
         anew = float(nodes - points + 1 if points < nodes else 0)
@@ -57,3 +57,20 @@ class Plan(NamedTuple):
             points, together, sums, anew = 1, shared, shared, nodes / shared
         speed = min(size, max(0, room - (points + sums) * size))
         return cls(points, together, sums, speed, anew, (points + sums) * size + speed)
+
+    @classmethod
+    def alone(cls, nodes: int, size: int, memory: int | None = None) -> Plan:
+        """Plan nodes that come once: each is interpolated for its sample alone.
+
+        Args:
+            nodes: per sample.
+            size: of the parameters, in bytes.
+            memory: as in `of`.
+        """
+        held = 1 + (nodes > 1)
+        speed = min(size, max(0, _room(size, memory) - held * size))
+        return cls(1, 1, held - 1, speed, float(nodes), held * size + speed)
+
+
+def _room(size: int, memory: int | None) -> int:
+    return max(7 * size // 4, AMPLE) if memory is None else memory

@@ -41,12 +41,18 @@ class Preflight:
         baseline: the baseline model, which is compared with the path's end; None for no comparison.
         ranks: the processes that share the samples. Each looks at its own; the first one, which
             holds the first sample, compares and warns.
+        between: more places to look at, where samples share no nodes.
     """
 
     def __init__(
-        self, integrand: Integrand, baseline: nn.Module | None = None, ranks: Ranks = ALONE
+        self,
+        integrand: Integrand,
+        baseline: nn.Module | None = None,
+        ranks: Ranks = ALONE,
+        between: tuple[float, ...] = (),
     ) -> None:
         self.integrand, self.baseline, self.ranks = integrand, baseline, ranks
+        self._places = (0.0, 1.0, *between)
         self._seen: dict[str, dict[float, list[float]]] = {}
         self._samples: dict[str, int] = {}
 
@@ -64,11 +70,11 @@ class Preflight:
         """
         if condition in self._seen and not self._is_doubtful(condition):
             return False
-        ends = [self.integrand.values(alpha, batch, at_once) for alpha in (0.0, 1.0)]
+        ends = [self.integrand.values(alpha, batch, at_once) for alpha in self._places]
         if not self._seen and self.ranks.is_first:
             self.compare(batch.part(0, 1), (float(ends[0][0]), float(ends[1][0])))
         seen = self._seen.setdefault(condition, {})
-        for alpha, values in zip((0.0, 1.0), ends, strict=True):
+        for alpha, values in zip(self._places, ends, strict=True):
             seen.setdefault(alpha, []).extend(values.tolist())
         self._samples[condition] = self._samples.get(condition, 0) + len(batch)
         return True
@@ -105,7 +111,7 @@ class Preflight:
         self._samples[condition] = left - values.of_samples.shape[1]
         seen = self._seen[condition]
         for alpha, of_samples in zip(values.alphas, values.of_samples.tolist(), strict=True):
-            if alpha not in (0.0, 1.0):
+            if alpha not in self._places:
                 seen.setdefault(alpha, []).extend(of_samples)
 
     def profiles(self) -> dict[str, PathProfile]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,7 +199,7 @@ def _parts(
     """Draw a condition's batches, cut them, and pass over what is already added."""
     before, given = 0, 0
     for item in drawn(one.loader, name):
-        whole = read(item)
+        whole = replace(read(item), before=given)
         one.drawn += 1
         if checkpoint is not None or ranks.processes > 1:
             whole.feed(one.digest.update)

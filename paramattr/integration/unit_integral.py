@@ -79,7 +79,9 @@ class UnitIntegral:
     def planned(self, samples: int) -> Plan:
         """Plan the gradients of samples that come together."""
         size = sum(value.nbytes for value in self.integrand.path.start.values())
-        return Plan.of(len(self.nodes), samples, size, self.memory)
+        if self.integral.has_fixed_nodes:
+            return Plan.of(len(self.nodes), samples, size, self.memory)
+        return Plan.alone(len(self.nodes), size, self.memory)
 
     def samples(self, batch: Batch) -> Iterator[tuple[dict[str, Reduced], Values]]:
         """Integrate for each sample, and reduce its attributions to every set of units.
@@ -101,6 +103,9 @@ class UnitIntegral:
         tallies = [Tally(self.reduction) for _ in samples]
         held = [_Held(self._room(number), set()) for number in range(len(samples))]
         values: list[list[Tensor]] = [[] for _ in samples]
+        if not self.integral.has_fixed_nodes:
+            [stretch] = self.integral.of_sample(samples[0]).stretches
+            self.nodes = stretch.nodes
         if self.names:
             for node in self.nodes:
                 for number, sample in enumerate(samples):
