@@ -32,6 +32,9 @@ from blind_sr.setting import Setting
 from paramattr import Selection
 from paramattr.prediction import OverlapClassifier
 
+FLOOR = 1e-6
+"""Of the overlaps' variances, where all inputs of each kind have the same."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -94,6 +97,7 @@ class Trial:
             **_fit(classifier, fit),
             "thresholds": classifier.thresholds,
             "accuracy": tested["accuracy"],
+            "own_thresholds": seen.thresholds,
             "accuracy_own_thresholds": outcome(seen, test)["accuracy"],
             "confusion": tested["confusion"],
         }
@@ -205,7 +209,8 @@ def _nearest(fit: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> Row:
     """Take each input for the kind whose mean is nearest, by the deviations within kinds."""
     means = torch.stack([own.mean(0) for own in fit.values()])
     within = torch.cat([own - own.mean(0) for own in fit.values()])
-    whitened = torch.linalg.cholesky(torch.linalg.inv(within.T @ within / len(within)))
+    spread = within.T @ within / len(within) + FLOOR * torch.eye(within.shape[1]).double()
+    whitened = torch.linalg.cholesky(torch.linalg.inv(spread))
     found: Row = {}
     for name, inputs in (("_fit", fit), ("", test)):
         table, right = {}, 0.0

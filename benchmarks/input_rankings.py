@@ -15,6 +15,7 @@ from benchmarks.prediction_variants import OWN, Variant
 from blind_sr.labels import MASKS
 from blind_sr.predict.overlaps import Measured
 from paramattr import Scores, Selection, UnitIndex, contrast
+from paramattr.units.shares import how_many
 
 
 class InputRankings:
@@ -95,7 +96,7 @@ class InputRankings:
         return {"magnitudes": table, "sums": table.abs(), "falls": -table}[score]
 
     def _count(self, pct: float) -> int:
-        return round(len(self.index) * pct / 100)
+        return how_many(len(self.index), fraction=pct / 100)
 
 
 def _shares(table: Table) -> Table:
