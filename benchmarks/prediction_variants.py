@@ -73,6 +73,7 @@ SINGLE = (
     Variant("threshold between the means", place="means"),
     Variant("threshold by the spreads", place="spreads"),
     Variant("own output", reference="self"),
+    Variant("own output, sums", "self", score="sums", contrast="clean", shares=True),
 )
 """The paper's way with one thing changed."""
 

@@ -62,7 +62,7 @@ def test_every_way_keeps_the_truth_and_the_share_that_is_found():
     assert len(set(ways)) == len(ways)
     assert {way.pct for way in ways} == {1.0}
     assert all(way.uses({"truth", "truth L1"}) for way in ways)
-    assert sum(not one.uses({"truth"}) for one in SINGLE) == 4
+    assert sum(not one.uses({"truth"}) for one in SINGLE) == 5
 
 
 def test_inputs_that_are_both_are_told_by_filters_of_their_own(trial):
