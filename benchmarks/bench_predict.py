@@ -6,7 +6,8 @@ among the combined ones by the photographs of `fit` alone: the highest accuracy 
 widest gap between the inputs that have a degradation and those that have not, as a share of the
 distance of their means; of the two functions the worse one counts. `test` has no part in that.
 
-"taken" may be any way, "taken, Eq. 8" one whose inputs have as many filters as are found.
+"taken" may be any way, "taken, Eq. 8" one whose inputs have as many filters as are found; "for
+noise alone" counts noise alone.
 `accuracy_own_thresholds` is what the best thresholds of `test` itself would reach: what is lacking
 there, no other place of a threshold gives.
 """
@@ -60,8 +61,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     single, ways = ([v for v in own if v.uses(config.references)] for own in (SINGLE, combined()))
     rows = [say(trial.row(variant)) for variant in single]
     yield {**given, "rows": rows}
-    literal = [replace(way, name="taken, Eq. 8") for way in ways if way.own == way.pct]
-    rows += [say(trial.row(trial.taken(own))) for own in (ways, literal)]
+    rows += [say(row) for row in trial.taken(ways)]
     result = {**given, "ways": len(ways), "rows": rows}
     yield result
     result["why"] = [say(row) for row in trial.why(scores)]
@@ -102,11 +102,19 @@ class Trial:
             "confusion": tested["confusion"],
         }
 
-    def taken(self, variants: list[Variant]) -> Variant:
-        """Take the way that does best on the photographs that thresholds are placed on."""
-        found = [_fit(*self._fitted(variant)) for variant in variants]
-        merits = [tuple(min(one[k].values()) for k in ("accuracy_fit", "gap")) for one in found]
-        return variants[merits.index(max(merits))]
+    def taken(self, ways: list[Variant]) -> Iterator[Row]:
+        """Predict as does best on the photographs that thresholds are placed on."""
+        literal = [replace(way, name="taken, Eq. 8") for way in ways if way.own == way.pct]
+        for own in (ways, literal):
+            found = [_fit(*self._fitted(way)) for way in own]
+            for masks in (MASKS, *((mask,) for mask in MASKS)):
+                merits = [
+                    tuple(min(one[k][mask] for mask in masks) for k in ("accuracy_fit", "gap"))
+                    for one in found
+                ]
+                best = own[merits.index(max(merits))]
+                words = "" if masks == MASKS else f", for {masks[0]} alone"
+                yield self.row(replace(best, name=f"{best.name}{words}"))
 
     def why(self, scores: InputScores) -> Iterator[Row]:
         """Compare the inputs that are told and those that are missed.

@@ -1,5 +1,6 @@
 """The benchmark of predictions: kept scores, and the way that the fitted photographs choose."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,9 +53,13 @@ def test_noisy_inputs_that_need_what_clean_ones_do_are_missed_by_magnitudes_alon
 
 
 def test_the_way_is_taken_by_the_photographs_that_thresholds_are_placed_on(trial):
-    narrow = Variant("narrow", own=5.0)
-    assert trial.taken([narrow, PAPER]) is PAPER
-    assert trial.taken([PAPER, narrow]) is PAPER
+    wide, narrow = replace(PAPER, name="wide"), Variant("narrow", own=5.0)
+    for ways in ([wide, narrow], [narrow, wide]):
+        both, blur, noise, *literal = trial.taken(ways)
+        assert (both["name"], both["own"]) == ("wide", 1.0)
+        assert blur["name"].endswith(", for blur alone")
+        assert noise["name"].endswith(", for noise alone")
+        assert [row["own"] for row in literal] == [1.0] * 3
 
 
 def test_every_way_keeps_the_truth_and_the_share_that_is_found():
