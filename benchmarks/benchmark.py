@@ -9,6 +9,7 @@ With `--name NAME` the result is `benchmarks/results/NAME.json`. Without it, it 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -101,7 +102,7 @@ def _words(config: Any) -> str:
         value = getattr(config, one.name)
         if value != one.default:
             several = value if isinstance(value, tuple) else (value,)
-            shown = [v.name if isinstance(v, Path) else f"{v}" for v in several]
+            shown = [shlex.quote(v.name if isinstance(v, Path) else f"{v}") for v in several]
             option = one.name.replace("_", "-")
             between = f" --{option} " if isinstance(several[0], Path) else " "
             words += f" --{option} {between.join(shown)}"

@@ -51,11 +51,11 @@ def test_without_a_name_no_committed_result_is_written_over(results, capsys):
 
 
 def test_the_command_says_what_was_given_and_names_no_place_of_this_machine(results):
-    words = ["--images", "/far/Set14", "--weights", "/a/seed1", "--weights", "/a/seed2"]
+    words = ["--images", "/far/Set14", "--weights", "/a/seed1", "--weights", "/a/seed 2"]
     benchmark.start(Config, run, [*words, "--pct", "1", "5", "--name", "own"])
     result = json.loads((results / "own.json").read_text())
     assert result["command"] == (
-        "python -m tests.test_benchmark --images Set14 --weights seed1 --weights seed2 "
+        "python -m tests.test_benchmark --images Set14 --weights seed1 --weights 'seed 2' "
         "--pct 1.0 5.0"
     )
     assert result["rows"] == [{"crop": 4, "value": 1 / 3}]
