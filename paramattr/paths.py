@@ -103,11 +103,20 @@ class FittedPath:
         rest = {} if self._rest is None else self._rest.derivative(alpha)
         return self._fit({**self._path.derivative(alpha), **rest})
 
-    def derivative_of(self, name: str, alpha: float, rows: slice) -> Tensor:
-        """Return some rows of one parameter's derivative, without those of all the others."""
+    def derivative_of(
+        self, name: str, alpha: float, rows: slice | Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """Return some rows of one parameter's derivative, without those of all the others.
+
+        Args:
+            name: of the parameter.
+            alpha: the place on the path.
+            rows: of the parameter.
+            out: memory of these rows' shape that may be written on.
+        """
         path = self._path if self._rest is None or not self._rest.holds(name) else self._rest
         if isinstance(path, PiecewiseLinear | StraightLine):
-            return path.derivative_of(name, alpha, rows).to(self.start[name])
+            return path.derivative_of(name, alpha, rows, out).to(self.start[name])
         if self._speed is None or self._speed[0] != alpha:
             self._speed = alpha, self.derivative(alpha)
         return self._speed[1][name][rows]
@@ -221,14 +230,25 @@ class PiecewiseLinear:
         """Return the derivative with respect to `alpha` on the piece that holds `alpha`."""
         return {name: self.derivative_of(name, alpha) for name in self.points[0]}
 
-    def derivative_of(self, name: str, alpha: float, rows: slice | Tensor | None = None) -> Tensor:
-        """Return one parameter's derivative on the piece that holds `alpha`, or some rows of it."""
+    def derivative_of(
+        self,
+        name: str,
+        alpha: float,
+        rows: slice | Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Return one parameter's derivative on the piece that holds `alpha`, or some rows of it.
+
+        It is written into `out`, of these rows' shape, where that has their precision.
+        """
         piece, _ = self._locate(alpha)
         start, end = self.points[piece][name], self.points[piece + 1][name]
         if rows is not None and start.ndim:
             start, end = start[rows], end[rows]
+        fits = out is not None and (out.dtype, out.device) == (start.dtype, start.device)
+        speed = torch.sub(end, start, out=out if fits else None)
         pieces = len(self.points) - 1
-        return end - start if pieces == 1 else (end - start) * pieces
+        return speed if pieces == 1 else speed.mul_(pieces)
 
     def moving(self, alpha: float) -> list[str]:
         """List the parameters that differ between the ends of the piece that holds `alpha`."""
@@ -287,9 +307,15 @@ class StraightLine:
         """Return the baseline minus the target, whatever `alpha`."""
         return self._path.derivative(alpha)
 
-    def derivative_of(self, name: str, alpha: float, rows: slice | Tensor | None = None) -> Tensor:
+    def derivative_of(
+        self,
+        name: str,
+        alpha: float,
+        rows: slice | Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """Return the baseline minus the target for one parameter, or for some rows of it."""
-        return self._path.derivative_of(name, alpha, rows)
+        return self._path.derivative_of(name, alpha, rows, out)
 
     def moving(self, alpha: float) -> list[str]:
         """List the parameters that differ, whatever `alpha`."""

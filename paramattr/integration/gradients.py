@@ -241,8 +241,9 @@ class ObjectiveOfParameters:
 def _hand_over(take: Take, name: str, rows: Rows, leaf: Tensor) -> None:
     gradient, leaf.grad = leaf.grad, None
     if gradient is not None:
-        rows.complete(name, gradient)
-        take(name, gradient.to(wide(gradient.dtype)))
+        with torch._C.DisableTorchFunction():  # the model's operations are rewritten, not these
+            rows.complete(name, gradient)
+            take(name, gradient.to(wide(gradient.dtype)))
 
 
 def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int, step: int = 1) -> None:

@@ -201,24 +201,26 @@ class UnitIntegral:
         """Give the attributions and their magnitudes, some rows after the other."""
         [whole, *sums] = (self._rows(t) for t in (last and last[0], before) if t is not None)
         for rows in chunks(whole):
-            both, speed = self._buffer(name, whole[rows]), self._speed_of(name, rows)
-            signed = both[0]
+            signed, magnitudes = both = self._buffer(name, whole[rows])
+            speed = self._speed_of(name, rows, magnitudes)
             if last is None or (not sums and last[1] == 1):
                 torch.mul(whole[rows], speed, out=signed)
             elif sums:
                 torch.add(sums[0][rows], whole[rows], alpha=last[1], out=signed).mul_(speed)
             else:
                 torch.mul(whole[rows], last[1], out=signed).mul_(speed)
-            torch.abs(signed, out=both[1])
+            torch.abs(signed, out=magnitudes)
             yield both
 
-    def _speed_of(self, name: str, rows: slice) -> Tensor:
+    def _speed_of(self, name: str, rows: slice, room: Tensor) -> Tensor:
+        """Give the path's speed in some rows, held or computed in memory that there is."""
         alpha = self.nodes[0].alpha
         if name in self._speed:
             return self._speed[name][rows]
         size = self.integrand.path.start[name].nbytes
         if size > self._room_of_speed:
-            return self.integrand.path.derivative_of(name, alpha, rows)
+            out = room if self.integrand.path.start[name].ndim else None
+            return self.integrand.path.derivative_of(name, alpha, rows, out)
         self._room_of_speed -= size
         self._speed[name] = self._rows(self.integrand.path.derivative_of(name, alpha, slice(None)))
         return self._speed[name][rows]
