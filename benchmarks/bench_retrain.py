@@ -5,7 +5,8 @@ its function, those that it found for the other function, as many drawn at rando
 were found there (so that only the choice within layers differs), and as many drawn anywhere. The
 rate is constant and the weights are averaged, so one training is measured at every length. PSNR is
 on photographs on which no filter was sought and nothing was trained. Repetitions differ in patches
-and draws; a run that is repeated with the same OUT resumes.
+and draws; methods named by --once are trained in the first alone. A run that is repeated with the
+same OUT resumes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ RIVALS = {
 }
 STUDENT_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t at 97.5%, by the number of repetitions."""
-UNSTAMPED = ("out", "repetitions", "methods", "figure")
+UNSTAMPED = ("out", "repetitions", "methods", "once", "figure")
 """Options that do not change what a training gives."""
 
 
@@ -57,6 +58,7 @@ class Config:
     out: Path
     network: str = "srresnet"
     methods: tuple[str, ...] = ("faig", "ig", "ig-no-contrast")
+    once: tuple[str, ...] = ()
     pct: float = 1.0
     crop: int = 48
     test_crop: int = 32
@@ -106,6 +108,8 @@ def _cells(
     for condition, opposite in zip(MASKS, reversed(MASKS), strict=True):
         yield "random", condition, anywhere
         for method in config.methods:
+            if repetition and method in config.once:
+                continue
             own, other = (rankings[method][f][0].top(fraction=share) for f in (condition, opposite))
             inside = random_within_layers(own, seed=repetition).top(count=len(own))
             yield f"{method}:own", condition, own

@@ -108,11 +108,7 @@ class FittedPath:
     ) -> Tensor:
         """Return some rows of one parameter's derivative, without those of all the others.
 
-        Args:
-            name: of the parameter.
-            alpha: the place on the path.
-            rows: of the parameter.
-            out: memory of these rows' shape that may be written on.
+        `out`, of these rows' shape, may be written on.
         """
         path = self._path if self._rest is None or not self._rest.holds(name) else self._rest
         if isinstance(path, PiecewiseLinear | StraightLine):
