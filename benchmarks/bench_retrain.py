@@ -196,7 +196,7 @@ def draw(gains: list[Row], file: Path) -> None:
     """Draw the leads over each rival against iterations: a row per method, a column per input."""
     methods = list(dict.fromkeys(row["method"] for row in gains))
     figure = empty_figure((9, 2.6 * len(methods)))
-    grid = figure.subplots(len(methods), len(MASKS), squeeze=False, sharex=True)
+    grid = figure.subplots(len(methods), len(MASKS), squeeze=False, sharex=True, sharey=True)
     for axes, method in zip(grid, methods, strict=True):
         for axis, condition in zip(axes, MASKS, strict=True):
             own = [r for r in gains if (r["method"], r["input"]) == (method, condition)]
@@ -208,8 +208,14 @@ def draw(gains: list[Row], file: Path) -> None:
             axis.axhline(0, color=GREY, linewidth=0.8)
             axis.set_xscale("log")
             axis.set_xticks(lengths, [f"{n}" for n in lengths], minor=False)
+            axis.set_xlim(0.8 * lengths[0], 1.25 * lengths[-1])
             axis.minorticks_off()
             axis.set_yscale("symlog", linthresh=0.5)
+            axis.set_yticks(
+                [-0.4, -0.2, 0, 0.2, 0.4, 1, 2], ["−0.4", "−0.2", "0", "0.2", "0.4", "1", "2"]
+            )
+            axis.tick_params(labelsize=8)
+            axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
             axis.set_title(f"{LABELS[method]}, {INPUT_LABELS[condition]} input", fontsize=9)
         axes[0].set_ylabel("lead in dB", fontsize=9)
