@@ -101,12 +101,15 @@ class Reader(nn.Module):
         read = torch.vmap(self.words)(words) if self.kind == "mapped" else self.words(words)
         first = torch.tanh(self.linear(read))
         again = self.words(words.flip(-1)) if self.kind == "twice" else 0.0
+        again = self.words(words[:, :0]).sum() if self.kind == "empty" else again
         output = (first + again).mean(1)
         return output @ self.words.weight.T if self.kind == "tied" else output
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
-@pytest.mark.parametrize("kind", ["plain", "padded", "tied", "twice", "computed", "mapped"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "padded", "tied", "twice", "computed", "mapped", "empty"]
+)
 def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
     monkeypatch: pytest.MonkeyPatch, kind: str, nodes: int
 ) -> None:
@@ -129,7 +132,7 @@ def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
 
     monkeypatch.setattr(unit_integral._Queue, "put", watched)
     by_rows = faig.score(samples, reducer=units, n_steps=nodes)
-    assert any(taken) is (kind in ("plain", "padded", "twice"))
+    assert any(taken) is (kind in ("plain", "padded", "twice", "empty"))
     for reducer in units:
         torch.testing.assert_close(by_rows[reducer].values, dense[reducer].values)
         torch.testing.assert_close(by_rows[reducer].signed, dense[reducer].signed)

@@ -65,7 +65,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
         [input] = ctx.saved_tensors
-        values = gradient.reshape(input.numel(), -1)
+        values = gradient.reshape(-1, gradient.shape[-1])
         ctx.found.setdefault(ctx.name, []).append((input.flatten(), values))
         return None, None, None, None
 
