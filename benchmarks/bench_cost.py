@@ -12,9 +12,6 @@ the head too, and the gradients that wait. Times are those of the processor, on 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,18 +19,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench_memory import field, forget_peak
 from benchmarks.benchmark import Row, say, start
 from benchmarks.networks import HEAD, SHAPES, VOCABULARY, Decoder, moved, network, samples
+from benchmarks.process import apart, field, forget_peak
 from paramattr import FAIG, next_token_cross_entropy
 from paramattr.integration.unit_integral import WAITING
 from paramattr.runtime.memory import held
 
 LENGTHS = (8, 64)
 NODES = 2
-APART = """import json, sys
-from benchmarks.bench_cost import measure
-print(json.dumps(measure(*map(int, sys.argv[1:]))))"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,9 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     rows: list[Row] = []
     for millions in sizes:
         rounds = config.rounds if millions < 100 else 1
-        rows.extend(say(_apart(millions, length, rounds)) for length in LENGTHS)
+        own = {"millions": millions, "rounds": rounds}
+        each = ({**own, "length": length} for length in LENGTHS)
+        rows.extend(say(apart("benchmarks.bench_cost", setting)) for setting in each)
         if len(rows) >= 2 * len(LENGTHS):
             yield _compared(rows, 2 * len(LENGTHS))
 
@@ -123,13 +119,6 @@ def measure(millions: int, length: int, rounds: int) -> Row:
         "before": before,
         "peak": field("VmHWM"),
     }
-
-
-def _apart(*numbers: int) -> Row:
-    words = [sys.executable, "-c", APART, *map(str, numbers)]
-    ran = subprocess.run(words, stdout=subprocess.PIPE, check=True)
-    found: Row = json.loads(ran.stdout)
-    return found
 
 
 if __name__ == "__main__":

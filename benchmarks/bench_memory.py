@@ -6,18 +6,15 @@ the process's, with Python, torch and both models.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.benchmark import Row, say, start
 from benchmarks.networks import moved, network, samples
+from benchmarks.process import apart, field, forget_peak
 from paramattr import FAIG
 
 BASE: dict[str, Any] = {
@@ -52,9 +49,7 @@ LARGE: dict[str, Any] = {
     "nodes": 1,
     "reducer": "output_channel",
 }
-APART = """import json, sys
-from benchmarks.bench_memory import measure
-print(json.dumps(measure(**json.loads(sys.argv[1]))))"""
+HERE = "benchmarks.bench_memory"
 
 
 @dataclass(frozen=True)
@@ -67,13 +62,13 @@ def run(config: Config) -> dict[str, Any]:
     """Run every setting."""
     if config.large:
         setting = {**BASE, **LARGE}
-        found = _apart({**setting, "way": "score"})
+        found = apart(HERE, {**setting, "way": "score"})
         return {"rows": [say({**setting, **found, "peak_in_gib": found["peak"] / 2**30})]}
     return {"rows": [say({**BASE, **one, **_row({**BASE, **one})}) for one in SETTINGS]}
 
 
 def _row(setting: dict[str, Any]) -> Row:
-    expected, found = (_apart({**setting, "way": way}) for way in ("estimate", "score"))
+    expected, found = (apart(HERE, {**setting, "way": way}) for way in ("estimate", "score"))
     return {
         "parameters": found["parameters"],
         "estimated_peak": expected["peak"],
@@ -102,7 +97,7 @@ def measure(way: str, **setting: Any) -> dict[str, Any]:
         "internal_batch_size": setting["at_once"],
         "partitions": setting["partitions"],
     }
-    forget_peak()
+    forget_peak()  # making the models may have taken more than they hold
     held, started = field("VmRSS"), time.perf_counter()
     found: dict[str, Any] = {"held": held, "parameters": sum(p.numel() for p in model.parameters())}
     if way == "estimate":
@@ -113,23 +108,6 @@ def measure(way: str, **setting: Any) -> dict[str, Any]:
         found["peak"] = field("VmHWM")
     seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time()}
     return found | seconds
-
-
-def forget_peak() -> None:
-    """Begin the peak anew: making the models may have taken more than they hold."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def field(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-def _apart(setting: dict[str, Any]) -> dict[str, Any]:
-    words = [sys.executable, "-c", APART, json.dumps(setting)]
-    ran = subprocess.run(words, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
 
 
 if __name__ == "__main__":

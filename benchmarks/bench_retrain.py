@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.benchmark import Row, say, start
 from benchmarks.kept import Kept
@@ -33,8 +33,10 @@ from blind_sr.models.outputs import quality, restore
 from blind_sr.models.pairs import Pair
 from blind_sr.rankings.search import find_filters
 from blind_sr.setting import Setting
+from blind_sr.training.trainer import average
 from paramattr import Scores, Selection, random_scores, random_within_layers, retrain_only
 from paramattr.figures import COLOURS, GREY, empty_figure
+from paramattr.units.significance import quantile
 
 LENGTHS = (25, 50, 100, 200, 400, 600)
 AVERAGED = 0.98
@@ -44,8 +46,6 @@ RIVALS = {
     "in_layers": "over random ones of the same layers",
     "random": "over random ones",
 }
-STUDENT_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t at 97.5%, by the number of repetitions."""
 UNSTAMPED = ("out", "repetitions", "methods", "once", "figure")
 """Options that do not change what a training gives."""
 
@@ -135,7 +135,7 @@ def _trained(
         degradation=condition,
     )
     model = retrain_only(pair.baseline, selection)
-    average = AveragedModel(model, multi_avg_fn=_averaged)
+    averaged = AveragedModel(model, multi_avg_fn=partial(average, AVERAGED))
     optimiser = torch.optim.Adam(model.parameters(), lr=config.rate, betas=(0.9, 0.99))
     rows = []
     for iteration in range(LENGTHS[-1]):
@@ -145,17 +145,12 @@ def _trained(
         optimiser.zero_grad(set_to_none=True)
         F.l1_loss(output.float(), high).backward()
         optimiser.step()
-        average.update_parameters(model)
+        averaged.update_parameters(model)
         if iteration + 1 in LENGTHS:
-            outputs = restore(average.module, test, [condition])
+            outputs = restore(averaged.module, test, [condition])
             psnr = quality(outputs, test)[condition]
             rows.append({"iterations": iteration + 1, "psnr": psnr})
     return rows
-
-
-def _averaged(averaged: Any, current: Any, count: Any) -> None:
-    decay = min(AVERAGED, (1 + int(count)) / (10 + int(count)))
-    get_ema_multi_avg_fn(decay)(averaged, current, count)
 
 
 def _gains(rows: list[Row], methods: tuple[str, ...], base: dict[str, float]) -> list[Row]:
@@ -187,8 +182,8 @@ def _of(psnr: dict[Any, float], name: str, condition: str, length: int) -> dict[
 def _moments(values: list[float]) -> dict[str, float | int]:
     count = len(values)
     half = float("nan")
-    if count in STUDENT_95:
-        half = STUDENT_95[count] * statistics.stdev(values) / count**0.5
+    if count > 1:
+        half = quantile(0.05, count - 1) * statistics.stdev(values) / count**0.5
     return {"mean": statistics.fmean(values), "half_width_95": half, "repetitions": count}
 
 

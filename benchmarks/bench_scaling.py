@@ -7,18 +7,15 @@ bytes of the parameters.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.benchmark import Row, say, start
+from benchmarks.process import apart, field
 from paramattr import FAIG
 
 DEPTH = 8
@@ -29,9 +26,6 @@ VARIED: dict[str, tuple[float, ...]] = {
     "size": (8, 16, 32, 64),
     "nodes": (1, 4, 16),
 }
-APART = """import json, sys
-from benchmarks.bench_scaling import measure
-print(json.dumps(measure(**json.loads(sys.argv[1]))))"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,9 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _row(setting: dict[str, float]) -> Row:
-    bare, score = (_apart({**setting, "way": way}) for way in ("bare", "score"))
+    bare, score = (
+        apart("benchmarks.bench_scaling", {**setting, "way": way}) for way in ("bare", "score")
+    )
     return {
         "parameters": score["parameters"],
         "seconds": score["seconds"],
@@ -85,22 +81,9 @@ def measure(millions: float, samples: int, size: int, nodes: int, way: str) -> d
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,
-        "peak": _peak(),
+        "peak": field("VmHWM"),
         "parameters": sum(p.numel() for p in target.parameters()),
     }
-
-
-def _peak() -> int:
-    """Read the largest memory of this process alone: `ru_maxrss` would be its parent's too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def _apart(setting: dict[str, Any]) -> dict[str, Any]:
-    words = [sys.executable, "-c", APART, json.dumps(setting)]
-    ran = subprocess.run(words, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
 
 
 if __name__ == "__main__":

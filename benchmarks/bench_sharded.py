@@ -21,10 +21,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from benchmarks.bench_memory import field, forget_peak
 from benchmarks.benchmark import say, start
 from benchmarks.launching import answer, launch
 from benchmarks.networks import Decoder
+from benchmarks.process import field, forget_peak
 from paramattr import FAIG, next_token_cross_entropy
 
 APART = "from benchmarks.bench_sharded import rank_main; rank_main()"

@@ -16,7 +16,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from benchmarks.benchmark import Row, say, start
+from benchmarks.process import field, forget_peak
 from paramattr import FAIG, cross_entropy, next_token_cross_entropy
 from paramattr.objectives import Objective
 
@@ -104,18 +104,13 @@ def _spent(way: Callable[[], None]) -> tuple[float, float]:
 def _peak(way: Callable[[], None]) -> int:
     """Give the bytes that a call takes at most above what is held before it (Linux)."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _memory("VmRSS")
+    forget_peak()
+    before = field("VmRSS")
     way()
-    return _memory("VmHWM") - before
+    return field("VmHWM") - before
 
 
-def _memory(what: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
-
-
-def _changed(target: nn.Module) -> nn.Module:
+def changed(target: nn.Module) -> nn.Module:
     """Give another model, a little apart in every parameter."""
     other = copy.deepcopy(target)
     with torch.no_grad():
@@ -130,7 +125,7 @@ def _gpt2(sequences: int) -> Case:
     target = GPT2LMHeadModel(config).eval().requires_grad_(False)
     drawn = torch.randint(config.vocab_size, (sequences, 1, TOKENS["gpt2"]))
     samples = [{"input_ids": tokens, "labels": tokens} for tokens in drawn]
-    return Case(target, _changed(target), next_token_cross_entropy, samples)
+    return Case(target, changed(target), next_token_cross_entropy, samples)
 
 
 def _minilm(sequences: int) -> Case:
@@ -143,7 +138,7 @@ def _minilm(sequences: int) -> Case:
     samples = [
         {"input_ids": tokens, "labels": torch.tensor([n % 4])} for n, tokens in enumerate(drawn)
     ]
-    return Case(target, _changed(target), cross_entropy, samples)
+    return Case(target, changed(target), cross_entropy, samples)
 
 
 CASES: dict[str, Callable[[int], Case]] = {"gpt2": _gpt2, "minilm": _minilm}

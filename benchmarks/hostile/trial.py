@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.process import field, forget_peak
 from paramattr.errors import ParamattrError
 
 PATIENCE = 120
@@ -74,15 +75,15 @@ def _in_child(call: Callable[[Path], object], folder: Path, writing: int) -> int
     out, err = (os.open(folder.with_suffix(name), os.O_RDWR | os.O_CREAT) for name in (".1", ".2"))
     os.dup2(out, 1)
     os.dup2(err, 2)
-    held = _status("VmSize") * 1024
+    held = field("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (held + MOST, resource.RLIM_INFINITY))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, started = _status("VmRSS"), time.monotonic()
+    forget_peak()
+    before, started = field("VmRSS"), time.monotonic()
     try:
         outcome, message = _outcome(call, folder)
     except BaseException:
         outcome, message = "traceback", traceback.format_exc(limit=-4)
-    taken, seconds = _status("VmHWM") - before, time.monotonic() - started
+    taken, seconds = field("VmHWM") - before, time.monotonic() - started
     sys.stdout.flush()
     sys.stderr.flush()
     os.lseek(err, 0, 0)
@@ -93,7 +94,7 @@ def _in_child(call: Callable[[Path], object], folder: Path, writing: int) -> int
         clear = outcome == "exit 2" and len(lines) == 1
         outcome = {"exit 0": "read"}.get(outcome, "refused" if clear else outcome)
         message = said.strip()
-    found = Trial(outcome, message, taken / 1024, seconds)
+    found = Trial(outcome, message, taken / 2**20, seconds)
     os.write(writing, json.dumps(asdict(found)).encode())
     return 0
 
@@ -109,13 +110,6 @@ def _outcome(call: Callable[[Path], object], folder: Path) -> tuple[str, str]:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return type(error).__name__, f"{error} ({Path(frame.filename).name}:{frame.lineno})"
     return "read", ""
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise KeyError(name)
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
