@@ -18,6 +18,7 @@ from paramattr.integration.path_integral import (
     Stretch,
     Values,
     place,
+    summed,
 )
 from paramattr.quadrature import drawn
 
@@ -61,14 +62,10 @@ class DrawnIntegral(PathIntegral):
 
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
         """Integrate the objective's sum over a batch, sample by sample."""
-        first, *rest = self.samples(batch, whole=whole)
-        if not rest:
-            return first
-        for other in rest:
-            for name, value in other.attributions.items():
-                first.attributions[name].add_(value)
-        total = torch.stack([one.total for one in (first, *rest)]).sum(0)
-        return Integrated(first.attributions, total, Values((), torch.zeros(0, len(batch))))
+        found = summed(list(self.samples(batch, whole=whole)))
+        if len(batch) == 1:
+            return found
+        return found._replace(values=Values((), torch.zeros(0, len(batch))))  # no place is shared
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
         """Integrate for each sample separately, one after the other."""

@@ -158,7 +158,7 @@ class PathIntegral:
             ObjectiveError: if the objective or a gradient is not finite somewhere.
         """
         work = partial(self._integrated, whole=whole, each=False)
-        return _summed(list(in_parts(batch, len(batch), work, self._model)))
+        return summed(list(in_parts(batch, len(batch), work, self._model)))
 
     def samples(self, batch: Batch, *, whole: bool, at_once: int = 1) -> Iterator[Integrated]:
         """Integrate over the path for each sample separately.
@@ -235,7 +235,7 @@ class PathIntegral:
         return Integrated(attributions, total, Values(tuple(alphas), seen))
 
 
-def _summed(parts: list[Integrated]) -> Integrated:
+def summed(parts: list[Integrated]) -> Integrated:
     """Add the integrals over parts of a batch."""
     first, *rest = parts
     if not rest:

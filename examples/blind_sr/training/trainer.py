@@ -158,7 +158,7 @@ class _Run:
             model.load_state_dict(initial)
         model = model.to(recipe.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model if selection is None else retrain_only(model, selection)
-        self.average = AveragedModel(self.model, multi_avg_fn=partial(_average, recipe.ema))
+        self.average = AveragedModel(self.model, multi_avg_fn=partial(average, recipe.ema))
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
         )
@@ -263,7 +263,15 @@ class _Run:
 
 
 @torch.no_grad()
-def _average(ema: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+def average(ema: float, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    """Move averaged weights towards the current ones; a short run's less than `ema` would.
+
+    Args:
+        ema: decay; less in the first iterations, (1 + n) / (10 + n).
+        averaged: moved in place.
+        current: the weights now.
+        count: iterations before.
+    """
     decay = min(ema, (1 + int(count)) / (10 + int(count)))
     # What is not trained keeps its bits: between two negative zeros, lerp finds a positive one.
     moved = [k for k, own in enumerate(averaged) if not torch.equal(own, current[k])]
