@@ -139,6 +139,31 @@ def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
         assert by_rows[reducer].unassigned == pytest.approx(dense[reducer].unassigned)
 
 
+@pytest.mark.parametrize("room", [1.0, 1.5, 2.0])
+def test_speed_is_held_as_far_as_there_is_room(
+    pair: tuple[nn.Module, nn.Module],
+    samples: list[tuple[torch.Tensor, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+    room: float,
+) -> None:
+    made: list[unit_integral.UnitIntegral] = []
+    planned = unit_integral.UnitIntegral.planned
+
+    def watched(integral: unit_integral.UnitIntegral, size: int) -> Plan:
+        made.append(integral)
+        return planned(integral, size)
+
+    monkeypatch.setattr(unit_integral.UnitIntegral, "planned", watched)
+    used = [p for n, p in pair[0].named_parameters() if not n.startswith("unused")]
+    size = sum(parameter.nbytes for parameter in pair[0].parameters())
+    FAIG(*pair, memory=int(room * size)).score(samples, reducer="layer", n_steps=1)
+    held = sum(speed.nbytes for speed in made[-1]._speed.values())
+    assert held <= (room - 1) * size
+    assert bool(held) is (room > 1)
+    if room == 2:
+        assert held >= sum(parameter.nbytes for parameter in used)
+
+
 def test_the_order_that_is_planned_keeps_to_its_budget_and_interpolates_least() -> None:
     for nodes, samples, room in product((1, 2, 8, 16), (1, 4, 64), range(1, 30)):
         plan = Plan.of(nodes, samples, 10, 10 * room)
