@@ -24,13 +24,16 @@ def float_buffers(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def moving_buffers(model: nn.Module, baseline: Baseline) -> dict[str, Tensor]:
+def moving_buffers(
+    model: nn.Module, baseline: Baseline, *, widened: bool = False
+) -> dict[str, Tensor]:
     """Return the baseline's values of the floating-point buffers that differ from the model's.
 
     Args:
         model: the target.
         baseline: a module, or a mapping of names to tensors; buffers missing from a mapping count
             as equal.
+        widened: whether they are in float32 at least.
 
     Returns:
         Names to detached tensors, in the model's order, with the device and precision of the
@@ -52,8 +55,9 @@ def moving_buffers(model: nn.Module, baseline: Baseline) -> dict[str, Tensor]:
                 f"{tuple(other[name].shape)} in the baseline: expected two models of one "
                 "architecture"
             )
-        value = other[name].detach().to(buffer)
-        if not torch.equal(value, buffer):
+        dtype = torch.promote_types(buffer.dtype, torch.float32) if widened else buffer.dtype
+        value = other[name].detach().to(buffer.device, dtype)
+        if not torch.equal(value, buffer.to(dtype)):
             moving[name] = value
     check_finite(moving, "the baseline")
     check_finite({name: model.get_buffer(name) for name in moving}, "the model")

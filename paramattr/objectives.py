@@ -2,6 +2,8 @@
 
 An objective is any callable of `(output, targets)` that returns a tensor of shape `(B,)`. The
 built-in ones read `.logits` if the output has it, as Hugging Face's model outputs do.
+
+An objective counts as a loss, of which lower is better, unless its attribute `is_loss` is False.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -166,10 +168,12 @@ class LogitDifference:
     Attributes:
         answer: index of the correct class or token.
         distractor: index of the class or token it is compared with.
+        is_loss: False, since higher is better.
     """
 
     answer: int
     distractor: int
+    is_loss: ClassVar[bool] = False
 
     def __call__(self, output: Any, targets: Any = None) -> Float[Tensor, "b"]:
         """Subtract the distractor's logit from the answer's, per sample."""
@@ -226,6 +230,16 @@ def summed_output(output: Float[Tensor, "b *rest"], targets: Any = None) -> Floa
     tensor([3.])
     """
     return _summed(_tensor("summed_output", output))
+
+
+summed_output.is_loss = False  # type: ignore[attr-defined]
+
+
+def is_loss(objective: Objective) -> bool:
+    """Say whether lower is better; it is unless the objective declares `is_loss = False`."""
+    while isinstance(objective, partial):
+        objective = objective.func
+    return bool(getattr(objective, "is_loss", True))
 
 
 @dataclass(frozen=True)

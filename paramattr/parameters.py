@@ -140,7 +140,12 @@ def pick(
 
 
 def align(
-    model: nn.Module, baseline: Baseline, *, strict: bool = True, quiet: bool = False
+    model: nn.Module,
+    baseline: Baseline,
+    *,
+    strict: bool = True,
+    quiet: bool = False,
+    widened: bool = False,
 ) -> dict[str, Tensor]:
     """Return the baseline's values of the model's parameters, in the model's order.
 
@@ -150,6 +155,8 @@ def align(
         strict: whether both must have the same parameters. If not, a parameter that is missing in
             the baseline, or has another shape there, keeps the model's values.
         quiet: whether to suppress the warning about parameters that keep the model's values.
+        widened: whether they are in float32 at least, so that the baseline of a model in half
+            precision is not rounded to it.
 
     Returns:
         Names to detached tensors, with the device and precision of the model's parameters.
@@ -169,7 +176,8 @@ def align(
         present = [alias for alias in aliases[name] if alias in other]
         misfit = _misfit(name, value, other[present[0]] if present else None, other)
         if misfit is None:
-            aligned[name] = other[present[0]].detach().to(value)
+            dtype = torch.promote_types(value.dtype, torch.float32) if widened else value.dtype
+            aligned[name] = other[present[0]].detach().to(value.device, dtype)
             _check_ties(present, other)
         elif strict:
             raise ModelError(misfit)

@@ -1,11 +1,13 @@
 """Paths through parameter space: the parameters at each `alpha`, and their derivative.
 
-A path is anything with `evaluate(alpha)` and `derivative(alpha)`. Two more members are optional:
+A path is anything with `evaluate(alpha)` and `derivative(alpha)`. More members are optional:
 
 - `breakpoints`: increasing numbers from 0 to 1, between which the path is smooth; `(0.0, 1.0)` by
   default.
 - `is_piecewise_linear`: whether the derivative is constant between breakpoints; False by default.
   If it is, gradients are multiplied by it once per piece, not once per node.
+- `derivative_of(name, alpha, rows, out)`: some rows of one parameter's derivative, which may be
+  written into `out`; `moving(alpha)`: the names whose derivative is not zero. They save memory.
 
 `alpha = 0` is the target model and `alpha = 1` the baseline, as in the paper.
 """
@@ -111,8 +113,10 @@ class FittedPath:
         `out`, of these rows' shape, may be written on.
         """
         path = self._path if self._rest is None or not self._rest.holds(name) else self._rest
-        if isinstance(path, PiecewiseLinear | StraightLine):
-            return path.derivative_of(name, alpha, rows, out).to(self.start[name])
+        of_one = getattr(path, "derivative_of", None)
+        if of_one is not None:
+            speed: Tensor = of_one(name, alpha, rows, out)
+            return speed.to(self.start[name])
         if self._speed is None or self._speed[0] != alpha:
             self._speed = alpha, self.derivative(alpha)
         return self._speed[1][name][rows]
@@ -121,8 +125,9 @@ class FittedPath:
         """List the parameters whose derivative at `alpha` is not zero."""
         moving: set[str] = set()
         for path in (self._path, self._rest):
-            if isinstance(path, PiecewiseLinear | StraightLine):
-                moving.update(path.moving(alpha))
+            listed = getattr(path, "moving", None)
+            if listed is not None:
+                moving.update(listed(alpha))
             elif path is not None:
                 speed = path.derivative(alpha)
                 moving.update(name for name in self.start if name in speed and speed[name].any())
@@ -149,7 +154,9 @@ def check_ends(path: Path, target: Parameters, baseline: Parameters) -> None:
                 )
             reached = point[name].to(value)
             scale = torch.maximum(target[name].abs(), baseline[name].abs())
-            if ((reached - value).abs() > 8 * torch.finfo(value.dtype).eps * scale).any():
+            kinds = (value.dtype, target[name].dtype, point[name].dtype)
+            precision = max(torch.finfo(kind).eps for kind in kinds)
+            if ((reached - value).abs() > 8 * precision * scale).any():
                 raise ModelError(
                     f"the path at alpha={alpha:g} is not {what}: parameter {name!r} differs; a "
                     "path starts at the target (alpha=0) and ends at the baseline (alpha=1), so "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.quadrature import Rule
 from paramattr.runtime.ranks import Distributed
+from paramattr.units.scores import Scores
 
 PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
 """Names of points on the straight line between the models."""
@@ -63,7 +66,7 @@ def gradient_times_change(
         ParamattrError: for an unknown point, and as `FAIG.score`.
     """
     faig = ParameterPathIntegratedGradients(model, baseline, objective=objective, strict=strict)
-    return faig.score(
+    found = faig.score(
         loader,
         reducer=reducer,
         method=single_node(at),
@@ -71,6 +74,17 @@ def gradient_times_change(
         checkpoint=checkpoint,
         distributed=distributed,
     )
+    _leave_out_residuals(found)
+    return found
+
+
+def _leave_out_residuals(found: Scores | Mapping[str, Any]) -> None:
+    """Take the residuals away: this estimate is not complete, whatever its sum happens to be."""
+    if isinstance(found, Scores):
+        found.residual = math.nan
+        return
+    for part in found.values():
+        _leave_out_residuals(part)
 
 
 def single_node(at: str | float) -> Rule:

@@ -150,13 +150,16 @@ class Pair:
     def preflight(
         self, integrand: Integrand, ranks: Ranks = ALONE, between: tuple[float, ...] = ()
     ) -> Preflight:
-        """Plan the look at the first sample; the baseline model is run in the first call alone."""
+        """Plan the look at the first samples.
+
+        Models and gradients are compared in the first call alone.
+        """
         is_due = "compared" not in self.done
         self.done.add("compared")
-        if is_due and self.strict and not is_sharded(self.model):
-            baseline = self.baseline if isinstance(self.baseline, nn.Module) else None
-            return Preflight(integrand, baseline, ranks, between)
-        return Preflight(integrand, None, ranks, between)
+        baseline = self.baseline if isinstance(self.baseline, nn.Module) else None
+        if not is_due or is_sharded(self.model):
+            baseline = None
+        return Preflight(integrand, baseline, ranks, between, looks_for_cuts=is_due)
 
     def attribute(
         self,

@@ -89,6 +89,15 @@ class AdaptiveIntegral:
         self.integrand, self.adaptive = integrand, adaptive
         self.rule = gauss_kronrod(NODES)
 
+    @property
+    def reports_all(self) -> bool:
+        """Say that each sample comes with its total."""
+        return False
+
+    def total(self, sample: Batch) -> float:
+        """Sum the attributions of a sample over all that moves."""
+        return float(self.over(sample, whole=True).total)
+
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
         """Integrate the objective's sum over a batch, panel by panel.
 

@@ -124,6 +124,10 @@ class Batch:
         """Count the samples."""
         return len(next(tensors_in((self.inputs, self.keywords))))
 
+    def number(self, place: int) -> int:
+        """Give the number in the loader of one of the samples."""
+        return self.before + self.first + self.step * place
+
     def feed(self, update: Callable[[bytes], object]) -> None:
         """Feed the batch's content to a digest's `update`, to tell batches apart."""
         for tensor in tensors_in(self._parts()):

@@ -35,8 +35,9 @@ def path_between(
     Raises:
         ModelError: if the two models do not fit, are equal, or are not the path's ends.
     """
-    target, other = named_parameters(model), align(model, baseline, strict=strict, quiet=quiet)
-    buffers = moving_buffers(model, baseline)
+    target = named_parameters(model)
+    other = align(model, baseline, strict=strict, quiet=quiet, widened=True)
+    buffers = moving_buffers(model, baseline, widened=True)
     target |= {name: model.get_buffer(name).detach() for name in buffers}
     other |= buffers
     start, end = compute.placed(target), compute.placed(other)

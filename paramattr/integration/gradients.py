@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -133,13 +133,13 @@ class ObjectiveOfParameters:
             for name, leaf in leaves.items():
                 leaf.register_post_accumulate_grad_hook(partial(_hand_over, take, name, rows))
             with self.model.holding(point, rows):
-                values.sum().backward(inputs=list(leaves.values()))
+                _run_backward(values.sum(), list(leaves.values()), accumulate=True)
             for name, rest in rows.rest():
                 take(name, rest.to(wide(rest.dtype)))
         elif leaves:
             of = list(leaves.values())
             with self.model.holding(point):
-                gradients = torch.autograd.grad(values.sum(), of, allow_unused=True)
+                gradients = _run_backward(values.sum(), of, accumulate=False)
         by_name: dict[str, Tensor] = {}
         for name, gradient in zip(leaves if take is None else (), gradients, strict=take is None):
             if gradient is None:
@@ -147,6 +147,10 @@ class ObjectiveOfParameters:
             else:
                 by_name[name] = gradient.to(wide(gradient.dtype))
         return Gradients(copies, by_name)
+
+    def of_all_shards(self, slopes: dict[str, float]) -> dict[str, float]:
+        """Add up what each process found of its shards; whole models have none."""
+        return slopes
 
     def sample_gradients(
         self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
@@ -236,6 +240,23 @@ class ObjectiveOfParameters:
         values = self.objective(output, batch.targets)
         check_shape(values, len(batch))
         return values
+
+
+def _run_backward(
+    value: Tensor, leaves: Sequence[Tensor], *, accumulate: bool
+) -> Sequence[Tensor | None]:
+    """Run autograd's engine itself.
+
+    `Tensor.backward` and `torch.autograd.grad` leave the mode that rewrites operations while they
+    run, and what activation checkpointing runs again in a backward pass would not be rewritten.
+    """
+    engine: Any = torch.autograd.Variable._execution_engine
+    one = torch.ones_like(value)
+    found: Sequence[Tensor | None] = engine.run_backward(
+        (value,), (one,), False, False, tuple(leaves), allow_unreachable=True,
+        accumulate_grad=accumulate,
+    )  # fmt: skip
+    return found
 
 
 def _hand_over(take: Take, name: str, rows: Rows, leaf: Tensor) -> None:

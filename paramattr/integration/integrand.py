@@ -16,6 +16,7 @@ from paramattr.checkpoints import fingerprint
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import Gradients, ObjectiveOfParameters, Take
 from paramattr.integration.points import Points, PointsInPlace
+from paramattr.integration.reduction import chunks
 from paramattr.objectives import described
 from paramattr.paths import FittedPath
 from paramattr.runtime.compute import wide
@@ -104,6 +105,38 @@ class Integrand:
         if each:
             return self.objective.sample_gradients(point, batch, names)
         return self.objective.gradient(point, batch, names, take)
+
+    def slopes(self, alpha: float, batch: Batch) -> dict[str, float]:
+        """Give the slope of the objective's sum along the path, as the gradients have it.
+
+            ∂L(γ(α))/∂γ_i · ∂γ_i/∂α, summed over the entries of each parameter
+
+        Gradients are multiplied as they come, so that they are never held together.
+
+        Returns:
+            Names to slopes. What no gradient reaches is not among them.
+        """
+        found: dict[str, float] = {}
+
+        def take(name: str, gradient: Tensor) -> None:
+            found[name] = found.get(name, 0.0) + self._along(name, alpha, gradient)
+
+        point = self.points.at(alpha)
+        self.objective.gradient(point, batch, self.moving(alpha), take)
+        return self.objective.of_all_shards(found)
+
+    def _along(self, name: str, alpha: float, gradient: Tensor) -> float:
+        """Multiply a gradient by the path's speed, some rows after the other, and sum."""
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            [rows] = gradient.indices()
+            speed = self.path.derivative_of(name, alpha, rows)
+            return float((gradient.values() * speed).sum(dtype=torch.float64))
+        whole, total = gradient if gradient.ndim else gradient[None], 0.0
+        for rows in chunks(whole):
+            speed = self.path.derivative_of(name, alpha, rows)
+            total += float((whole[rows] * speed).sum(dtype=torch.float64))
+        return total
 
     def zeros(
         self, names: list[str], leading: tuple[int, ...] = (), *, of_gradients: bool = False

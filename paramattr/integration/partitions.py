@@ -80,22 +80,29 @@ def reduced_samples(
     """
     for part in batch.chunks(at_once):
         sums: list[dict[str, Reduced]] = [{} for _ in range(len(part))]
-        seen: list[tuple[Values | None, Spent | None]] = [(None, None)] * len(part)
+        seen: list[tuple[Values | None, Spent | None, float | None]]
+        seen = [(None, None, None)] * len(part)
         for piece in pieces:
             number = 0
-            for attributions, _, values, taken in piece.samples(part, whole=False, at_once=at_once):
+            for found in piece.samples(part, whole=False, at_once=at_once):
+                attributions, total, values, taken = found
+                del found
                 for name, own in reduce(attributions).items():
                     sums[number][name] = _added(sums[number].get(name), own)
                 del attributions
-                seen[number] = (values, taken)
+                # A rule that takes nodes as needed knows the total; others do not.
+                seen[number] = (values, taken, None if taken is None else float(total))
                 number += 1  # noqa: SIM113 (enumerate would keep the attributions alive)
-        for own_sums, (of_path, spent) in zip(sums, seen, strict=True):
-            yield Sample(own_sums, of_path, spent)
+        for own_sums, of_sample in zip(sums, seen, strict=True):
+            yield Sample(own_sums, *of_sample)
 
 
 def _added(one: Reduced | None, other: Reduced) -> Reduced:
     if one is None:
         return other
     return Reduced(
-        one.magnitudes + other.magnitudes, one.signed + other.signed, one.rest + other.rest
+        one.magnitudes + other.magnitudes,
+        one.signed + other.signed,
+        one.rest + other.rest,
+        one.total + other.total,
     )

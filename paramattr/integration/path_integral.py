@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -79,6 +79,15 @@ class Integral(Protocol):
         """Integrate for each sample separately."""
         ...
 
+    @property
+    def reports_all(self) -> bool:
+        """Say whether all that moves is reported."""
+        ...
+
+    def total(self, sample: Batch) -> float:
+        """Sum the attributions of a sample over all that moves, without holding any."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """Describe the integral, to tell runs apart."""
         ...
@@ -146,6 +155,16 @@ class PathIntegral:
     def of_sample(self, sample: Batch) -> PathIntegral:
         """Give the integral with the nodes that one sample meets."""
         return self
+
+    @property
+    def reports_all(self) -> bool:
+        """Say whether all that moves is reported."""
+        return self.reported.issuperset(self.moving)
+
+    def total(self, sample: Batch) -> float:
+        """Sum the attributions of a sample over all that moves, without holding any."""
+        nodes = (n for stretch in self.of_sample(sample).stretches for n in stretch.nodes)
+        return total_over(self.integrand, nodes, sample)
 
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
         """Integrate the objective's sum over a batch.
@@ -233,6 +252,11 @@ class PathIntegral:
         seen = torch.stack(values) if values else torch.zeros(0, len(batch))
         attributions = {name: sums[name] for name in integrand.reported}
         return Integrated(attributions, total, Values(tuple(alphas), seen))
+
+
+def total_over(integrand: Integrand, nodes: Iterable[Node], sample: Batch) -> float:
+    """Sum the attributions of a sample over all that moves: Σ_k w_k ∂L(γ(α_k))/∂α."""
+    return sum(node.weight * sum(integrand.slopes(node.alpha, sample).values()) for node in nodes)
 
 
 def summed(parts: list[Integrated]) -> Integrated:

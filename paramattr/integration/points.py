@@ -51,6 +51,10 @@ class Points:
             point.is_now_at(alpha)
         return dict(point.values)
 
+    def written(self) -> list[str]:
+        """List what the model has written on since the last point was filled."""
+        return [] if self._passing is None else self._passing.written()
+
     def _empty(self) -> Parameters:
         return {
             name: torch.empty_like(value, dtype=self.dtype if value.is_floating_point() else None)
@@ -75,6 +79,10 @@ class PointsInPlace:
         """Write the parameters at `alpha`, and give them."""
         return self.path.evaluate(alpha)
 
+    def written(self) -> list[str]:
+        """List nothing: whoever holds the memory restores it."""
+        return []
+
 
 class _Point:
     """Tensors, and what they were last filled with."""
@@ -89,6 +97,10 @@ class _Point:
 
     def is_now_at(self, alpha: float) -> None:
         self._alpha, self._versions = alpha, self._seen()
+
+    def written(self) -> list[str]:
+        pairs = zip(self.values, self._versions, self._seen(), strict=True)
+        return [name for name, before, now in pairs if before != now]
 
     def _seen(self) -> list[int]:
         return [value._version for value in self.values.values()]

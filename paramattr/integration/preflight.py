@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import replace
 
 import torch
@@ -11,13 +10,16 @@ from torch import nn
 
 from paramattr.errors import warn
 from paramattr.integration.batches import Batch
+from paramattr.integration.completeness import exactly, look_for_cuts, precision_of
+from paramattr.integration.differences import differences, said
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand
-from paramattr.integration.path_integral import Values
 from paramattr.integration.profile import PathProfile
-from paramattr.parameters import named_parameters
-from paramattr.runtime.compute import Compute, wide
+from paramattr.integration.sums import LOOKED_AT, Missed, Sample
+from paramattr.objectives import is_loss
+from paramattr.parameters import named_parameters, state_of
+from paramattr.runtime.isolation import restoring
 from paramattr.runtime.ranks import ALONE, Ranks
 
 PRECISION_TOLERANCE = 0.05
@@ -33,8 +35,9 @@ class Preflight:
     """A look at the first batch of each condition, before the work and beside it.
 
     The objective is evaluated at both ends of the path: what is wrong with its shape or range
-    shows, and the baseline model is compared with the path's end. Together with the values that the
-    integration meets at its own nodes the ends are a profile of the path, whose barrier is told.
+    shows, the baseline model is compared with the path's end, the gradients with the objective, and
+    the attributions with its change. Together with the values that the integration meets at its own
+    nodes the ends are a profile of the path, whose barrier is told.
 
     Args:
         integrand: the objective along the path.
@@ -42,6 +45,7 @@ class Preflight:
         ranks: the processes that share the samples. Each looks at its own; the first one, which
             holds the first sample, compares and warns.
         between: more places to look at, where samples share no nodes.
+        looks_for_cuts: whether to compare the gradients with the objective, once for a pair.
     """
 
     def __init__(
@@ -50,11 +54,15 @@ class Preflight:
         baseline: nn.Module | None = None,
         ranks: Ranks = ALONE,
         between: tuple[float, ...] = (),
+        *,
+        looks_for_cuts: bool = False,
     ) -> None:
         self.integrand, self.baseline, self.ranks = integrand, baseline, ranks
+        self.looks_for_cuts = looks_for_cuts
         self._places = (0.0, 1.0, *between)
         self._seen: dict[str, dict[float, list[float]]] = {}
         self._samples: dict[str, int] = {}
+        self._changes: dict[str, dict[int, float]] = {}
 
     def __call__(self, batch: Batch, condition: str = "", at_once: int = 1) -> bool:
         """Look at a batch, if it is the first of its condition or the earlier ones leave a doubt.
@@ -64,6 +72,7 @@ class Preflight:
 
         Raises:
             ObjectiveError: if the objective is not one finite number per sample.
+            ModelError: if the model writes on its parameters while it runs.
 
         Warns:
             UserWarning: as `compare`, on the first sample of all.
@@ -71,29 +80,36 @@ class Preflight:
         if condition in self._seen and not self._is_doubtful(condition):
             return False
         ends = [self.integrand.values(alpha, batch, at_once) for alpha in self._places]
-        if not self._seen and self.ranks.is_first:
+        if not self._seen and self.ranks.rank == 0:  # all processes of a sharded model together
             self.compare(batch.part(0, 1), (float(ends[0][0]), float(ends[1][0])))
         seen = self._seen.setdefault(condition, {})
         for alpha, values in zip(self._places, ends, strict=True):
             seen.setdefault(alpha, []).extend(values.tolist())
+        if batch.before == 0:  # the loader's first batch alone: a resumed run looks at others too
+            changes = enumerate((ends[1] - ends[0]).tolist())
+            numbered = {batch.number(place): change for place, change in changes}
+            self._changes[condition] = {n: c for n, c in numbered.items() if n < LOOKED_AT}
         self._samples[condition] = self._samples.get(condition, 0) + len(batch)
         return True
 
     def compare(self, sample: Batch, ends: tuple[float, float] | None = None) -> None:
-        """Compare the precision with float32, and the baseline model with the path's end.
+        """Compare the precision with float32, the gradients with the objective, and the baseline.
 
         Args:
             sample: one sample.
             ends: its objective at the path's start and end, where they are known.
 
         Warns:
-            UserWarning: as `compare_precision` and `compare_baseline`.
+            UserWarning: as `compare_precision`, `look_for_cuts` and `compare_baseline`.
         """
-        compare_precision(self.integrand, sample, ends)
-        if self.baseline is not None:
-            if ends is None:
-                start, end = (float(self.integrand.values(alpha, sample, 1)) for alpha in (0, 1))
-                ends = (start, end)
+        if self.ranks.is_first:
+            compare_precision(self.integrand, sample, ends)
+        if ends is None and (self.looks_for_cuts or self.baseline is not None):
+            start, end = (float(self.integrand.values(alpha, sample, 1)) for alpha in (0.0, 1.0))
+            ends = (start, end)
+        if self.looks_for_cuts:
+            look_for_cuts(self.integrand, sample, ends, warns=self.ranks.is_first)
+        if self.baseline is not None and ends is not None and self.ranks.is_first:
             compare_baseline(self.integrand, sample, self.baseline, ends)
 
     def _is_doubtful(self, condition: str) -> bool:
@@ -103,16 +119,23 @@ class Preflight:
         profile = self.profiles()[condition]
         return profile.barrier > 1 and not profile.has_close_ends
 
-    def watch(self, condition: str, values: Values) -> None:
-        """Take in what the integration of one sample met, if its ends were looked at."""
-        left = self._samples.get(condition, 0)
-        if not left:
-            return
-        self._samples[condition] = left - values.of_samples.shape[1]
-        seen = self._seen[condition]
-        for alpha, of_samples in zip(values.alphas, values.of_samples.tolist(), strict=True):
-            if alpha not in self._places:
-                seen.setdefault(alpha, []).extend(of_samples)
+    def watch(self, condition: str, number: int, sample: Sample) -> Missed | None:
+        """Take in what the integration of one sample met, if its ends were looked at.
+
+        Returns:
+            What the nodes missed of the objective's change; None where that is not known.
+        """
+        values, left = sample.values, self._samples.get(condition, 0)
+        if values is not None and left:
+            self._samples[condition] = left - values.of_samples.shape[1]
+            seen = self._seen[condition]
+            for alpha, of_samples in zip(values.alphas, values.of_samples.tolist(), strict=True):
+                if alpha not in self._places:
+                    seen.setdefault(alpha, []).extend(of_samples)
+        change = self._changes.get(condition, {}).get(number)
+        if change is None or sample.total is None:
+            return None
+        return Missed(abs(sample.total - change), abs(change))
 
     def profiles(self) -> dict[str, PathProfile]:
         """Give the profile of each condition: of its first samples, at the nodes and the ends."""
@@ -128,7 +151,7 @@ class Preflight:
         return found
 
     def conclude(self) -> None:
-        """Warn of a barrier, over what all ranks saw.
+        """Warn of a barrier, and of a target worse than its baseline, over what all ranks saw.
 
         Warns:
             UserWarning: once, of the highest barrier above 1 between ends that differ.
@@ -141,6 +164,7 @@ class Preflight:
                     merged.setdefault(alpha, []).extend(values)
         if not self.ranks.is_first:
             return
+        self._compare_ends()
         barriers = {
             condition: profile
             for condition, profile in self.profiles().items()
@@ -160,6 +184,32 @@ class Preflight:
             "(path=...)"
         )
 
+    def _compare_ends(self) -> None:
+        """Warn if the target is worse than its baseline, and better under no condition."""
+        if not is_loss(self.integrand.objective.objective):
+            return
+        worse = ""
+        for condition, seen in self._seen.items():
+            start, end = (torch.tensor(seen[a], dtype=torch.float64) for a in (0.0, 1.0))
+            if len(start) < 2:
+                continue
+            lost = start - end
+            error = float(lost.std() / math.sqrt(len(lost)))
+            if float(lost.mean()) < -2 * error:
+                return
+            if float(lost.mean()) > 2 * error and not worse:
+                of = f" of {condition!r}" if condition else ""
+                worse = (
+                    f"on {len(lost)} samples{of} the objective is {float(start.mean()):.4g} at the "
+                    f"target and {float(end.mean()):.4g} at the baseline, and lower is better"
+                )
+        if worse:
+            warn(
+                f"the target is worse than its baseline: {worse}. Are they swapped? "
+                "FAIG(target, baseline) takes the fine-tuned model first. An objective that is no "
+                "loss says so: set is_loss = False on it"
+            )
+
 
 def compare_precision(
     integrand: Integrand, sample: Batch, ends: tuple[float, float] | None = None
@@ -175,15 +225,10 @@ def compare_precision(
         UserWarning: with both changes, where they differ by more than `PRECISION_TOLERANCE`.
     """
     narrow = integrand.objective
-    start = integrand.path.start.values()
-    exact_dtype = max((wide(value.dtype) for value in start), key=lambda dtype: dtype.itemsize)
-    dtype = narrow.model.compute.dtype
+    exact_dtype, dtype = precision_of(integrand), narrow.model.compute.dtype
     if dtype is None or dtype.itemsize >= exact_dtype.itemsize:
         return
-    model = FunctionalModel(
-        narrow.model.model, Compute(dtype=exact_dtype), moving=narrow.model.moving
-    )
-    exact = replace(integrand, objective=ObjectiveOfParameters(model, narrow.objective))
+    exact = exactly(integrand)
     there = _change(exact, exact.referenced(sample, 1))
     here = _change(integrand, sample) if ends is None else ends[1] - ends[0]
     if abs(here - there) > PRECISION_TOLERANCE * abs(there):
@@ -200,7 +245,7 @@ def compare_baseline(
     """Compare the baseline model's own objective with that at the path's end.
 
     They differ where something else than parameters and buffers does: code, a configuration, a
-    buffer of whole numbers.
+    buffer of whole numbers, or a parameter that keeps the target's values.
 
     Args:
         integrand: the objective along the path.
@@ -209,40 +254,43 @@ def compare_baseline(
         ends: the sample's objective at the path's start and end.
 
     Warns:
-        UserWarning: with the gap and its share of the objective's change.
+        UserWarning: with the gap, its share of the objective's change, and its cause.
     """
-    function = integrand.objective
+    function, model = integrand.objective, integrand.objective.model.model
     compute = replace(function.model.compute, compile=False)
     start, end = ends
-    with _evaluating(baseline):
-        own = ObjectiveOfParameters(FunctionalModel(baseline, compute), function.objective)
-        values = replace(compute, device=integrand.device).placed(named_parameters(baseline))
-        found = float(own.values(values, sample))
+    # The baseline may write on what it is given: it gets the path's end, and copies of the rest.
+    point, own = integrand.points.at(1.0), named_parameters(baseline)
+    fits = {n for n, value in own.items() if n in point and point[n].shape == value.shape}
+    copies = {name: value.clone() for name, value in own.items() if name not in fits}
+    values = {n: point[n] for n in fits} | replace(compute, device=integrand.device).placed(copies)
+    state = state_of(baseline)
+    kept = [
+        n for n, v in named_parameters(model).items() if n not in state or state[n].shape != v.shape
+    ]
+    with restoring(baseline):
+        baseline.eval()
+        there = ObjectiveOfParameters(FunctionalModel(baseline, compute), function.objective)
+        try:
+            found = float(there.values(values, sample))
+        except Exception:
+            if not kept:
+                raise
+            return  # another head may not take these targets; what keeps its values was said
     gap, change = abs(found - end), abs(end - start)
     precision = max(torch.finfo(value.dtype).eps for value in integrand.path.start.values())
     if compute.is_mixed and compute.dtype is not None:
         precision = torch.finfo(compute.dtype).eps
     if gap > max(GAP_TOLERANCE * change, 64 * precision * max(abs(start), abs(end))):
         share = f"{gap / change:.0%} of the change" if change else "while the path changes nothing"
+        cause = said(differences(model, baseline, integrand.path.start, kept))
         warn(
             f"on the first sample the baseline model's own objective is {found:.4g}, and at the "
-            f"path's end {end:.4g} ({share}): something else than the parameters and buffers that "
-            "move differs between the models, and is not attributed; compare their code, "
-            "configuration and integer buffers"
+            f"path's end {end:.4g} ({share}): something that does not move along the path differs "
+            f"between the models, and is not attributed: {cause}"
         )
 
 
 def _change(integrand: Integrand, sample: Batch) -> float:
     start, end = (float(integrand.values(alpha, sample, 1)) for alpha in (0.0, 1.0))
     return end - start
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode

@@ -2,7 +2,9 @@
 
 PyTorch's batch norm in evaluation mode gives its running statistics no gradient, and an embedding
 cuts the gradient of its padding row. If these differ between two models, a path moves them, and
-they share in the objective's change.
+they share in the objective's change. An embedding with `max_norm` writes shorter rows into its
+weight while it runs; here it only reads them shorter, which gives the same output, leaves the
+weight alone, and has a gradient.
 """
 
 from __future__ import annotations
@@ -15,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-
-from paramattr.buffers import Statistics
 
 
 class Rows:
@@ -71,19 +71,17 @@ class _Lookup(torch.autograd.Function):
 
 
 def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextManager[Any]:
-    """Replace operations that cut gradients while the model runs, if the model uses any.
+    """Replace operations that cut gradients while the model runs, if the model may use any.
 
     Args:
         model: the model that will run.
-        moving: names of the buffers that move along the path.
+        moving: names of the buffers that move along the path. A function of the model's own may
+            take them as a norm's statistics.
     """
-    names = set(moving)
-    for path, module in model.named_modules():
-        dot = f"{path}." if path else ""
-        has_statistics = isinstance(module, Statistics)
-        if has_statistics and names & {f"{dot}running_mean", f"{dot}running_var"}:
-            return Reaching()
-        if getattr(module, "padding_idx", None) is not None:
+    if next(iter(moving), None) is not None:
+        return Reaching()
+    for module in model.modules():
+        if any(getattr(module, what, None) is not None for what in ("padding_idx", "max_norm")):
             return Reaching()
         if any(getattr(module, cut, False) is True for cut in ("scale_grad_by_freq", "sparse")):
             return Reaching()
@@ -169,17 +167,55 @@ def _embedding(
     *,
     rows: Rows | None = None,
 ) -> Tensor:
-    found = None if rows is None or max_norm is not None else rows.read(input, weight)
-    return F.embedding(input, weight, None, max_norm, norm_type) if found is None else found
+    found = None if rows is None else rows.read(input, weight)
+    looked_up = F.embedding(input, weight) if found is None else found
+    return looked_up if max_norm is None else _shortened(looked_up, max_norm, norm_type)
 
 
-def _embedding_bag(*args: Any, **kwargs: Any) -> Tensor:
+def _plain_embedding(weight: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return F.embedding(indices, weight)
+
+
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    **kwargs: Any,
+) -> Tensor:
     # In a bag, `padding_idx` names an entry that the sum leaves out, so it stays.
-    return F.embedding_bag(*args, **{**kwargs, "scale_grad_by_freq": False, "sparse": False})
+    own = weight if max_norm is None else _shortened(weight, max_norm, norm_type)
+    return F.embedding_bag(input, own, offsets, mode=mode, **kwargs)
+
+
+def _shortened(rows: Tensor, max_norm: float, norm_type: float) -> Tensor:
+    """Give rows of at most a length, as PyTorch shortens them in place."""
+    lengths = rows.norm(norm_type, dim=-1, keepdim=True)
+    return torch.where(lengths > max_norm, rows * (max_norm / (lengths + 1e-7)), rows)
+
+
+def _torch_batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Tensor:
+    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 _REWRITTEN: dict[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.embedding_bag: _embedding_bag,
+    torch.batch_norm: _torch_batch_norm,
+    torch.embedding: _plain_embedding,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -22,11 +23,13 @@ class Reduced(NamedTuple):
         magnitudes: Σ_{i in u} |A_i| of each unit.
         signed: Σ_{i in u} A_i of each unit.
         rest: Σ |A_i| over entries of no unit.
+        total: Σ A_i over all entries, in a unit or not; NaN where it is not known.
     """
 
     magnitudes: Float[Tensor, "units"]
     signed: Float[Tensor, "units"]
     rest: float = 0.0
+    total: float = math.nan
 
 
 class _Place(NamedTuple):
@@ -102,7 +105,7 @@ class Tally:
             self._sums[units] = torch.zeros(
                 2, size + 1, dtype=torch.float64, device=reduction.device
             )
-            self._rest[units] = torch.zeros((), dtype=torch.float64, device=reduction.device)
+            self._rest[units] = torch.zeros(2, dtype=torch.float64, device=reduction.device)
 
     def add(
         self,
@@ -126,18 +129,19 @@ class Tally:
             for spanned, found in sums.items():
                 found.append(_summed(both, spanned))
             if not places:
-                rests.append(both[1].sum(dtype=_precision(both)))
-        total = torch.stack(rests).double().sum() if rests else None
+                rests.append(both.flatten(1).sum(1, dtype=_precision(both)))
+        total = torch.stack(rests).double().sum(0) if rests else None
         missing = set(self._sums)
         for spanned, found in sums.items():
             whole = _joined(found, spanned)
-            total = whole[1].sum() if total is None else total
+            total = whole.flatten(1).sum(1) if total is None and missing else total
             for place in places[spanned]:
                 missing.discard(place.units)
                 own = place if rows is None or 0 in spanned else place.of_rows(rows, whole)
                 _add(self._sums[place.units], own, whole)
         for units in missing:
-            self._rest[units] += 0.0 if total is None else total
+            if total is not None:
+                self._rest[units] += total
 
     def add_whole(self, name: str, values: Tensor) -> None:
         """Add a parameter's attributions, which are all there."""
@@ -150,8 +154,9 @@ class Tally:
         found = {}
         for units, sums in self._sums.items():
             of_units = sums.cpu()
-            rest = float(of_units[1, -1] + self._rest[units].cpu())
-            found[units] = Reduced(of_units[1, :-1], of_units[0, :-1], rest)
+            total, rest = (of_units[:, -1] + self._rest[units].cpu()).tolist()
+            total += float(of_units[0, :-1].sum())
+            found[units] = Reduced(of_units[1, :-1], of_units[0, :-1], rest, total)
         return found
 
 

@@ -18,7 +18,7 @@ from paramattr.integration.reduction import Reduced
 from paramattr.integration.request import Request
 from paramattr.integration.settling import GROUPS, Settling
 from paramattr.integration.streaming import Work, stream
-from paramattr.integration.sums import Sample
+from paramattr.integration.sums import Missed, Sample, totalled
 from paramattr.integration.unit_integral import UnitIntegral
 from paramattr.runtime.ranks import ALONE, Ranks, sketch
 from paramattr.units.scores import Cost, Scores
@@ -100,15 +100,16 @@ def score_samples(
     def of_pieces(pieces: Sequence[Integral], part: Batch) -> Iterator[Sample]:
         if id(pieces[0]) in of_units:
             together = of_units[id(pieces[0])].samples(part)
-            return (Sample(units, values) for units, values in together)
-        return reduced_samples(pieces, part, reduced, at_once)
+            found: Iterator[Sample] = (Sample(units, values) for units, values in together)
+        else:
+            found = reduced_samples(pieces, part, reduced, at_once)
+        return totalled(integral, found, part) if function is as_they_are else found
 
-    def watch(condition: str, sample: Sample) -> None:
-        if sample.values is not None:
-            preflight.watch(condition, sample.values)
+    def watch(condition: str, number: int, sample: Sample) -> Missed | None:
         if sample.spent is not None:
             spent.append(sample.spent)
         costs[condition] = costs[condition].plus(_gradients(sample))
+        return preflight.watch(condition, number, sample)
 
     copies = replicas(integral, workers)
     of_units: dict[int, UnitIntegral] = {}

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from paramattr.errors import ObjectiveError
 from paramattr.integration.batches import Batch, joined, mapped
-from paramattr.integration.gradients import Take, check_finite_values, check_shape
+from paramattr.integration.gradients import Gradients, Take, check_finite_values, check_shape
 from paramattr.integration.integrand import Attributions, Integrand
-from paramattr.integration.path_integral import Integrated, Node, Values, place
+from paramattr.integration.path_integral import Integrated, Node, Values, place, total_over
 from paramattr.integration.points import PointsInPlace
 from paramattr.integration.reaching import reaching
 from paramattr.integration.reduction import Tally, chunks
 from paramattr.integration.shards import LARGE, Shards, in_parts, reshard
-from paramattr.integration.sums import Sample
+from paramattr.integration.sums import Sample, totalled
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.paths import FittedPath, StraightLine
 from paramattr.quadrature import Rule
@@ -56,6 +56,16 @@ class _LineInPlace:
     def derivative(self, alpha: float) -> dict[str, Tensor]:
         """Give the baseline's shards minus the target's."""
         return self.line.derivative(alpha)
+
+    def derivative_of(
+        self, name: str, alpha: float, rows: slice | Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """Give some rows of one parameter's derivative."""
+        return self.line.derivative_of(name, alpha, rows, out)
+
+    def moving(self, alpha: float) -> list[str]:
+        """List what moves on any process."""
+        return sorted(self.shards.moving())
 
 
 class _ShardedModel:
@@ -135,6 +145,22 @@ class ShardedObjective:
         reshard(self.shards.model)
         return values.detach()
 
+    def gradient(
+        self, parameters: Mapping[str, Tensor], batch: Batch, names: Sequence[str], take: Take
+    ) -> Gradients:
+        """Do what `ObjectiveOfParameters.gradient` does, at the point that was written last."""
+        wanted = frozenset(names)
+
+        def of_wanted(name: str, gradient: Tensor) -> None:
+            if name in wanted:
+                take(name, gradient)
+
+        return Gradients(self.backward(batch, of_wanted), {})
+
+    def of_all_shards(self, slopes: dict[str, float]) -> dict[str, float]:
+        """Add up what each process found of its shards."""
+        return self.shards.summed(slopes)
+
     def referenced(
         self, parameters: Callable[[], Mapping[str, Tensor]], batch: Batch, at_once: int
     ) -> Batch:
@@ -173,9 +199,19 @@ class ShardedIntegral:
         function: Any = self.objective  # what looks at the first samples asks for values alone
         path = FittedPath(_LineInPlace(shards), shards.start)
         self.integrand = Integrand(function, path, tuple(reported), PointsInPlace(path))
-        moving = shards.moving()
-        self.names = dict.fromkeys(name for name in reported if name in moving)
+        self.moving = shards.moving()
+        self.names = dict.fromkeys(name for name in reported if name in self.moving)
         self._sums: Attributions = {}
+
+    @property
+    def reports_all(self) -> bool:
+        """Say whether all that moves is reported."""
+        return self.moving.issubset(self.names)
+
+    def total(self, sample: Batch) -> float:
+        """Sum the attributions of a sample over all that moves, on all processes."""
+        nodes = place(self.rule.nodes, self.rule.weights, 0.0, 1.0)
+        return total_over(self.integrand, nodes, sample)
 
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
         """Integrate the objective's sum over a batch.
@@ -293,6 +329,10 @@ class ShardedSamples:
         Raises:
             ObjectiveError: if the objective, or a gradient on any process, is not finite.
         """
+        samples = self._samples(batch)
+        yield from totalled(self.integral, samples, batch) if self.function is None else samples
+
+    def _samples(self, batch: Batch) -> Iterator[Sample]:
         for sample in batch.chunks(1):
             if self.function is None:
                 tally = Tally(self.reduction)

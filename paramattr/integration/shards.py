@@ -137,15 +137,23 @@ class Shards:
         device = next(iter(self.locals.values())).device
         return Reduction({name: self._cut(index) for name, index in indexes.items()}, device)
 
+    def summed(self, own: Mapping[str, float]) -> dict[str, float]:
+        """Add up a number for each parameter over the processes; 0 where one has none."""
+        device = next(iter(self.locals.values())).device
+        numbers = [own.get(name, 0.0) for name in self.locals]
+        sums = torch.tensor(numbers, dtype=torch.float64, device=device)
+        dist.all_reduce(sums, group=self.group)
+        return dict(zip(self.locals, sums.tolist(), strict=True))
+
     def added(self, own: Reduced) -> Reduced:
         """Add this process's sums to those of the others."""
         device = next(iter(self.locals.values())).device
-        rest = torch.tensor([own.rest], dtype=torch.float64)
+        rest = torch.tensor([own.rest, own.total], dtype=torch.float64)
         sums = torch.cat([own.magnitudes, own.signed, rest]).to(device)
         dist.all_reduce(sums, group=self.group)
         units = len(own.magnitudes)
-        magnitudes, signed, rest = sums.cpu().split([units, units, 1])
-        return Reduced(magnitudes, signed, float(rest))
+        magnitudes, signed, rest = sums.cpu().split([units, units, 2])
+        return Reduced(magnitudes, signed, *rest.tolist())
 
     def all_of(self, flag: bool) -> bool:
         """Say whether it is so on every process."""

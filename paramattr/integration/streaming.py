@@ -21,7 +21,7 @@ from paramattr.integration.cross_sums import CrossSums
 from paramattr.integration.drawing import drawn
 from paramattr.integration.gathering import add_up, is_looked_at
 from paramattr.integration.settling import Settling
-from paramattr.integration.sums import RunningSums, Sample
+from paramattr.integration.sums import Missed, RunningSums, Sample
 from paramattr.resume import Unfinished
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import ALONE, Ranks
@@ -67,7 +67,7 @@ def stream(
     *,
     read: Callable[[Any], Batch],
     check: Callable[[str, Batch], Batch] = lambda condition, batch: batch,
-    watch: Callable[[str, Sample], object] = lambda condition, sample: None,
+    watch: Callable[[str, int, Sample], Missed | None] = lambda condition, number, sample: None,
     at_once: int = 1,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -89,7 +89,8 @@ def stream(
         indexes: name of a set of units to the units.
         read: what a loader gives to a batch.
         check: a condition and each of its batches before the work, to the batch that is worked on.
-        watch: called with a condition and each of its samples after the work, in their order.
+        watch: called with a condition, and the number in its loader and what came of each of its
+            samples, in their order; gives what the nodes missed, where it is known.
         at_once: most samples of a batch that a worker is given together.
         checkpoint: a file that holds the running sums after each batch. Where it exists, the
             samples that it already holds are passed over.
@@ -127,7 +128,7 @@ def _streamed(
     loaders: Mapping[str, Iterable[Any]],
     indexes: Mapping[str, UnitIndex],
     parts: Callable[..., Iterator[_Part]],
-    watch: Callable[[str, Sample], object],
+    watch: Callable[[str, int, Sample], Missed | None],
     checkpoint: Path | None,
     settings: Mapping[str, Any],
     settling: Settling,
@@ -157,12 +158,12 @@ def _streamed(
             for samples in results:
                 part = waiting.popleft()
                 one = conditions[part.condition]
-                for sample in samples:
+                for place, sample in enumerate(samples):
+                    missed = watch(part.condition, part.samples.number(place), sample)
                     for units, sums in one.sums.items():
                         own = sample.reduced[units]
-                        sums.add(own)
+                        sums.add(own, missed)
                         together[units].add(part.condition, own.magnitudes, len(samples))
-                    watch(part.condition, sample)
                     settling.add(part.condition, sample.reduced)
                 advance(part.share)
                 ranks.check()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from paramattr.integration.path_integral import Spent, Values
+from paramattr.integration.batches import Batch
+from paramattr.integration.path_integral import Integral, Spent, Values
 from paramattr.integration.reduction import Reduced
 from paramattr.units.covariances import Paired
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
+
+LOOKED_AT = 8
+"""The most samples of a condition on which it is looked at what the nodes missed."""
 
 
 class Sample(NamedTuple):
@@ -22,11 +27,45 @@ class Sample(NamedTuple):
         reduced: name of a set of units to its attributions there.
         values: the objective along the path, where the method follows one.
         spent: what its integration took, where that is not known beforehand.
+        total: the sum of its attributions over all that moves; None where it is not known, or the
+            method is not complete.
     """
 
     reduced: Mapping[str, Reduced]
     values: Values | None = None
     spent: Spent | None = None
+    total: float | None = None
+
+
+class Missed(NamedTuple):
+    """What the nodes missed of samples whose objective at both ends is known.
+
+    Attributes:
+        missed: Σ_x |Σ_i A_i(x) - L(baseline, x) + L(target, x)|.
+        change: Σ_x |L(baseline, x) - L(target, x)|.
+    """
+
+    missed: float
+    change: float
+
+
+def totalled(integral: Integral, samples: Iterator[Sample], batch: Batch) -> Iterator[Sample]:
+    """Say of each sample what its attributions sum to, over all that moves.
+
+    Where a part of that is not reported, the first samples' gradients are taken once more.
+
+    Args:
+        integral: over samples.
+        samples: what came of them.
+        batch: the samples.
+    """
+    for place, sample in enumerate(samples):
+        total = sample.total
+        if total is None and integral.reports_all:
+            total = next(iter(sample.reduced.values())).total
+        elif total is None and batch.number(place) < LOOKED_AT:
+            total = integral.total(batch.part(place, 1))
+        yield sample._replace(total=total)
 
 
 class RunningSums:
@@ -38,12 +77,16 @@ class RunningSums:
 
     def __init__(self, index: UnitIndex) -> None:
         self.index, self.samples, self.rest = index, 0, 0.0
+        self.missed = self.change = 0.0
         self.magnitudes, self.squares, self.signed = (
             torch.zeros(len(index), dtype=torch.float64) for _ in range(3)
         )
 
-    def add(self, sample: Reduced) -> None:
-        """Add one sample."""
+    def add(self, sample: Reduced, missed: Missed | None = None) -> None:
+        """Add one sample, and what its nodes missed, where that is known."""
+        if missed is not None:
+            self.missed += missed.missed
+            self.change += missed.change
         self.magnitudes += sample.magnitudes
         self.squares += sample.magnitudes.square()
         self.signed += sample.signed
@@ -75,6 +118,7 @@ class RunningSums:
             unassigned=self.rest / total if total else 0.0,
             samples=n,
             paired=paired,
+            residual=self.missed / self.change if self.change else math.nan,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -84,6 +128,7 @@ class RunningSums:
             "squares": self.squares,
             "signed": self.signed,
             "rest": torch.tensor(self.rest, dtype=torch.float64),
+            "residual": torch.tensor([self.missed, self.change], dtype=torch.float64),
             "samples": torch.tensor(self.samples),
         }
 
@@ -92,3 +137,4 @@ class RunningSums:
         self.magnitudes, self.squares = state["magnitudes"], state["squares"]
         self.signed, self.samples = state["signed"], int(state["samples"])
         self.rest = float(state["rest"])
+        self.missed, self.change = state["residual"].tolist()

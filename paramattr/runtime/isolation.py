@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from paramattr.errors import ModelError
-from paramattr.parameters import check_whole
+from paramattr.parameters import check_whole, is_shard
 
 
 @contextmanager
@@ -20,8 +22,9 @@ def undisturbed(
 ) -> Iterator[None]:
     """Restore the random state of torch, NumPy and Python afterwards, even after an error.
 
-    This covers the CPU, the model's devices and `device`. Inside the block, autograd records even
-    if the caller had switched it off. Attention does not use its inference-only fast path, which
+    This covers the CPU, the model's devices and `device`. What the model writes on its modules
+    while it runs is taken back too (see `restoring`). Inside the block, autograd records even if
+    the caller had switched it off. Attention does not use its inference-only fast path, which
     treats padding differently.
 
     Args:
@@ -43,6 +46,7 @@ def undisturbed(
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         with (
+            nullcontext() if any(map(is_shard, model.parameters())) else restoring(model),
             torch.random.fork_rng(devices=sorted(gpus)),
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -52,6 +56,51 @@ def undisturbed(
         torch.backends.mha.set_fastpath_enabled(fast_attention)
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def restoring(model: nn.Module) -> Iterator[None]:
+    """Give a model's modules back the attributes that they had: counters, caches, modes, hooks.
+
+    Parameters and buffers are not copied; whoever runs the model passes it others.
+    """
+    held = [(module, dict(vars(module)), _contents(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, contents in held:
+            own = vars(module)
+            for name in own.keys() - attributes.keys():
+                del own[name]
+            own.update({n: v for n, v in attributes.items() if own.get(n, _NOTHING) is not v})
+            for name, content in contents.items():
+                _refill(own[name], content)
+
+
+_NOTHING = object()
+
+
+def _contents(module: nn.Module) -> dict[str, Any]:
+    """Copy the containers that a module holds, not what they hold."""
+    return {
+        name: value.copy()
+        for name, value in vars(module).items()
+        if type(value) in (dict, OrderedDict, list, set)
+    }
+
+
+def _refill(container: Any, content: Any) -> None:
+    if isinstance(container, dict):
+        own, other = (
+            [x for p in container.items() for x in p],
+            [x for p in content.items() for x in p],
+        )
+    else:
+        own, other = list(container), list(content)
+    if len(own) == len(other) and all(a is b for a, b in zip(own, other, strict=True)):
+        return
+    container.clear()
+    (container.extend if isinstance(container, list) else container.update)(content)
 
 
 def check_evaluating(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def _numbers(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict
                 f"({pairs}, {len(index)})"
             )
         paired = Paired(Covariances(len(weights), of_pairs), weights)
+    residual = metadata.get("residual")
     return {
         "index": index,
         "values": tensors["values"],
@@ -84,5 +86,6 @@ def _numbers(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict
         "unassigned": metadata.get("unassigned", 0.0),
         "samples": metadata.get("samples", 0),
         "paired": paired,
+        "residual": math.nan if residual is None else float(residual),
         "agreement": metadata.get("agreement"),
     }

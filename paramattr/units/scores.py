@@ -52,6 +52,11 @@ class Scores:
             exceed; under scaling it stays; else it is NaN.
         spent: what the call that measured them took, without what an interrupted run had done
             before; else None. It is not saved: files of equal scores are equal.
+        residual: what the nodes missed: over the first samples of the condition (at most eight),
+            the mean of |sum of all attributions - L(baseline) + L(target)| over the mean of
+            |L(baseline) - L(target)|. It counts all that moves, reported or not. NaN for methods
+            that are not complete. Under `+` and `-` it is the larger of the two; under scaling by
+            a number it stays; else it is NaN.
         agreement: the estimated chance-corrected overlap of the top share with that of the
             population, where `until` asked for it; else NaN. With several conditions it is that of
             the contrast of these scores with the other conditions' mean.
@@ -64,6 +69,7 @@ class Scores:
         unassigned: the share in entries of no unit.
         samples: how many samples; 0 for not known.
         paired: what a call on several conditions knows of them together.
+        residual: what the nodes missed; NaN for not known.
 
     Raises:
         UnitError: if the values are not one finite number per unit.
@@ -79,6 +85,7 @@ class Scores:
         unassigned: float = 0.0,
         samples: int = 0,
         paired: Paired | None = None,
+        residual: float = math.nan,
     ) -> None:
         self.index = index
         self.values = one_each(index, values, "scores")
@@ -96,6 +103,7 @@ class Scores:
             else one_each(index, standard_error, "standard errors")
         )
         self.unassigned, self.samples, self._paired = float(unassigned), int(samples), paired
+        self.residual = float(residual)
         self.spent: Cost | None = None
         self.agreement = math.nan
 
@@ -282,6 +290,7 @@ class Scores:
             "unassigned": self.unassigned,
             "samples": self.samples,
             "agreement": None if math.isnan(self.agreement) else self.agreement,
+            "residual": None if math.isnan(self.residual) else self.residual,
         }
         write_scores(path, self.index, numbers, notes, self._paired)
 
@@ -322,6 +331,7 @@ class Scores:
                 unassigned=_larger(self.unassigned, other.unassigned),
                 samples=min(self.samples, other.samples),
                 paired=paired,
+                residual=_larger(self.residual, other.residual),
             )
         if isinstance(other, Real) or (isinstance(other, Tensor) and other.ndim == 0):
             number = float(other)
@@ -338,6 +348,7 @@ class Scores:
                 unassigned=self.unassigned,
                 samples=self.samples,
                 paired=paired,
+                residual=self.residual,
             )
         return NotImplemented
 
