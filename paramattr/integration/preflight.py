@@ -21,6 +21,7 @@ from paramattr.objectives import is_loss
 from paramattr.parameters import named_parameters, state_of
 from paramattr.runtime.isolation import restoring
 from paramattr.runtime.ranks import ALONE, Ranks
+from paramattr.units.significance import quantile
 
 PRECISION_TOLERANCE = 0.05
 """The share of the objective's change that a `dtype` may be wrong by without a warning."""
@@ -154,7 +155,7 @@ class Preflight:
         """Warn of a barrier, and of a target worse than its baseline, over what all ranks saw.
 
         Warns:
-            UserWarning: once, of the highest barrier above 1 between ends that differ.
+            UserWarning: once, of the highest barrier, and of the models' order.
         """
         of_ranks, self._seen = self.ranks.gathered(self._seen), {}
         for of_rank in of_ranks:
@@ -164,51 +165,58 @@ class Preflight:
                     merged.setdefault(alpha, []).extend(values)
         if not self.ranks.is_first:
             return
-        self._compare_ends()
+        found = [text for text in (self._barrier(), self._worse()) if text]
+        if found:
+            warn(" Besides, ".join(found))
+
+    def _barrier(self) -> str:
+        """Say which condition has the highest barrier above 1 between ends that differ."""
         barriers = {
             condition: profile
             for condition, profile in self.profiles().items()
             if profile.barrier > 1 and not profile.has_close_ends
         }
         if not barriers:
-            return
+            return ""
         condition, profile = max(barriers.items(), key=lambda item: item[1].barrier)
-        of = f" of {condition!r}" if condition else ""
         start, end = float(profile.values[0]), float(profile.values[-1])
-        warn(
-            f"barrier {profile.barrier:.3g}: on {profile.samples} samples the objective{of} is "
-            f"{start:.4g} at the target, {end:.4g} at the baseline, and up to "
+        return (
+            f"barrier {profile.barrier:.3g}: on {profile.samples} samples the objective"
+            f"{_of(condition)} is {start:.4g} at the target, {end:.4g} at the baseline, and up to "
             f"{float(profile.values.max()):.4g} between them. The path leads through damaged "
             "models, so the scores may name what breaks the network, not what the fine-tuning "
             "taught it; take an earlier checkpoint as the baseline, coarser units, or another path "
-            "(path=...)"
+            "(path=...)."
         )
 
-    def _compare_ends(self) -> None:
-        """Warn if the target is worse than its baseline, and better under no condition."""
+    def _worse(self) -> str:
+        """Say if the target is worse than its baseline, and better under no condition."""
         if not is_loss(self.integrand.objective.objective):
-            return
+            return ""
         worse = ""
         for condition, seen in self._seen.items():
             start, end = (torch.tensor(seen[a], dtype=torch.float64) for a in (0.0, 1.0))
-            if len(start) < 2:
-                continue
             lost = start - end
-            error = float(lost.std() / math.sqrt(len(lost)))
-            if float(lost.mean()) < -2 * error:
-                return
-            if float(lost.mean()) > 2 * error and not worse:
-                of = f" of {condition!r}" if condition else ""
+            if len(lost) < 2:
+                continue
+            # Of a few samples two standard errors say little: Student's t is larger there.
+            errors = max(2.0, quantile(0.05, len(lost) - 1))
+            reach = errors * float(lost.std() / math.sqrt(len(lost)))
+            if float(lost.mean()) < -reach:
+                return ""
+            if float(lost.mean()) > reach and not worse:
                 worse = (
-                    f"on {len(lost)} samples{of} the objective is {float(start.mean()):.4g} at the "
-                    f"target and {float(end.mean()):.4g} at the baseline, and lower is better"
+                    f"the target is worse than its baseline: on {len(lost)} samples"
+                    f"{_of(condition)} the objective is {float(start.mean()):.4g} at the target "
+                    f"and {float(end.mean()):.4g} at the baseline, and lower is better. Are they "
+                    "swapped? FAIG(target, baseline) takes the fine-tuned model first. An "
+                    "objective that is no loss says so: set is_loss = False on it."
                 )
-        if worse:
-            warn(
-                f"the target is worse than its baseline: {worse}. Are they swapped? "
-                "FAIG(target, baseline) takes the fine-tuned model first. An objective that is no "
-                "loss says so: set is_loss = False on it"
-            )
+        return worse
+
+
+def _of(condition: str) -> str:
+    return f" of {condition!r}" if condition else ""
 
 
 def compare_precision(

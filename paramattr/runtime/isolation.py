@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paramattr.errors import ModelError
 from paramattr.parameters import check_whole, is_shard
@@ -22,10 +20,10 @@ def undisturbed(
 ) -> Iterator[None]:
     """Restore the random state of torch, NumPy and Python afterwards, even after an error.
 
-    This covers the CPU, the model's devices and `device`. What the model writes on its modules
-    while it runs is taken back too (see `restoring`). Inside the block, autograd records even if
-    the caller had switched it off. Attention does not use its inference-only fast path, which
-    treats padding differently.
+    This covers the CPU, the model's devices and `device`. The tensors that the model keeps in its
+    modules while it runs are taken back too (see `restoring`). Inside the block, autograd records
+    even if the caller had switched it off. Attention does not use its inference-only fast path,
+    which treats padding differently.
 
     Args:
         model: the model that runs.
@@ -60,47 +58,25 @@ def undisturbed(
 
 @contextmanager
 def restoring(model: nn.Module) -> Iterator[None]:
-    """Give a model's modules back the attributes that they had: counters, caches, modes, hooks.
+    """Give a model's modules back the modes and the tensors that they held.
 
-    Parameters and buffers are not copied; whoever runs the model passes it others.
+    A cache or an average that a model keeps in an attribute while it runs is gone afterwards.
+    Parameters and buffers are not copied; whoever runs the model passes it others. Counters and
+    lists are left alone: people put them there to see what a model is given.
     """
-    held = [(module, dict(vars(module)), _contents(module)) for module in model.modules()]
+    held = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
     finally:
-        for module, attributes, contents in held:
+        for module, attributes in held:
             own = vars(module)
-            for name in own.keys() - attributes.keys():
-                del own[name]
-            own.update({n: v for n, v in attributes.items() if own.get(n, _NOTHING) is not v})
-            for name, content in contents.items():
-                _refill(own[name], content)
-
-
-_NOTHING = object()
-
-
-def _contents(module: nn.Module) -> dict[str, Any]:
-    """Copy the containers that a module holds, not what they hold."""
-    return {
-        name: value.copy()
-        for name, value in vars(module).items()
-        if type(value) in (dict, OrderedDict, list, set)
-    }
-
-
-def _refill(container: Any, content: Any) -> None:
-    if isinstance(container, dict):
-        own, other = (
-            [x for p in container.items() for x in p],
-            [x for p in content.items() for x in p],
-        )
-    else:
-        own, other = list(container), list(content)
-    if len(own) == len(other) and all(a is b for a, b in zip(own, other, strict=True)):
-        return
-    container.clear()
-    (container.extend if isinstance(container, list) else container.update)(content)
+            module.training = attributes["training"]
+            kept = {name for name, value in own.items() if isinstance(value, Tensor)}
+            for name in kept | {n for n, value in attributes.items() if isinstance(value, Tensor)}:
+                if name not in attributes:
+                    del own[name]
+                elif own.get(name) is not attributes[name]:
+                    own[name] = attributes[name]
 
 
 def check_evaluating(model: nn.Module) -> None:
