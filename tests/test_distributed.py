@@ -58,6 +58,7 @@ def plain(scores):
         "signed": scores.signed,
         "standard_error": scores.standard_error,
         "unassigned": torch.tensor(scores.unassigned, dtype=torch.float64),
+        "residual": torch.tensor(scores.residual, dtype=torch.float64),
         "samples": scores.samples,
     }
 

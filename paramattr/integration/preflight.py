@@ -27,6 +27,9 @@ PRECISION_TOLERANCE = 0.05
 """The share of the objective's change that a `dtype` may be wrong by without a warning."""
 ENOUGH = 8
 """Samples on which a barrier is believed: where fewer show one, the next batch is looked at too."""
+FEW = 4
+"""Samples from which on it is said that the target is worse: the spread of two or three says little
+of the error of their mean."""
 GAP_TOLERANCE = 0.01
 """The share of the objective's change that the baseline model itself may differ from the path's
 end by without a warning."""
@@ -197,7 +200,7 @@ class Preflight:
         for condition, seen in self._seen.items():
             start, end = (torch.tensor(seen[a], dtype=torch.float64) for a in (0.0, 1.0))
             lost = start - end
-            if len(lost) < 2:
+            if len(lost) < FEW:
                 continue
             # Of a few samples two standard errors say little: Student's t is larger there.
             errors = max(2.0, quantile(0.05, len(lost) - 1))
