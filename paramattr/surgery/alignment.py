@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from paramattr.errors import ModelError, ParamattrError
+from paramattr.errors import ModelError, ParamattrError, warn
 from paramattr.parameters import align as aligned_values
-from paramattr.surgery.channel_spaces import Convolution, Space, channel_spaces
+from paramattr.surgery.channel_spaces import Convolution, Space, channel_spaces, traced
+from paramattr.surgery.plain_models import check_weights, copied
+from paramattr.surgery.same_function import Behaviour, Inputs
 from paramattr.wrappers import unwrapped
 
 _SWEEPS, _ROUGH = 20, 2
 SIDES = ("out", "in")
 """Of a channel: what makes it, and what reads it."""
+_LARGEST = math.log(1e3)
+"""A channel's factor stays within 1e-3 to 1e3. The layers of trained networks differ by less; where
+two models have nothing in common, the fits of neighbouring layers drive each other beyond all
+bounds. A weight between two channels moves by 1e6 at most, which float32 holds and half of it too."""
+
+_Match = Callable[[Float[Tensor, "target fitted"]], Int[Tensor, "channels"]]
 
 
 def align(
-    baseline: nn.Module, target: nn.Module, *, permute: bool = True, rescale: bool = True
+    baseline: nn.Module,
+    target: nn.Module,
+    *,
+    permute: bool = True,
+    rescale: bool = True,
+    inputs: Inputs | None = None,
 ) -> nn.Module:
     """Permute and rescale hidden channels to fit another model, which changes no function.
 
@@ -27,21 +43,33 @@ def align(
     smaller there: with (leaky) ReLU a channel that is made `s` times larger and read `1 / s` times
     as strongly does the same. The straight line between such forms leads through damaged models.
     Layer by layer, in turns until nothing changes, channels take the order in which their weights
-    are most like the target's, and the factor that fits what makes them and what reads them.
+    are most like the target's, and the factor, from 1e-3 to 1e3, that fits what makes them and what
+    reads them. If that does not settle, the form nearest to the target is given.
+
+    Channels that something else reads keep their order and size: outputs, products, unknown layers,
+    weights that two places share. Before anything is returned, both forms run in evaluation mode
+    and their outputs are compared.
 
     Args:
         baseline: what is brought into another form; it is left as it is.
         target: the model that it is to fit, of the same architecture.
         permute: whether the order of channels may change. This needs SciPy.
         rescale: whether their size may change. Channels of a batch norm keep theirs.
+        inputs: a sample batch to compare outputs on: a tensor, a tuple of arguments or a mapping of
+            keyword arguments. Without it, inputs are made that fit the first layers.
 
     Returns:
         A new model that does what the baseline does, up to rounding.
 
     Raises:
-        ModelError: if the two are not of one architecture, or the model cannot be traced, or has
-            an activation other than (leaky) ReLU.
+        ModelError: if the two are not of one architecture, or the model cannot be traced, has
+            an activation other than (leaky) ReLU, hooks or weights that are computed, if no inputs
+            could be made for it, or if its other form does something else.
+        DataError: if the baseline cannot run on `inputs`.
         ParamattrError: if SciPy is missing.
+
+    Warns:
+        UserWarning: if no channel can change, so that the baseline's form is given.
 
     Source: Ainsworth et al. 2023, "Git Re-Basin", Sec. 3.2 (weight matching), here with factors.
 
@@ -57,22 +85,130 @@ def align(
     baseline, target = unwrapped(baseline), unwrapped(target)
     if not isinstance(baseline, nn.Module) or not isinstance(target, nn.Module):
         raise ModelError("align takes two modules: load a state dict into one first")
+    for model, role in ((baseline, "baseline"), (target, "target")):
+        check_weights(model, role)
     aligned_values(target, baseline)  # refuses what is not of one architecture
-    fitted = copy.deepcopy(baseline)
-    spaces = channel_spaces(fitted)
+    graph = traced(baseline)
+    spaces = channel_spaces(baseline, graph)
     match = _matcher() if permute else None
+    if not spaces:
+        warn(
+            f"the model ({type(baseline).__name__}) has no hidden channels whose order or size "
+            "may change: align gives the baseline in the form that it has"
+        )
+        return copied(baseline)
+    behaviour = Behaviour(baseline, graph, inputs)
     with torch.no_grad():
+        _check_spaces(baseline, spaces, behaviour)
+        fitted = _formed(baseline, _Fit(baseline, target, spaces).forms(match, rescale=rescale))
+    change = behaviour.change(fitted)
+    if not change <= behaviour.rounding:
+        raise ModelError(
+            f"the aligned model's outputs differ by {change:.2g} of the baseline's, more than "
+            f"rounding explains ({behaviour.rounding:.2g}): expected the same function; align "
+            "models of a higher precision, as with .float() or .double(), or give rescale=False"
+        )
+    return fitted
+
+
+@dataclass
+class Form:
+    """The order and the size of a space's channels: channel `order[k]`, in place `k`, by a factor.
+
+    Attributes:
+        space: the channels.
+        order: channels by their new places.
+        logs: logarithms of the factors, by new places.
+    """
+
+    space: Space
+    order: Int[Tensor, "channels"]
+    logs: Float[Tensor, "channels"]
+
+
+def _formed(model: nn.Module, forms: list[Form]) -> nn.Module:
+    """Copy a model into another form; in float64, so that weights are rounded once."""
+    formed, wide = copied(model), _wide(model)
+    for form in forms:
+        reorder_space(wide, form.space, form.order)
+        multiply_space(wide, form.space, form.logs.exp())
+    for name in {name for form in forms for name in form.space.touched}:
+        for own, value in zip(
+            _tensors(formed.get_submodule(name)), _tensors(wide.get_submodule(name)), strict=True
+        ):
+            own.copy_(value)
+    return formed
+
+
+def _wide(model: nn.Module) -> nn.Module:
+    return copied(model).to("cpu", torch.float64)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _check_spaces(model: nn.Module, spaces: list[Space], behaviour: Behaviour) -> None:
+    """Bring the channels into a form drawn by chance, whose weights are far from the model's.
+
+    The fitted form may be close to the model, and differ from it by less than shows. Factors are
+    powers of two, which no number is rounded by.
+    """
+    draw = torch.Generator().manual_seed(0)
+    forms = []
+    for space in spaces:
+        logs = torch.randint(-2, 3, (space.size,), generator=draw).double() * math.log(2)
+        logs *= 0 if space.norms else 1
+        forms.append(Form(space, torch.randperm(space.size, generator=draw), logs))
+    if behaviour.change(_formed(model, forms)) <= behaviour.tolerance:
+        return
+    changes = [behaviour.change(_formed(model, [form])) for form in forms]
+    worst = max(range(len(forms)), key=changes.__getitem__)
+    raise ModelError(
+        f"outputs change by {changes[worst]:.2g} of their size when {spaces[worst]} are permuted "
+        "and rescaled: expected a model that does the same with them in any order and size; it "
+        "reads them or these layers' weights in a way that its trace does not show. Compute this "
+        "part with layers of torch.nn alone, or compare the models in the form that they have"
+    )
+
+
+class _Fit:
+    """Another form of the baseline, which approaches the target sweep by sweep."""
+
+    def __init__(self, baseline: nn.Module, target: nn.Module, spaces: list[Space]) -> None:
+        self.fitted = _wide(baseline)
+        self.target = target
+        self.views = [_Views(self.fitted, target, space) for space in spaces]
+        self.layers = sorted({name for space in spaces for name, _ in space.layers})
+
+    def forms(self, match: _Match | None, *, rescale: bool) -> list[Form]:
+        """Sweep until nothing changes; else give the nearest form that was seen."""
+        nearest, best = self._distance(), self._seen()
         for sweep in range(_SWEEPS):
             changed, is_rough = False, sweep < _ROUGH
-            for space in spaces:
-                views = _Views(fitted, target, space)
+            for views in self.views:
                 if match is not None:
                     changed |= views.permute(match(views.likeness(by_entries=not is_rough)))
-                if rescale and not space.norms:
+                if rescale and not views.space.norms:
                     changed |= views.rescale()
             if not changed and not is_rough:
-                break
-    return fitted
+                return self._seen()
+            distance = self._distance()
+            if distance < nearest:
+                nearest, best = distance, self._seen()
+        return best
+
+    def _seen(self) -> list[Form]:
+        return [Form(v.space, v.order.clone(), v.logs.clone()) for v in self.views]
+
+    def _distance(self) -> float:
+        """Add up the layers' squared distances, each relative to the target's weights."""
+        total = 0.0
+        for name in self.layers:
+            target, fitted = (_rows(model, name, "out") for model in (self.target, self.fitted))
+            square = target.square().sum()
+            total += float((target - fitted).square().sum() / square) if square > 0 else 0.0
+        return total
 
 
 class _Views:
@@ -81,6 +217,8 @@ class _Views:
     def __init__(self, fitted: nn.Module, target: nn.Module, space: Space) -> None:
         self.space = space
         self.fitted, self.target = fitted, target
+        self.order = torch.arange(space.size)
+        self.logs = torch.zeros(space.size, dtype=torch.float64)
 
     def likeness(self, *, by_entries: bool) -> Float[Tensor, "target fitted"]:
         """Sum the cosines of every two channels over what makes them and what reads them.
@@ -100,14 +238,8 @@ class _Views:
         """Put channel `order[k]` in place `k`."""
         if torch.equal(order, torch.arange(len(order))):
             return False
-        for name, side in self._sides():
-            module = self.fitted.get_submodule(name)
-            reorder(module, side, order)
-        for name in self.space.norms:
-            norm = self.fitted.get_submodule(name)
-            for tensor in (*norm.parameters(recurse=False), *norm.buffers(recurse=False)):
-                if tensor.ndim == 1:
-                    tensor.copy_(tensor[order].clone())
+        reorder_space(self.fitted, self.space, order)
+        self.order, self.logs = self.order[order], self.logs[order]
         return True
 
     def rescale(self) -> bool:
@@ -120,12 +252,13 @@ class _Views:
         """
         logs, weights = zip(*(self._fit(side) for side in SIDES), strict=True)
         log = (weights[0] * logs[0] - weights[1] * logs[1]) / (weights[0] + weights[1])
-        factors = torch.where(log.isfinite(), log, 0.0).exp()
+        log = torch.where(log.isfinite(), log, 0.0)
+        logs = (self.logs + log).clamp(-_LARGEST, _LARGEST)
+        factors = (logs - self.logs).exp()
         if bool(((factors - 1).abs() < 1e-6).all()):
             return False
-        for name, side in self._sides():
-            own = factors if side == "out" else 1 / factors
-            multiply(self.fitted.get_submodule(name), side, own)
+        multiply_space(self.fitted, self.space, factors)
+        self.logs = logs
         return True
 
     def _fit(self, side: str) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]:
@@ -144,10 +277,6 @@ class _Views:
             torch.cat([_rows(model, name, side) for name in names], 1)
             for model in (self.target, self.fitted)
         ]
-
-    def _sides(self) -> list[tuple[str, str]]:
-        made = [(name, "out") for name in self.space.outgoing]
-        return [*made, *((name, "in") for name in self.space.incoming)]
 
 
 def _rows(model: nn.Module, name: str, side: str) -> Float[Tensor, "channels entries"]:
@@ -189,7 +318,23 @@ def multiply(module: nn.Module, side: str, factors: Float[Tensor, "channels"]) -
         weight.mul_(own.reshape(1, -1, *[1] * (weight.ndim - 2)))
 
 
-def _matcher():  # type: ignore[no-untyped-def]
+def reorder_space(model: nn.Module, space: Space, order: Int[Tensor, "channels"]) -> None:
+    """Put channel `order[k]` in place `k`, in all that makes, normalises or reads it."""
+    for name, side in space.layers:
+        reorder(model.get_submodule(name), side, order)
+    for name in space.norms:
+        for tensor in _tensors(model.get_submodule(name)):
+            if tensor.ndim == 1:
+                tensor.copy_(tensor[order.to(tensor.device)].clone())
+
+
+def multiply_space(model: nn.Module, space: Space, factors: Float[Tensor, "channels"]) -> None:
+    """Make each channel larger by its factor, and read it as much less strongly."""
+    for name, side in space.layers:
+        multiply(model.get_submodule(name), side, factors if side == "out" else 1 / factors)
+
+
+def _matcher() -> _Match:
     try:
         from scipy.optimize import linear_sum_assignment
     except ModuleNotFoundError:

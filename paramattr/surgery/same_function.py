@@ -1,0 +1,296 @@
+"""Whether another form of a model still does the same: both run, and their outputs are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from paramattr.errors import DataError, ModelError, one_line
+from paramattr.surgery.plain_models import copied
+
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+_SIZES = (16, 32, 64, 8, 28, *range(1, 65), 96, 128, 160, 192, 224, 256)
+"""Sides of images and lengths of sequences to try: a flattened image fits one alone."""
+_SHAPES_PER_SIZE, _CALLS = 32, 3
+_WIDTHS = ("in_features", "in_channels", "input_size", "num_features", "embed_dim")
+"""Attributes of modules that say how many features they read."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Arguments of one pass."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Behaviour:
+    """What a model gives in evaluation mode, on a sample batch or on inputs made for it.
+
+    It runs in float64 where the model can: what differs then is another function, not rounding.
+
+    Args:
+        model: whose outputs others are compared with; only copies of it run.
+        graph: its trace, which says what its inputs are read by.
+        inputs: a sample batch: a tensor, a tuple of arguments or a mapping of keyword arguments.
+            Without one, shapes are tried that fit the first layers.
+
+    Attributes:
+        tolerance: the largest relative change that is rounding.
+
+    Raises:
+        DataError: if the model cannot run on `inputs`.
+        ModelError: if there are none, and none could be made.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, inputs: Inputs | None) -> None:
+        kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        self._own = max(kinds, key=lambda kind: torch.finfo(kind).eps)
+        for self._dtype in (torch.float64, self._own):
+            if inputs is None:
+                calls = _made_calls(model, graph, self._dtype)
+                found = list(itertools.islice(self._telling(model, calls), _CALLS))
+            else:
+                found = self._given(model, _cast(_as_call(inputs), model, self._dtype))
+            if found:
+                self._calls, self._outputs = zip(*found, strict=True)
+                break
+        else:
+            raise ModelError(
+                f"no inputs could be made for the model ({type(model).__name__}), so that it "
+                "cannot be checked whether its aligned form does the same: give a sample batch, "
+                "inputs=... (a tensor, a tuple of arguments, or a mapping of keyword arguments)"
+            )
+        is_wide = self._dtype == torch.float64
+        self.tolerance = 1e-9 if is_wide else self.rounding
+
+    @property
+    def rounding(self) -> float:
+        """The largest relative change that rounded weights may make."""
+        return float(torch.finfo(self._own).eps) ** 0.5
+
+    def change(self, other: nn.Module) -> float:
+        """Give the largest change of the outputs, relative to their size; inf if it fails."""
+        changes = []
+        for call, expected in zip(self._calls, self._outputs, strict=True):
+            try:
+                found = _outputs(other, call, self._dtype)
+            except Exception:  # another form that does not run is another function
+                return float("inf")
+            changes.append(_change(expected, found))
+        return max(changes)
+
+    def _given(self, model: nn.Module, call: _Call) -> list[tuple[_Call, list[Tensor]]]:
+        try:
+            outputs = _outputs(model, call, self._dtype)
+        except Exception as error:  # whatever the model raises
+            if self._dtype != self._own:
+                return []  # it fixes a precision
+            raise DataError(
+                f"the baseline ({type(model).__name__}) fails on inputs ({one_line(error)}): "
+                "expected a batch that it takes, as a tensor, a tuple of arguments or a mapping of "
+                "keyword arguments"
+            ) from error
+        if not outputs or not all(bool(output.isfinite().all()) for output in outputs):
+            raise DataError(
+                "the baseline's outputs on inputs hold no numbers, or some that are not finite: "
+                "expected finite ones, which can be compared"
+            )
+        return [(call, outputs)]
+
+    def _telling(
+        self, model: nn.Module, calls: Iterator[list[tuple[_Call, _Call]]]
+    ) -> Iterator[tuple[_Call, list[Tensor]]]:
+        """Find calls that run and whose outputs hang on the inputs, all of one size."""
+        tried = copied(model).to(self._dtype).eval()
+        for of_one_size in calls:
+            found = []
+            for one, other in of_one_size:
+                try:
+                    outputs, others = (_run(tried, call) for call in (one, other))
+                except Exception:  # not a shape that the model takes
+                    continue
+                is_finite = all(bool(output.isfinite().all()) for output in outputs)
+                if is_finite and _change(outputs, others) > 0:
+                    found.append((one, _outputs(model, one, self._dtype)))
+            if found:
+                yield from found
+                return
+
+
+def _outputs(model: nn.Module, call: _Call, dtype: torch.dtype) -> list[Tensor]:
+    """Run a copy, since a model may change itself."""
+    return _run(copied(model).to(dtype).eval(), call)
+
+
+def _run(model: nn.Module, call: _Call) -> list[Tensor]:
+    """Run a model from one state of chance, which is then as it was."""
+    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    gpus = sorted({place.index for place in places if place.type == "cuda"})
+    with torch.no_grad(), torch.random.fork_rng(devices=gpus), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.default_generator.manual_seed(0)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(0)
+        made = model(*call.args, **call.kwargs)
+    return [output.detach().cpu().double().clone() for output in _tensors(made)]
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield torch.view_as_real(value) if value.is_complex() else value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif dataclasses.is_dataclass(value):
+        yield from _tensors(list(vars(value).values()))
+
+
+def _change(expected: list[Tensor], found: list[Tensor]) -> float:
+    if [output.shape for output in expected] != [output.shape for output in found]:
+        return float("inf")
+    changes = [0.0]
+    for one, other in zip(expected, found, strict=True):
+        if one.numel() and not torch.equal(one, other):
+            ratio = float((one - other).abs().max() / one.abs().max())
+            changes.append(ratio if ratio == ratio else float("inf"))
+    return max(changes)
+
+
+def _as_call(inputs: Inputs) -> _Call:
+    if isinstance(inputs, Mapping):
+        return _Call((), dict(inputs))
+    if isinstance(inputs, tuple | list):
+        return _Call(tuple(inputs))
+    if isinstance(inputs, Tensor):
+        return _Call((inputs,))
+    raise DataError(
+        f"inputs is a {type(inputs).__name__}: expected a tensor, a tuple of arguments or a "
+        "mapping of keyword arguments"
+    )
+
+
+def _cast(call: _Call, model: nn.Module, dtype: torch.dtype) -> _Call:
+    device = next(model.parameters()).device
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+    return _Call(tuple(map(own, call.args)), {k: own(v) for k, v in call.kwargs.items()})
+
+
+def _made_calls(
+    model: nn.Module, graph: fx.Graph, dtype: torch.dtype
+) -> Iterator[list[tuple[_Call, _Call]]]:
+    """Make pairs of calls, of two draws, in all the shapes of one size after the other."""
+    wanted = {
+        str(node.target): _readers(node, model)
+        for node in graph.nodes
+        if node.op == "placeholder" and not node.args and not str(node.target).startswith("*")
+    }
+    has_images = any(reader.dims or reader.tokens for own in wanted.values() for reader in own)
+    rows, tried = 2 if has_images else 16, set()
+    for size in _SIZES:
+        calls = []
+        choices = [_shapes(readers, rows, size) for readers in wanted.values()]
+        for shapes in itertools.islice(itertools.product(*choices), _SHAPES_PER_SIZE):
+            if shapes in tried:
+                continue
+            tried.add(shapes)
+            calls.append(
+                tuple(
+                    _cast(_Call((), _drawn(wanted, shapes, seed)), model, dtype) for seed in (0, 1)
+                )
+            )
+        yield calls
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What reads an input first: its features, the dimensions beside them, and its tokens."""
+
+    features: int = 0
+    dims: int = 0
+    tokens: int = 0
+
+
+def _readers(source: fx.Node, model: nn.Module) -> list[_Reader]:
+    found: dict[_Reader, None] = {}
+    queue, seen = list(source.users), set()
+    while queue:
+        node = queue.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        reader = _reader(node, model)
+        if reader is None:
+            queue += node.users
+        else:
+            found[reader] = None
+    return list(found)[:2]
+
+
+def _reader(node: fx.Node, model: nn.Module) -> _Reader | None:
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            return _Reader(tokens=module.num_embeddings)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            return _Reader(module.in_channels, len(module.kernel_size))
+        sizes = (getattr(module, name, None) for name in _WIDTHS)
+        return next((_Reader(size) for size in sizes if isinstance(size, int)), None)
+    if node.op != "call_function":
+        return None
+    for other in node.all_input_nodes:  # a layer of the user's own, such as F.linear(x, weight)
+        if other.op != "get_attr":
+            continue
+        weight = dict(model.named_parameters(remove_duplicate=False)).get(str(other.target))
+        if weight is None or weight.ndim < 2:
+            continue
+        if node.target is F.embedding:
+            return _Reader(tokens=weight.shape[0])
+        is_product = node.target in (torch.matmul, torch.mm) or "matmul" in str(node.target)
+        return _Reader(weight.shape[0 if is_product else 1], weight.ndim - 2)
+    return None
+
+
+def _shapes(readers: list[_Reader], rows: int, size: int) -> list[tuple[int, ...]]:
+    """List shapes that the readers of one input may take; those of whole numbers begin with -n."""
+    shapes: list[tuple[int, ...]] = []
+    for reader in readers:
+        n, sides = reader.features, (size,) * reader.dims
+        if reader.tokens:
+            shapes += [(-reader.tokens, rows, size), (-reader.tokens, rows)]
+        elif reader.dims:
+            flat = n * size**reader.dims
+            shapes += [(rows, n, *sides), (rows, *sides, n), (rows, *sides), (rows, flat)]
+        else:
+            shapes += [(rows, n), (rows, size, n), (rows, n, size), (rows, n, size, size)]
+            shapes += [(rows, size, size, n)]
+    return list(dict.fromkeys(shapes)) or [(rows, 1), (rows,), (rows, size)]
+
+
+def _drawn(names: Mapping[str, object], shapes: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
+    """Draw inputs: half the rows as pixels in [0, 1], the others normal and larger."""
+    draw, made = torch.Generator().manual_seed(seed), {}
+    for name, shape in zip(names, shapes, strict=True):
+        if shape[0] < 0:
+            made[name] = torch.randint(-shape[0], shape[1:], generator=draw)
+            continue
+        value = 2 * torch.randn(shape, generator=draw, dtype=torch.float64)
+        half = shape[0] // 2
+        value[:half] = torch.rand(value[:half].shape, generator=draw, dtype=torch.float64)
+        made[name] = value
+    return made
