@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from paramattr.errors import ModelError, ParamattrError, warn
+from paramattr.errors import ModelError, ParamattrError
 from paramattr.parameters import align as aligned_values
 from paramattr.surgery.channel_spaces import Convolution, Space, channel_spaces, traced
 from paramattr.surgery.plain_models import check_weights, copied
@@ -22,11 +21,13 @@ _SWEEPS, _ROUGH = 20, 2
 SIDES = ("out", "in")
 """Of a channel: what makes it, and what reads it."""
 _LARGEST = math.log(1e3)
-"""A channel's factor stays within 1e-3 to 1e3. The layers of trained networks differ by less; where
-two models have nothing in common, the fits of neighbouring layers drive each other beyond all
-bounds. A weight between two channels moves by 1e6 at most, which float32 holds and half of it too."""
-
+"""A channel's factor stays within 1e-3 to 1e3. Layers of trained networks differ by less. Where two
+models have nothing in common, fits of neighbouring layers could drive each other beyond all bounds.
+A weight between two channels moves by up to 1e6, which float32 holds without loss."""
+_STILL, _SETTLED = 1e-6, 1e-2
+"""Relative changes of a factor: so small that sweeps can end, and that the last form is the one."""
 _Match = Callable[[Float[Tensor, "target fitted"]], Int[Tensor, "channels"]]
+_PerChannel = Float[Tensor, "channels"]
 
 
 def align(
@@ -63,14 +64,11 @@ def align(
 
     Raises:
         ModelError: if the two are not of one architecture, or the model cannot be traced, has
-            an activation other than (leaky) ReLU, hooks or weights that are computed, if no inputs
-            could be made for it, or if its other form does something else.
+            an activation other than (leaky) ReLU, hooks, weights that are computed or no channels
+            that can change, if no inputs could be made for it, or if its other form does something
+            else.
         DataError: if the baseline cannot run on `inputs`.
         ParamattrError: if SciPy is missing.
-
-    Warns:
-        UserWarning: if no channel can change, so that the baseline's form is given.
-
     Source: Ainsworth et al. 2023, "Git Re-Basin", Sec. 3.2 (weight matching), here with factors.
 
     >>> target = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
@@ -92,11 +90,12 @@ def align(
     spaces = channel_spaces(baseline, graph)
     match = _matcher() if permute else None
     if not spaces:
-        warn(
-            f"the model ({type(baseline).__name__}) has no hidden channels whose order or size "
-            "may change: align gives the baseline in the form that it has"
+        raise ModelError(
+            f"the model ({type(baseline).__name__}) has no hidden channels whose order or size may "
+            "change: expected some that plain layers make and read, through (leaky) ReLU, sums, "
+            "poolings and batch norms alone; outputs, products, other layers and weights that two "
+            "places share keep theirs. Compare the models in the form that they have"
         )
-        return copied(baseline)
     behaviour = Behaviour(baseline, graph, inputs)
     with torch.no_grad():
         _check_spaces(baseline, spaces, behaviour)
@@ -183,20 +182,21 @@ class _Fit:
 
     def forms(self, match: _Match | None, *, rescale: bool) -> list[Form]:
         """Sweep until nothing changes; else give the nearest form that was seen."""
-        nearest, best = self._distance(), self._seen()
+        nearest, best, has_moved, step = self._distance(), self._seen(), True, 0.0
         for sweep in range(_SWEEPS):
-            changed, is_rough = False, sweep < _ROUGH
+            is_rough = sweep < _ROUGH
+            by_length, has_moved, step = is_rough or has_moved, False, 0.0
             for views in self.views:
                 if match is not None:
-                    changed |= views.permute(match(views.likeness(by_entries=not is_rough)))
+                    has_moved |= views.permute(match(views.likeness(by_entries=not is_rough)))
                 if rescale and not views.space.norms:
-                    changed |= views.rescale()
-            if not changed and not is_rough:
-                return self._seen()
+                    step = max(step, views.rescale(by_length=by_length))
+            if not has_moved and step < _STILL and not is_rough:
+                break
             distance = self._distance()
             if distance < nearest:
                 nearest, best = distance, self._seen()
-        return best
+        return best if has_moved or step > _SETTLED else self._seen()
 
     def _seen(self) -> list[Form]:
         return [Form(v.space, v.order.clone(), v.logs.clone()) for v in self.views]
@@ -242,34 +242,40 @@ class _Views:
         self.order, self.logs = self.order[order], self.logs[order]
         return True
 
-    def rescale(self) -> bool:
+    def rescale(self, *, by_length: bool) -> float:
         """Give each channel the size that fits what makes it and what reads it.
 
             log s = (w_out log p_out - w_in log p_in) / (w_out + w_in),    p = <t, b> / |b|²
 
         A side counts by w = c² / (1 - c²), with c the cosine between the two models: the side that
         changed less says more. The factor that minimises the distance would fit the larger alone.
-        """
-        logs, weights = zip(*(self._fit(side) for side in SIDES), strict=True)
-        log = (weights[0] * logs[0] - weights[1] * logs[1]) / (weights[0] + weights[1])
-        log = torch.where(log.isfinite(), log, 0.0)
-        logs = (self.logs + log).clamp(-_LARGEST, _LARGEST)
-        factors = (logs - self.logs).exp()
-        if bool(((factors - 1).abs() < 1e-6).all()):
-            return False
-        multiply_space(self.fitted, self.space, factors)
-        self.logs = logs
-        return True
 
-    def _fit(self, side: str) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]:
+        Args:
+            by_length: whether p is |t| / |b|, as it should be until channels have found their
+                place. Beside another channel p is near 0 whatever the sizes, and neighbouring
+                layers that shrink each other's channels by it do not end.
+
+        Returns:
+            The largest relative change of a factor.
+        """
+        logs, weights = zip(*(self._fit(side, by_length) for side in SIDES), strict=True)
+        log = (weights[0] * logs[0] - weights[1] * logs[1]) / (weights[0] + weights[1])
+        wanted = self.logs + torch.where(log.isfinite(), log, 0.0)
+        steps = wanted.clamp(-_LARGEST, _LARGEST) - self.logs
+        self.logs = self.logs + steps
+        multiply_space(self.fitted, self.space, steps.exp())
+        return float(steps.abs().max())
+
+    def _fit(self, side: str, by_length: bool) -> tuple[_PerChannel, _PerChannel]:
         """Give the logarithm of p, and w, of one side; w is 0 where the two have no likeness."""
         target, fitted = self._both(side)
         product, square = (target * fitted).sum(1), fitted.square().sum(1)
-        cosine = product / (square * target.square().sum(1)).sqrt()
+        length = target.square().sum(1)
+        cosine = product / (square * length).sqrt()
         is_alike = cosine > 1e-3
-        log = torch.where(is_alike, product / square, 1.0).log()
+        ratio = (length / square).sqrt() if by_length else product / square
         weight = cosine.square() / (1 - cosine.square()).clamp(min=1e-9)
-        return log, torch.where(is_alike, weight, 0.0)
+        return torch.where(is_alike, ratio, 1.0).log(), torch.where(is_alike, weight, 0.0)
 
     def _both(self, side: str) -> list[Float[Tensor, "channels entries"]]:
         names = self.space.outgoing if side == "out" else self.space.incoming

@@ -54,14 +54,14 @@ class Behaviour:
     def __init__(self, model: nn.Module, graph: fx.Graph, inputs: Inputs | None) -> None:
         kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
         self._own = max(kinds, key=lambda kind: torch.finfo(kind).eps)
-        for self._dtype in (torch.float64, self._own):
+        for dtype in (torch.float64, self._own):
+            self._dtype = dtype
             if inputs is None:
-                calls = _made_calls(model, graph, self._dtype)
+                calls = _made_calls(model, graph, dtype)
                 found = list(itertools.islice(self._telling(model, calls), _CALLS))
             else:
-                found = self._given(model, _cast(_as_call(inputs), model, self._dtype))
+                found = self._given(model, _cast(_as_call(inputs), model, dtype))
             if found:
-                self._calls, self._outputs = zip(*found, strict=True)
                 break
         else:
             raise ModelError(
@@ -69,8 +69,8 @@ class Behaviour:
                 "cannot be checked whether its aligned form does the same: give a sample batch, "
                 "inputs=... (a tensor, a tuple of arguments, or a mapping of keyword arguments)"
             )
-        is_wide = self._dtype == torch.float64
-        self.tolerance = 1e-9 if is_wide else self.rounding
+        self._calls, self._outputs = zip(*found, strict=True)
+        self.tolerance = 1e-9 if self._dtype == torch.float64 else self.rounding
 
     @property
     def rounding(self) -> float:
