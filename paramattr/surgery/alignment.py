@@ -24,8 +24,8 @@ _LARGEST = math.log(1e3)
 """A channel's factor stays within 1e-3 to 1e3. Layers of trained networks differ by less. Where two
 models have nothing in common, fits of neighbouring layers could drive each other beyond all bounds.
 A weight between two channels moves by up to 1e6, which float32 holds without loss."""
-_STILL, _SETTLED = 1e-6, 1e-2
-"""Relative changes of a factor: so small that sweeps can end, and that the last form is the one."""
+_STILL, _FARTHER = 1e-6, 1.1
+"""The change of a factor that ends the sweeps; how much farther than the nearest the last is."""
 _Match = Callable[[Float[Tensor, "target fitted"]], Int[Tensor, "channels"]]
 _PerChannel = Float[Tensor, "channels"]
 
@@ -45,7 +45,7 @@ def align(
     as strongly does the same. The straight line between such forms leads through damaged models.
     Layer by layer, in turns until nothing changes, channels take the order in which their weights
     are most like the target's, and the factor, from 1e-3 to 1e3, that fits what makes them and what
-    reads them. If that does not settle, the form nearest to the target is given.
+    reads them. Where that leads away from the target, the nearest form on the way is given.
 
     Channels that something else reads keep their order and size: outputs, products, unknown layers,
     weights that two places share. Before anything is returned, both forms run in evaluation mode
@@ -181,8 +181,12 @@ class _Fit:
         self.layers = sorted({name for space in spaces for name, _ in space.layers})
 
     def forms(self, match: _Match | None, *, rescale: bool) -> list[Form]:
-        """Sweep until nothing changes; else give the nearest form that was seen."""
-        nearest, best, has_moved, step = self._distance(), self._seen(), True, 0.0
+        """Sweep until nothing changes; give the nearest form that was seen if the last is not near.
+
+        Models with nothing in common may not settle, or settle far away.
+        """
+        distance = nearest = self._distance()
+        best, has_moved = self._seen(), True
         for sweep in range(_SWEEPS):
             is_rough = sweep < _ROUGH
             by_length, has_moved, step = is_rough or has_moved, False, 0.0
@@ -191,12 +195,12 @@ class _Fit:
                     has_moved |= views.permute(match(views.likeness(by_entries=not is_rough)))
                 if rescale and not views.space.norms:
                     step = max(step, views.rescale(by_length=by_length))
-            if not has_moved and step < _STILL and not is_rough:
-                break
             distance = self._distance()
             if distance < nearest:
                 nearest, best = distance, self._seen()
-        return best if has_moved or step > _SETTLED else self._seen()
+            if not has_moved and step < _STILL and not is_rough:
+                break
+        return self._seen() if distance <= _FARTHER * nearest else best
 
     def _seen(self) -> list[Form]:
         return [Form(v.space, v.order.clone(), v.logs.clone()) for v in self.views]

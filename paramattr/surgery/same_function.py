@@ -19,7 +19,7 @@ from paramattr.surgery.plain_models import copied
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 _SIZES = (16, 32, 64, 8, 28, *range(1, 65), 96, 128, 160, 192, 224, 256)
 """Sides of images and lengths of sequences to try: a flattened image fits one alone."""
-_SHAPES_PER_SIZE, _CALLS = 32, 3
+_SHAPES_PER_SIZE, _CALLS, _LARGEST_MAP = 32, 3, 16
 _WIDTHS = ("in_features", "in_channels", "input_size", "num_features", "embed_dim")
 """Attributes of modules that say how many features they read."""
 
@@ -30,6 +30,10 @@ class _Call:
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_Answer = tuple[_Call, list[Tensor]]
+_Shapes = dict[str, tuple[int, ...]]
 
 
 class Behaviour:
@@ -54,14 +58,9 @@ class Behaviour:
     def __init__(self, model: nn.Module, graph: fx.Graph, inputs: Inputs | None) -> None:
         kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
         self._own = max(kinds, key=lambda kind: torch.finfo(kind).eps)
-        for dtype in (torch.float64, self._own):
-            self._dtype = dtype
-            if inputs is None:
-                calls = _made_calls(model, graph, dtype)
-                found = list(itertools.islice(self._telling(model, calls), _CALLS))
-            else:
-                found = self._given(model, _cast(_as_call(inputs), model, dtype))
+        for dtype, found in self._tries(model, graph, inputs):
             if found:
+                self._dtype = dtype
                 break
         else:
             raise ModelError(
@@ -88,51 +87,63 @@ class Behaviour:
             changes.append(_change(expected, found))
         return max(changes)
 
-    def _given(self, model: nn.Module, call: _Call) -> list[tuple[_Call, list[Tensor]]]:
+    def _tries(
+        self, model: nn.Module, graph: fx.Graph, inputs: Inputs | None
+    ) -> Iterator[tuple[torch.dtype, list[_Answer]]]:
+        if inputs is not None:
+            call = _as_call(inputs)
+            for dtype in (torch.float64, self._own):
+                yield dtype, self._given(model, _cast(call, model, dtype), dtype)
+            return
+        precisions = (torch.float64, self._own)
+        models = {dtype: copied(model).to(dtype).eval() for dtype in precisions}
+        for shapes in _made_shapes(model, graph):
+            for dtype, one in models.items():  # some models fix a precision of their own
+                answers = (_answer(one, shape, dtype) for shape in shapes)
+                yield dtype, list(itertools.islice(filter(None, answers), _CALLS))
+
+    def _given(self, model: nn.Module, call: _Call, dtype: torch.dtype) -> list[_Answer]:
         try:
-            outputs = _outputs(model, call, self._dtype)
+            outputs = _outputs(model, call, dtype)
         except Exception as error:  # whatever the model raises
-            if self._dtype != self._own:
-                return []  # it fixes a precision
+            if dtype != self._own:
+                return []
             raise DataError(
                 f"the baseline ({type(model).__name__}) fails on inputs ({one_line(error)}): "
                 "expected a batch that it takes, as a tensor, a tuple of arguments or a mapping of "
                 "keyword arguments"
             ) from error
-        if not outputs or not all(bool(output.isfinite().all()) for output in outputs):
+        if not outputs or not _are_finite(outputs):
             raise DataError(
                 "the baseline's outputs on inputs hold no numbers, or some that are not finite: "
                 "expected finite ones, which can be compared"
             )
         return [(call, outputs)]
 
-    def _telling(
-        self, model: nn.Module, calls: Iterator[list[tuple[_Call, _Call]]]
-    ) -> Iterator[tuple[_Call, list[Tensor]]]:
-        """Find calls that run and whose outputs hang on the inputs, all of one size."""
-        tried = copied(model).to(self._dtype).eval()
-        for of_one_size in calls:
-            found = []
-            for one, other in of_one_size:
-                try:
-                    outputs, others = (_run(tried, call) for call in (one, other))
-                except Exception:  # not a shape that the model takes
-                    continue
-                is_finite = all(bool(output.isfinite().all()) for output in outputs)
-                if is_finite and _change(outputs, others) > 0:
-                    found.append((one, _outputs(model, one, self._dtype)))
-            if found:
-                yield from found
-                return
+
+def _answer(model: nn.Module, shapes: _Shapes, dtype: torch.dtype) -> _Answer | None:
+    """Give a call of some shapes and its outputs, if it runs and they hang on the inputs."""
+    calls = (_cast(_Call((), _drawn(shapes, seed)), model, dtype) for seed in (0, 1))
+    try:
+        call = next(calls)
+        outputs = _outputs(model, call, dtype, copy=False)
+        others = _outputs(model, next(calls), dtype, copy=False)
+    except Exception:  # not a shape that the model takes
+        return None
+    if not _are_finite(outputs) or _change(outputs, others) == 0:
+        return None
+    return call, outputs
 
 
-def _outputs(model: nn.Module, call: _Call, dtype: torch.dtype) -> list[Tensor]:
-    """Run a copy, since a model may change itself."""
-    return _run(copied(model).to(dtype).eval(), call)
+def _are_finite(outputs: list[Tensor]) -> bool:
+    return all(bool(output.isfinite().all()) for output in outputs)
 
 
-def _run(model: nn.Module, call: _Call) -> list[Tensor]:
-    """Run a model from one state of chance, which is then as it was."""
+def _outputs(
+    model: nn.Module, call: _Call, dtype: torch.dtype, *, copy: bool = True
+) -> list[Tensor]:
+    """Run a copy, since a model may change itself, from one state of chance."""
+    other = copied(model).to(dtype).eval() if copy else model
     places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     gpus = sorted({place.index for place in places if place.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(devices=gpus), warnings.catch_warnings():
@@ -140,7 +151,7 @@ def _run(model: nn.Module, call: _Call) -> list[Tensor]:
         torch.default_generator.manual_seed(0)
         for gpu in gpus:
             torch.cuda.default_generators[gpu].manual_seed(0)
-        made = model(*call.args, **call.kwargs)
+        made = other(*call.args, **call.kwargs)
     return [output.detach().cpu().double().clone() for output in _tensors(made)]
 
 
@@ -184,37 +195,30 @@ def _cast(call: _Call, model: nn.Module, dtype: torch.dtype) -> _Call:
     device = next(model.parameters()).device
 
     def own(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+        if isinstance(value, Tensor):
+            return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+        if type(value) in (list, tuple):
+            return type(value)(map(own, value))
+        return {key: own(part) for key, part in value.items()} if type(value) is dict else value
 
-    return _Call(tuple(map(own, call.args)), {k: own(v) for k, v in call.kwargs.items()})
+    return _Call(own(call.args), own(dict(call.kwargs)))
 
 
-def _made_calls(
-    model: nn.Module, graph: fx.Graph, dtype: torch.dtype
-) -> Iterator[list[tuple[_Call, _Call]]]:
-    """Make pairs of calls, of two draws, in all the shapes of one size after the other."""
+def _made_shapes(model: nn.Module, graph: fx.Graph) -> Iterator[list[_Shapes]]:
+    """Give shapes to try for all arguments, size by size, each once."""
     wanted = {
         str(node.target): _readers(node, model)
         for node in graph.nodes
         if node.op == "placeholder" and not node.args and not str(node.target).startswith("*")
     }
-    has_images = any(reader.dims or reader.tokens for own in wanted.values() for reader in own)
-    rows, tried = 2 if has_images else 16, set()
+    are_large = any(reader.dims or reader.tokens for own in wanted.values() for reader in own)
+    rows, tried = 2 if are_large else 16, set()
     for size in _SIZES:
-        calls = []
         choices = [_shapes(readers, rows, size) for readers in wanted.values()]
-        for shapes in itertools.islice(itertools.product(*choices), _SHAPES_PER_SIZE):
-            if shapes in tried:
-                continue
-            tried.add(shapes)
-            calls.append(
-                tuple(
-                    _cast(_Call((), _drawn(wanted, shapes, seed)), model, dtype) for seed in (0, 1)
-                )
-            )
-        yield calls
+        combined = itertools.islice(itertools.product(*choices), _SHAPES_PER_SIZE)
+        new = [shapes for shapes in combined if shapes not in tried]
+        tried.update(new)
+        yield [dict(zip(wanted, shapes, strict=True)) for shapes in new]
 
 
 @dataclass(frozen=True)
@@ -277,15 +281,16 @@ def _shapes(readers: list[_Reader], rows: int, size: int) -> list[tuple[int, ...
             flat = n * size**reader.dims
             shapes += [(rows, n, *sides), (rows, *sides, n), (rows, *sides), (rows, flat)]
         else:
-            shapes += [(rows, n), (rows, size, n), (rows, n, size), (rows, n, size, size)]
-            shapes += [(rows, size, size, n)]
+            shapes += [(rows, n), (rows, size, n), (rows, n, size)]
+            if size <= _LARGEST_MAP:
+                shapes += [(rows, n, size, size), (rows, size, size, n)]
     return list(dict.fromkeys(shapes)) or [(rows, 1), (rows,), (rows, size)]
 
 
-def _drawn(names: Mapping[str, object], shapes: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
+def _drawn(shapes: _Shapes, seed: int) -> dict[str, Tensor]:
     """Draw inputs: half the rows as pixels in [0, 1], the others normal and larger."""
     draw, made = torch.Generator().manual_seed(seed), {}
-    for name, shape in zip(names, shapes, strict=True):
+    for name, shape in shapes.items():
         if shape[0] < 0:
             made[name] = torch.randint(-shape[0], shape[1:], generator=draw)
             continue
