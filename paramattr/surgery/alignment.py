@@ -21,9 +21,8 @@ _SWEEPS, _ROUGH = 20, 2
 SIDES = ("out", "in")
 """Of a channel: what makes it, and what reads it."""
 _LARGEST = math.log(1e3)
-"""A channel's factor stays within 1e-3 to 1e3. Layers of trained networks differ by less. Where two
-models have nothing in common, fits of neighbouring layers could drive each other beyond all bounds.
-A weight between two channels moves by up to 1e6, which float32 holds without loss."""
+"""A channel's factor stays within 1e-3 to 1e3: layers of trained networks differ by less, and fits of
+layers with nothing in common by anything. A weight moves by up to 1e6, which float32 holds."""
 _STILL, _FARTHER = 1e-6, 1.1
 """The change of a factor that ends the sweeps; how much farther than the nearest the last is."""
 _Match = Callable[[Float[Tensor, "target fitted"]], Int[Tensor, "channels"]]
@@ -63,14 +62,15 @@ def align(
         A new model that does what the baseline does, up to rounding.
 
     Raises:
-        ModelError: if the two are not of one architecture, or the model cannot be traced, has
-            an activation other than (leaky) ReLU, hooks, weights that are computed or no channels
-            that can change, if no inputs could be made for it, or if its other form does something
-            else.
+        ModelError: if the two are not of one architecture, or the model cannot be traced, has an
+            activation other than (leaky) ReLU, hooks, computed weights or no channels that can
+            change, if no inputs could be made for it, or if its other form does something else.
         DataError: if the baseline cannot run on `inputs`.
         ParamattrError: if SciPy is missing.
+
     Source: Ainsworth et al. 2023, "Git Re-Basin", Sec. 3.2 (weight matching), here with factors.
 
+    >>> import copy
     >>> target = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> baseline = copy.deepcopy(target)
     >>> with torch.no_grad():
@@ -112,13 +112,7 @@ def align(
 
 @dataclass
 class Form:
-    """The order and the size of a space's channels: channel `order[k]`, in place `k`, by a factor.
-
-    Attributes:
-        space: the channels.
-        order: channels by their new places.
-        logs: logarithms of the factors, by new places.
-    """
+    """Where a space's channels go and how large: `order[k]` to place `k`, by a factor."""
 
     space: Space
     order: Int[Tensor, "channels"]
@@ -132,10 +126,9 @@ def _formed(model: nn.Module, forms: list[Form]) -> nn.Module:
         reorder_space(wide, form.space, form.order)
         multiply_space(wide, form.space, form.logs.exp())
     for name in {name for form in forms for name in form.space.touched}:
-        for own, value in zip(
-            _tensors(formed.get_submodule(name)), _tensors(wide.get_submodule(name)), strict=True
-        ):
-            own.copy_(value)
+        own, values = (_tensors(one.get_submodule(name)) for one in (formed, wide))
+        for tensor, value in zip(own, values, strict=True):
+            tensor.copy_(value)
     return formed
 
 
@@ -159,15 +152,16 @@ def _check_spaces(model: nn.Module, spaces: list[Space], behaviour: Behaviour) -
         logs = torch.randint(-2, 3, (space.size,), generator=draw).double() * math.log(2)
         logs *= 0 if space.norms else 1
         forms.append(Form(space, torch.randperm(space.size, generator=draw), logs))
-    if behaviour.change(_formed(model, forms)) <= behaviour.tolerance:
+    ready = behaviour.ready(model)
+    change = behaviour.change(_formed(ready, forms))
+    if change <= behaviour.tolerance:
         return
-    changes = [behaviour.change(_formed(model, [form])) for form in forms]
-    worst = max(range(len(forms)), key=changes.__getitem__)
+    worst = max(forms, key=lambda form: behaviour.change(_formed(ready, [form]))).space
     raise ModelError(
-        f"outputs change by {changes[worst]:.2g} of their size when {spaces[worst]} are permuted "
-        "and rescaled: expected a model that does the same with them in any order and size; it "
-        "reads them or these layers' weights in a way that its trace does not show. Compute this "
-        "part with layers of torch.nn alone, or compare the models in the form that they have"
+        f"outputs change by {change:.2g} of their size when hidden channels are permuted and "
+        f"rescaled, above all {worst}: expected no change; the model uses them or these weights "
+        "in a way that its trace does not show. Compute this part with layers of torch.nn alone, "
+        "or compare the models in the form that they have"
     )
 
 
@@ -181,10 +175,7 @@ class _Fit:
         self.layers = sorted({name for space in spaces for name, _ in space.layers})
 
     def forms(self, match: _Match | None, *, rescale: bool) -> list[Form]:
-        """Sweep until nothing changes; give the nearest form that was seen if the last is not near.
-
-        Models with nothing in common may not settle, or settle far away.
-        """
+        """Sweep until nothing changes; models with nothing in common may not, or be far by then."""
         distance = nearest = self._distance()
         best, has_moved = self._seen(), True
         for sweep in range(_SWEEPS):

@@ -47,7 +47,7 @@ def check_weights(model: nn.Module, role: str) -> None:
                     tensor = getattr(hook, "name", None) or getattr(hook, "_tensor_name", "weight")
                     raise _computed(name, role, how, way_out.format(tensor))
         if parametrize.is_parametrized(module):
-            tensor = next(iter(module.parametrizations))  # type: ignore[arg-type]
+            tensor = next(iter(module.parametrizations))
             way_out = f"torch.nn.utils.parametrize.remove_parametrizations(layer, {tensor!r})"
             raise _computed(name, role, "parametrization", way_out)
 

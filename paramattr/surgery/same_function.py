@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from paramattr.errors import DataError, ModelError, one_line
 from paramattr.surgery.plain_models import copied
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-_SIZES = (16, 32, 64, 8, 28, *range(1, 65), 96, 128, 160, 192, 224, 256)
+_SIZES = (8, 16, 32, 64, 28, *range(1, 65), 96, 128, 160, 192, 224, 256)
 """Sides of images and lengths of sequences to try: a flattened image fits one alone."""
-_SHAPES_PER_SIZE, _CALLS, _LARGEST_MAP = 32, 3, 16
+_SHAPES_PER_SIZE, _CALLS, _LARGEST_MAP, _MOST_ENTRIES = 32, 3, 16, 2**22
 _WIDTHS = ("in_features", "in_channels", "input_size", "num_features", "embed_dim")
 """Attributes of modules that say how many features they read."""
 
@@ -32,7 +33,6 @@ class _Call:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_Answer = tuple[_Call, list[Tensor]]
 _Shapes = dict[str, tuple[int, ...]]
 
 
@@ -48,7 +48,8 @@ class Behaviour:
             Without one, shapes are tried that fit the first layers.
 
     Attributes:
-        tolerance: the largest relative change that is rounding.
+        rounding: the largest relative change of outputs that rounded weights explain.
+        tolerance: the largest one for weights that are not rounded.
 
     Raises:
         DataError: if the model cannot run on `inputs`.
@@ -56,94 +57,90 @@ class Behaviour:
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, inputs: Inputs | None) -> None:
-        kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
-        self._own = max(kinds, key=lambda kind: torch.finfo(kind).eps)
-        for dtype, found in self._tries(model, graph, inputs):
-            if found:
-                self._dtype = dtype
-                break
-        else:
-            raise ModelError(
-                f"no inputs could be made for the model ({type(model).__name__}), so that it "
-                "cannot be checked whether its aligned form does the same: give a sample batch, "
-                "inputs=... (a tensor, a tuple of arguments, or a mapping of keyword arguments)"
-            )
-        self._calls, self._outputs = zip(*found, strict=True)
-        self.tolerance = 1e-9 if self._dtype == torch.float64 else self.rounding
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        self.rounding = max(float(torch.finfo(kind).eps) for kind in kinds) ** 0.5
+        found = _made(model, graph) if inputs is None else _given(model, _as_call(inputs))
+        self._is_wide, self._calls = found
+        self.tolerance = 1e-9 if self._is_wide else self.rounding
+        self._outputs = [_outputs(self.ready(model), call) for call in self._calls]
 
-    @property
-    def rounding(self) -> float:
-        """The largest relative change that rounded weights may make."""
-        return float(torch.finfo(self._own).eps) ** 0.5
+    def ready(self, model: nn.Module) -> nn.Module:
+        """Copy a model, in evaluation mode and the precision that is compared in."""
+        return _ready(model, self._is_wide)
 
     def change(self, other: nn.Module) -> float:
         """Give the largest change of the outputs, relative to their size; inf if it fails."""
         changes = []
         for call, expected in zip(self._calls, self._outputs, strict=True):
-            try:
-                found = _outputs(other, call, self._dtype)
+            try:  # a copy for each call: a model may change itself
+                found = _outputs(self.ready(other), call)
             except Exception:  # another form that does not run is another function
                 return float("inf")
             changes.append(_change(expected, found))
         return max(changes)
 
-    def _tries(
-        self, model: nn.Module, graph: fx.Graph, inputs: Inputs | None
-    ) -> Iterator[tuple[torch.dtype, list[_Answer]]]:
-        if inputs is not None:
-            call = _as_call(inputs)
-            for dtype in (torch.float64, self._own):
-                yield dtype, self._given(model, _cast(call, model, dtype), dtype)
-            return
-        precisions = (torch.float64, self._own)
-        models = {dtype: copied(model).to(dtype).eval() for dtype in precisions}
-        for shapes in _made_shapes(model, graph):
-            for dtype, one in models.items():  # some models fix a precision of their own
-                answers = (_answer(one, shape, dtype) for shape in shapes)
-                yield dtype, list(itertools.islice(filter(None, answers), _CALLS))
 
-    def _given(self, model: nn.Module, call: _Call, dtype: torch.dtype) -> list[_Answer]:
+def _ready(model: nn.Module, is_wide: bool) -> nn.Module:
+    other = copied(model).eval()
+    return other.double() if is_wide else other
+
+
+def _given(model: nn.Module, call: _Call) -> tuple[bool, list[_Call]]:
+    wide = _cast(call, model, torch.float64)
+    try:
+        outputs, is_wide = _outputs(_ready(model, True), wide), True
+    except Exception:  # some models fix a precision of their own
         try:
-            outputs = _outputs(model, call, dtype)
+            outputs, is_wide = _outputs(_ready(model, False), call), False
         except Exception as error:  # whatever the model raises
-            if dtype != self._own:
-                return []
             raise DataError(
                 f"the baseline ({type(model).__name__}) fails on inputs ({one_line(error)}): "
                 "expected a batch that it takes, as a tensor, a tuple of arguments or a mapping of "
                 "keyword arguments"
             ) from error
-        if not outputs or not _are_finite(outputs):
-            raise DataError(
-                "the baseline's outputs on inputs hold no numbers, or some that are not finite: "
-                "expected finite ones, which can be compared"
-            )
-        return [(call, outputs)]
+    if not outputs or not _are_finite(outputs):
+        raise DataError(
+            "the baseline's outputs on inputs hold no numbers, or some that are not finite: "
+            "expected finite ones, which can be compared"
+        )
+    return is_wide, [wide if is_wide else call]
 
 
-def _answer(model: nn.Module, shapes: _Shapes, dtype: torch.dtype) -> _Answer | None:
-    """Give a call of some shapes and its outputs, if it runs and they hang on the inputs."""
+def _made(model: nn.Module, graph: fx.Graph) -> tuple[bool, list[_Call]]:
+    """Find a size in which calls run and give outputs that hang on the inputs."""
+    own = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    models = [(True, torch.float64, _ready(model, True)), (False, own, _ready(model, False))]
+    for shapes in _made_shapes(model, graph):
+        for is_wide, dtype, one in models:
+            calls = (_telling_call(one, shape, dtype) for shape in shapes)
+            found = list(itertools.islice(filter(None, calls), _CALLS))
+            if found:
+                return is_wide, found
+    raise ModelError(
+        f"no inputs could be made for the model ({type(model).__name__}), so that it cannot be "
+        "checked whether its aligned form does the same: give a sample batch, inputs=... (a "
+        "tensor, a tuple of arguments, or a mapping of keyword arguments)"
+    )
+
+
+def _telling_call(model: nn.Module, shapes: _Shapes, dtype: torch.dtype) -> _Call | None:
+    """Give a call of some shapes, if it runs and two draws give different outputs."""
     calls = (_cast(_Call((), _drawn(shapes, seed)), model, dtype) for seed in (0, 1))
     try:
         call = next(calls)
-        outputs = _outputs(model, call, dtype, copy=False)
-        others = _outputs(model, next(calls), dtype, copy=False)
+        outputs = _outputs(model, call)
+        others = _outputs(model, next(calls))
     except Exception:  # not a shape that the model takes
         return None
-    if not _are_finite(outputs) or _change(outputs, others) == 0:
-        return None
-    return call, outputs
+    return call if _are_finite(outputs) and _change(outputs, others) > 0 else None
 
 
 def _are_finite(outputs: list[Tensor]) -> bool:
     return all(bool(output.isfinite().all()) for output in outputs)
 
 
-def _outputs(
-    model: nn.Module, call: _Call, dtype: torch.dtype, *, copy: bool = True
-) -> list[Tensor]:
-    """Run a copy, since a model may change itself, from one state of chance."""
-    other = copied(model).to(dtype).eval() if copy else model
+def _outputs(model: nn.Module, call: _Call) -> list[Tensor]:
+    """Run a model from one state of chance, which is then as it was."""
     places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     gpus = sorted({place.index for place in places if place.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(devices=gpus), warnings.catch_warnings():
@@ -151,7 +148,7 @@ def _outputs(
         torch.default_generator.manual_seed(0)
         for gpu in gpus:
             torch.cuda.default_generators[gpu].manual_seed(0)
-        made = other(*call.args, **call.kwargs)
+        made = model(*call.args, **call.kwargs)
     return [output.detach().cpu().double().clone() for output in _tensors(made)]
 
 
@@ -284,7 +281,8 @@ def _shapes(readers: list[_Reader], rows: int, size: int) -> list[tuple[int, ...
             shapes += [(rows, n), (rows, size, n), (rows, n, size)]
             if size <= _LARGEST_MAP:
                 shapes += [(rows, n, size, size), (rows, size, size, n)]
-    return list(dict.fromkeys(shapes)) or [(rows, 1), (rows,), (rows, size)]
+    shapes = shapes or [(rows, 1), (rows,), (rows, size)]
+    return [shape for shape in dict.fromkeys(shapes) if math.prod(shape) <= _MOST_ENTRIES]
 
 
 def _drawn(shapes: _Shapes, seed: int) -> dict[str, Tensor]:
