@@ -204,7 +204,8 @@ class Residual(nn.Module):
 def apart(one, other):
     """Add up squared distances, each relative to the other's weights."""
     pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return float(sum(((a - b).square().sum() / b.square().sum()).detach() for a, b in pairs))
+    ratios = ((a - b).square().sum() / b.square().sum().clamp(min=1e-12) for a, b in pairs)
+    return float(sum(ratio.detach() for ratio in ratios))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -387,6 +388,11 @@ def flattened():
     return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(48, 3))
 
 
+def normed():
+    """Has as many features as a made sequence could have steps."""
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
 class Single(nn.Module):
     """Fixes its precision."""
 
@@ -410,6 +416,7 @@ INPUTS = {
         torch.float64,
         lambda: (torch.arange(6).view(2, 3), torch.ones(2, 1, 1)),
     ),
+    "a norm of features": (normed, torch.float64, lambda: (torch.randn(5, 4),)),
     "one precision": (Single, torch.float32, lambda: (torch.randn(5, 4),)),
 }
 

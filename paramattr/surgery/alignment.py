@@ -21,7 +21,7 @@ _SWEEPS, _ROUGH = 20, 2
 SIDES = ("out", "in")
 """Of a channel: what makes it, and what reads it."""
 _LARGEST = math.log(1e3)
-"""A channel's factor stays within 1e-3 to 1e3: layers of trained networks differ by less, and fits of
+"""A channel's factor stays within 1e-3 to 1e3: trained layers differ by less, and the fits of
 layers with nothing in common by anything. A weight moves by up to 1e6, which float32 holds."""
 _STILL, _FARTHER = 1e-6, 1.1
 """The change of a factor that ends the sweeps; how much farther than the nearest the last is."""

@@ -20,7 +20,7 @@ from paramattr.surgery.plain_models import copied
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 _SIZES = (8, 16, 32, 64, 28, *range(1, 65), 96, 128, 160, 192, 224, 256)
 """Sides of images and lengths of sequences to try: a flattened image fits one alone."""
-_SHAPES_PER_SIZE, _CALLS, _LARGEST_MAP, _MOST_ENTRIES = 32, 3, 16, 2**22
+_SHAPES_PER_SIZE, _LARGEST_MAP, _MOST_ENTRIES = 32, 16, 2**22
 _WIDTHS = ("in_features", "in_channels", "input_size", "num_features", "embed_dim")
 """Attributes of modules that say how many features they read."""
 
@@ -60,9 +60,9 @@ class Behaviour:
         kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
         self.rounding = max(float(torch.finfo(kind).eps) for kind in kinds) ** 0.5
         found = _made(model, graph) if inputs is None else _given(model, _as_call(inputs))
-        self._is_wide, self._calls = found
+        self._is_wide, self._call = found
         self.tolerance = 1e-9 if self._is_wide else self.rounding
-        self._outputs = [_outputs(self.ready(model), call) for call in self._calls]
+        self._outputs = _outputs(self.ready(model), self._call)
 
     def ready(self, model: nn.Module) -> nn.Module:
         """Copy a model, in evaluation mode and the precision that is compared in."""
@@ -70,14 +70,10 @@ class Behaviour:
 
     def change(self, other: nn.Module) -> float:
         """Give the largest change of the outputs, relative to their size; inf if it fails."""
-        changes = []
-        for call, expected in zip(self._calls, self._outputs, strict=True):
-            try:  # a copy for each call: a model may change itself
-                found = _outputs(self.ready(other), call)
-            except Exception:  # another form that does not run is another function
-                return float("inf")
-            changes.append(_change(expected, found))
-        return max(changes)
+        try:
+            return _change(self._outputs, _outputs(self.ready(other), self._call))
+        except Exception:  # another form that does not run is another function
+            return float("inf")
 
 
 def _ready(model: nn.Module, is_wide: bool) -> nn.Module:
@@ -85,7 +81,7 @@ def _ready(model: nn.Module, is_wide: bool) -> nn.Module:
     return other.double() if is_wide else other
 
 
-def _given(model: nn.Module, call: _Call) -> tuple[bool, list[_Call]]:
+def _given(model: nn.Module, call: _Call) -> tuple[bool, _Call]:
     wide = _cast(call, model, torch.float64)
     try:
         outputs, is_wide = _outputs(_ready(model, True), wide), True
@@ -103,18 +99,22 @@ def _given(model: nn.Module, call: _Call) -> tuple[bool, list[_Call]]:
             "the baseline's outputs on inputs hold no numbers, or some that are not finite: "
             "expected finite ones, which can be compared"
         )
-    return is_wide, [wide if is_wide else call]
+    return is_wide, wide if is_wide else call
 
 
-def _made(model: nn.Module, graph: fx.Graph) -> tuple[bool, list[_Call]]:
-    """Find a size in which calls run and give outputs that hang on the inputs."""
+def _made(model: nn.Module, graph: fx.Graph) -> tuple[bool, _Call]:
+    """Find a call that runs and gives outputs that hang on the inputs, of few dimensions first.
+
+    One is enough, and more would be wrong: with as many steps as features, a batch norm after a
+    linear layer takes steps for channels, which its model never meant.
+    """
     own = next(p.dtype for p in model.parameters() if p.is_floating_point())
     models = [(True, torch.float64, _ready(model, True)), (False, own, _ready(model, False))]
     for shapes in _made_shapes(model, graph):
         for is_wide, dtype, one in models:
             calls = (_telling_call(one, shape, dtype) for shape in shapes)
-            found = list(itertools.islice(filter(None, calls), _CALLS))
-            if found:
+            found = next(filter(None, calls), None)
+            if found is not None:
                 return is_wide, found
     raise ModelError(
         f"no inputs could be made for the model ({type(model).__name__}), so that it cannot be "
