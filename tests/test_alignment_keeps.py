@@ -258,6 +258,16 @@ def test_half_precision_is_rounded_once(dtype):
     assert float((one - other).abs().max() / other.abs().max()) < 4 * torch.finfo(dtype).eps
 
 
+def test_weights_that_rounding_destroys_are_refused():
+    baseline, _ = pair(mlp, torch.float16)
+    with torch.no_grad():
+        baseline[0].weight.mul_(2e-4), baseline[0].bias.mul_(2e-4)
+        target = copy.deepcopy(baseline)
+        target[0].weight.mul_(1e-3), target[0].bias.mul_(1e-3), target[2].weight.mul_(1e3)
+    with pytest.raises(ModelError, match=r"more than rounding explains.*higher precision"):
+        align(baseline, target)
+
+
 @pytest.mark.parametrize(
     ("norm", "way_out"),
     [

@@ -103,7 +103,7 @@ def align(
     change = behaviour.change(fitted)
     if not change <= behaviour.rounding:
         raise ModelError(
-            f"the aligned model's outputs differ by {change:.2g} of the baseline's, more than "
+            f"the aligned model's outputs differ by {change:.2g} of their range, more than "
             f"rounding explains ({behaviour.rounding:.2g}): expected the same function; align "
             "models of a higher precision, as with .float() or .double(), or give rescale=False"
         )
@@ -158,7 +158,7 @@ def _check_spaces(model: nn.Module, spaces: list[Space], behaviour: Behaviour) -
         return
     worst = max(forms, key=lambda form: behaviour.change(_formed(ready, [form]))).space
     raise ModelError(
-        f"outputs change by {change:.2g} of their size when hidden channels are permuted and "
+        f"outputs change by {change:.2g} of their range when hidden channels are permuted and "
         f"rescaled, above all {worst}: expected no change; the model uses them or these weights "
         "in a way that its trace does not show. Compute this part with layers of torch.nn alone, "
         "or compare the models in the form that they have"

@@ -63,15 +63,18 @@ class Behaviour:
         self._is_wide, self._call = found
         self.tolerance = 1e-9 if self._is_wide else self.rounding
         self._outputs = _outputs(self.ready(model), self._call)
+        noise = 2**-52 if self._is_wide else self.rounding**2
+        self._least = 100 * noise / self.tolerance
+        """The smallest share of an output's size that its changes can be told from noise in."""
 
     def ready(self, model: nn.Module) -> nn.Module:
         """Copy a model, in evaluation mode and the precision that is compared in."""
         return _ready(model, self._is_wide)
 
     def change(self, other: nn.Module) -> float:
-        """Give the largest change of the outputs, relative to their size; inf if it fails."""
+        """Give the largest change of outputs, relative to how far rows differ; inf if it fails."""
         try:
-            return _change(self._outputs, _outputs(self.ready(other), self._call))
+            return _change(self._outputs, _outputs(self.ready(other), self._call), self._least)
         except Exception:  # another form that does not run is another function
             return float("inf")
 
@@ -164,13 +167,17 @@ def _tensors(value: object) -> Iterator[Tensor]:
         yield from _tensors(list(vars(value).values()))
 
 
-def _change(expected: list[Tensor], found: list[Tensor]) -> float:
+def _change(expected: list[Tensor], found: list[Tensor], least: float = 1.0) -> float:
     if [output.shape for output in expected] != [output.shape for output in found]:
         return float("inf")
     changes = [0.0]
     for one, other in zip(expected, found, strict=True):
         if one.numel() and not torch.equal(one, other):
-            ratio = float((one - other).abs().max() / one.abs().max())
+            # A large bias of the output layer would hide what hidden channels do.
+            apart = (one - one.roll(1, 0)).abs().max() if one.ndim else one.new_zeros(())
+            size = one.abs().max()
+            scale = torch.maximum(apart, least * size) if apart > 0 else size
+            ratio = float((one - other).abs().max() / scale)
             changes.append(ratio if ratio == ratio else float("inf"))
     return max(changes)
 
