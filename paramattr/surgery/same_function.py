@@ -120,9 +120,10 @@ def _made(model: nn.Module, graph: fx.Graph) -> tuple[bool, _Call]:
             if found is not None:
                 return is_wide, found
     raise ModelError(
-        f"no inputs could be made for the model ({type(model).__name__}), so that it cannot be "
-        "checked whether its aligned form does the same: give a sample batch, inputs=... (a "
-        "tensor, a tuple of arguments, or a mapping of keyword arguments)"
+        f"no inputs could be made for the model ({type(model).__name__}) that it takes and that "
+        "change its outputs, so that it cannot be checked whether its aligned form does the same: "
+        "give a sample batch, inputs=... (a tensor, a tuple of arguments, or a mapping of keyword "
+        "arguments)"
     )
 
 
