@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -10,16 +12,30 @@ from torch import Tensor, nn
 
 from paramattr.errors import ModelError, ParamattrError
 from paramattr.parameters import align as aligned_values
-from paramattr.surgery.channel_spaces import Convolution, Space, channel_spaces
+from paramattr.surgery.channel_spaces import Convolution, Space, channel_spaces, traced
+from paramattr.surgery.plain_models import check_weights, copied
+from paramattr.surgery.same_function import Behaviour, Inputs
 from paramattr.wrappers import unwrapped
 
 _SWEEPS, _ROUGH = 20, 2
 SIDES = ("out", "in")
 """Of a channel: what makes it, and what reads it."""
+_LARGEST = math.log(1e3)
+"""A channel's factor stays within 1e-3 to 1e3: trained layers differ by less, and the fits of
+layers with nothing in common by anything. A weight moves by up to 1e6, which float32 holds."""
+_STILL, _FARTHER = 1e-6, 1.1
+"""The change of a factor that ends the sweeps; how much farther than the nearest the last is."""
+_Match = Callable[[Float[Tensor, "target fitted"]], Int[Tensor, "channels"]]
+_PerChannel = Float[Tensor, "channels"]
 
 
 def align(
-    baseline: nn.Module, target: nn.Module, *, permute: bool = True, rescale: bool = True
+    baseline: nn.Module,
+    target: nn.Module,
+    *,
+    permute: bool = True,
+    rescale: bool = True,
+    inputs: Inputs | None = None,
 ) -> nn.Module:
     """Permute and rescale hidden channels to fit another model, which changes no function.
 
@@ -27,24 +43,34 @@ def align(
     smaller there: with (leaky) ReLU a channel that is made `s` times larger and read `1 / s` times
     as strongly does the same. The straight line between such forms leads through damaged models.
     Layer by layer, in turns until nothing changes, channels take the order in which their weights
-    are most like the target's, and the factor that fits what makes them and what reads them.
+    are most like the target's, and the factor, from 1e-3 to 1e3, that fits what makes them and what
+    reads them. Where that leads away from the target, the nearest form on the way is given.
+
+    Channels that something else reads keep their order and size: outputs, products, unknown layers,
+    weights that two places share. Before anything is returned, both forms run in evaluation mode
+    and their outputs are compared.
 
     Args:
         baseline: what is brought into another form; it is left as it is.
         target: the model that it is to fit, of the same architecture.
         permute: whether the order of channels may change. This needs SciPy.
         rescale: whether their size may change. Channels of a batch norm keep theirs.
+        inputs: a sample batch to compare outputs on: a tensor, a tuple of arguments or a mapping of
+            keyword arguments. Without it, inputs are made that fit the first layers.
 
     Returns:
         A new model that does what the baseline does, up to rounding.
 
     Raises:
-        ModelError: if the two are not of one architecture, or the model cannot be traced, or has
-            an activation other than (leaky) ReLU.
+        ModelError: if the two are not of one architecture, or the model cannot be traced, has an
+            activation other than (leaky) ReLU, hooks, computed weights or no channels that can
+            change, if no inputs could be made for it, or if its other form does something else.
+        DataError: if the baseline cannot run on `inputs`.
         ParamattrError: if SciPy is missing.
 
     Source: Ainsworth et al. 2023, "Git Re-Basin", Sec. 3.2 (weight matching), here with factors.
 
+    >>> import copy
     >>> target = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> baseline = copy.deepcopy(target)
     >>> with torch.no_grad():
@@ -57,22 +83,127 @@ def align(
     baseline, target = unwrapped(baseline), unwrapped(target)
     if not isinstance(baseline, nn.Module) or not isinstance(target, nn.Module):
         raise ModelError("align takes two modules: load a state dict into one first")
+    for model, role in ((baseline, "baseline"), (target, "target")):
+        check_weights(model, role)
     aligned_values(target, baseline)  # refuses what is not of one architecture
-    fitted = copy.deepcopy(baseline)
-    spaces = channel_spaces(fitted)
+    graph = traced(baseline)
+    spaces = channel_spaces(baseline, graph)
     match = _matcher() if permute else None
+    if not spaces:
+        raise ModelError(
+            f"the model ({type(baseline).__name__}) has no hidden channels whose order or size may "
+            "change: expected some that plain layers make and read, through (leaky) ReLU, sums, "
+            "poolings and batch norms alone; outputs, products, other layers and weights that two "
+            "places share keep theirs. Compare the models in the form that they have"
+        )
+    behaviour = Behaviour(baseline, graph, inputs)
     with torch.no_grad():
-        for sweep in range(_SWEEPS):
-            changed, is_rough = False, sweep < _ROUGH
-            for space in spaces:
-                views = _Views(fitted, target, space)
-                if match is not None:
-                    changed |= views.permute(match(views.likeness(by_entries=not is_rough)))
-                if rescale and not space.norms:
-                    changed |= views.rescale()
-            if not changed and not is_rough:
-                break
+        _check_spaces(baseline, spaces, behaviour)
+        fitted = _formed(baseline, _Fit(baseline, target, spaces).forms(match, rescale=rescale))
+    change = behaviour.change(fitted)
+    if not change <= behaviour.rounding:
+        raise ModelError(
+            f"the aligned model's outputs differ by {change:.2g} of their range, more than "
+            f"rounding explains ({behaviour.rounding:.2g}): expected the same function; align "
+            "models of a higher precision, as with .float() or .double(), or give rescale=False"
+        )
     return fitted
+
+
+@dataclass
+class Form:
+    """Where a space's channels go and how large: `order[k]` to place `k`, by a factor."""
+
+    space: Space
+    order: Int[Tensor, "channels"]
+    logs: Float[Tensor, "channels"]
+
+
+def _formed(model: nn.Module, forms: list[Form]) -> nn.Module:
+    """Copy a model into another form; in float64, so that weights are rounded once."""
+    formed, wide = copied(model), _wide(model)
+    for form in forms:
+        reorder_space(wide, form.space, form.order)
+        multiply_space(wide, form.space, form.logs.exp())
+    for name in {name for form in forms for name in form.space.touched}:
+        own, values = (_tensors(one.get_submodule(name)) for one in (formed, wide))
+        for tensor, value in zip(own, values, strict=True):
+            tensor.copy_(value)
+    return formed
+
+
+def _wide(model: nn.Module) -> nn.Module:
+    return copied(model).to("cpu", torch.float64)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _check_spaces(model: nn.Module, spaces: list[Space], behaviour: Behaviour) -> None:
+    """Bring the channels into a form drawn by chance, whose weights are far from the model's.
+
+    The fitted form may be close to the model, and differ from it by less than shows. Factors are
+    powers of two, which no number is rounded by.
+    """
+    draw = torch.Generator().manual_seed(0)
+    forms = []
+    for space in spaces:
+        logs = torch.randint(-2, 3, (space.size,), generator=draw).double() * math.log(2)
+        logs *= 0 if space.norms else 1
+        forms.append(Form(space, torch.randperm(space.size, generator=draw), logs))
+    ready = behaviour.ready(model)
+    change = behaviour.change(_formed(ready, forms))
+    if change <= behaviour.tolerance:
+        return
+    worst = max(forms, key=lambda form: behaviour.change(_formed(ready, [form]))).space
+    raise ModelError(
+        f"outputs change by {change:.2g} of their range when hidden channels are permuted and "
+        f"rescaled, above all {worst}: expected no change; the model uses them or these weights "
+        "in a way that its trace does not show. Compute this part with layers of torch.nn alone, "
+        "or compare the models in the form that they have"
+    )
+
+
+class _Fit:
+    """Another form of the baseline, which approaches the target sweep by sweep."""
+
+    def __init__(self, baseline: nn.Module, target: nn.Module, spaces: list[Space]) -> None:
+        self.fitted = _wide(baseline)
+        self.target = target
+        self.views = [_Views(self.fitted, target, space) for space in spaces]
+        self.layers = sorted({name for space in spaces for name, _ in space.layers})
+
+    def forms(self, match: _Match | None, *, rescale: bool) -> list[Form]:
+        """Sweep until nothing changes; models with nothing in common may not, or be far by then."""
+        distance = nearest = self._distance()
+        best, has_moved = self._seen(), True
+        for sweep in range(_SWEEPS):
+            is_rough = sweep < _ROUGH
+            by_length, has_moved, step = is_rough or has_moved, False, 0.0
+            for views in self.views:
+                if match is not None:
+                    has_moved |= views.permute(match(views.likeness(by_entries=not is_rough)))
+                if rescale and not views.space.norms:
+                    step = max(step, views.rescale(by_length=by_length))
+            distance = self._distance()
+            if distance < nearest:
+                nearest, best = distance, self._seen()
+            if not has_moved and step < _STILL and not is_rough:
+                break
+        return self._seen() if distance <= _FARTHER * nearest else best
+
+    def _seen(self) -> list[Form]:
+        return [Form(v.space, v.order.clone(), v.logs.clone()) for v in self.views]
+
+    def _distance(self) -> float:
+        """Add up the layers' squared distances, each relative to the target's weights."""
+        total = 0.0
+        for name in self.layers:
+            target, fitted = (_rows(model, name, "out") for model in (self.target, self.fitted))
+            square = target.square().sum()
+            total += float((target - fitted).square().sum() / square) if square > 0 else 0.0
+        return total
 
 
 class _Views:
@@ -81,6 +212,8 @@ class _Views:
     def __init__(self, fitted: nn.Module, target: nn.Module, space: Space) -> None:
         self.space = space
         self.fitted, self.target = fitted, target
+        self.order = torch.arange(space.size)
+        self.logs = torch.zeros(space.size, dtype=torch.float64)
 
     def likeness(self, *, by_entries: bool) -> Float[Tensor, "target fitted"]:
         """Sum the cosines of every two channels over what makes them and what reads them.
@@ -100,43 +233,44 @@ class _Views:
         """Put channel `order[k]` in place `k`."""
         if torch.equal(order, torch.arange(len(order))):
             return False
-        for name, side in self._sides():
-            module = self.fitted.get_submodule(name)
-            reorder(module, side, order)
-        for name in self.space.norms:
-            norm = self.fitted.get_submodule(name)
-            for tensor in (*norm.parameters(recurse=False), *norm.buffers(recurse=False)):
-                if tensor.ndim == 1:
-                    tensor.copy_(tensor[order].clone())
+        reorder_space(self.fitted, self.space, order)
+        self.order, self.logs = self.order[order], self.logs[order]
         return True
 
-    def rescale(self) -> bool:
+    def rescale(self, *, by_length: bool) -> float:
         """Give each channel the size that fits what makes it and what reads it.
 
             log s = (w_out log p_out - w_in log p_in) / (w_out + w_in),    p = <t, b> / |b|²
 
         A side counts by w = c² / (1 - c²), with c the cosine between the two models: the side that
         changed less says more. The factor that minimises the distance would fit the larger alone.
-        """
-        logs, weights = zip(*(self._fit(side) for side in SIDES), strict=True)
-        log = (weights[0] * logs[0] - weights[1] * logs[1]) / (weights[0] + weights[1])
-        factors = torch.where(log.isfinite(), log, 0.0).exp()
-        if bool(((factors - 1).abs() < 1e-6).all()):
-            return False
-        for name, side in self._sides():
-            own = factors if side == "out" else 1 / factors
-            multiply(self.fitted.get_submodule(name), side, own)
-        return True
 
-    def _fit(self, side: str) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]:
+        Args:
+            by_length: whether p is |t| / |b|, as it should be until channels have found their
+                place. Beside another channel p is near 0 whatever the sizes, and neighbouring
+                layers that shrink each other's channels by it do not end.
+
+        Returns:
+            The largest relative change of a factor.
+        """
+        logs, weights = zip(*(self._fit(side, by_length) for side in SIDES), strict=True)
+        log = (weights[0] * logs[0] - weights[1] * logs[1]) / (weights[0] + weights[1])
+        wanted = self.logs + torch.where(log.isfinite(), log, 0.0)
+        steps = wanted.clamp(-_LARGEST, _LARGEST) - self.logs
+        self.logs = self.logs + steps
+        multiply_space(self.fitted, self.space, steps.exp())
+        return float(steps.abs().max())
+
+    def _fit(self, side: str, by_length: bool) -> tuple[_PerChannel, _PerChannel]:
         """Give the logarithm of p, and w, of one side; w is 0 where the two have no likeness."""
         target, fitted = self._both(side)
         product, square = (target * fitted).sum(1), fitted.square().sum(1)
-        cosine = product / (square * target.square().sum(1)).sqrt()
+        length = target.square().sum(1)
+        cosine = product / (square * length).sqrt()
         is_alike = cosine > 1e-3
-        log = torch.where(is_alike, product / square, 1.0).log()
+        ratio = (length / square).sqrt() if by_length else product / square
         weight = cosine.square() / (1 - cosine.square()).clamp(min=1e-9)
-        return log, torch.where(is_alike, weight, 0.0)
+        return torch.where(is_alike, ratio, 1.0).log(), torch.where(is_alike, weight, 0.0)
 
     def _both(self, side: str) -> list[Float[Tensor, "channels entries"]]:
         names = self.space.outgoing if side == "out" else self.space.incoming
@@ -144,10 +278,6 @@ class _Views:
             torch.cat([_rows(model, name, side) for name in names], 1)
             for model in (self.target, self.fitted)
         ]
-
-    def _sides(self) -> list[tuple[str, str]]:
-        made = [(name, "out") for name in self.space.outgoing]
-        return [*made, *((name, "in") for name in self.space.incoming)]
 
 
 def _rows(model: nn.Module, name: str, side: str) -> Float[Tensor, "channels entries"]:
@@ -189,7 +319,23 @@ def multiply(module: nn.Module, side: str, factors: Float[Tensor, "channels"]) -
         weight.mul_(own.reshape(1, -1, *[1] * (weight.ndim - 2)))
 
 
-def _matcher():  # type: ignore[no-untyped-def]
+def reorder_space(model: nn.Module, space: Space, order: Int[Tensor, "channels"]) -> None:
+    """Put channel `order[k]` in place `k`, in all that makes, normalises or reads it."""
+    for name, side in space.layers:
+        reorder(model.get_submodule(name), side, order)
+    for name in space.norms:
+        for tensor in _tensors(model.get_submodule(name)):
+            if tensor.ndim == 1:
+                tensor.copy_(tensor[order.to(tensor.device)].clone())
+
+
+def multiply_space(model: nn.Module, space: Space, factors: Float[Tensor, "channels"]) -> None:
+    """Make each channel larger by its factor, and read it as much less strongly."""
+    for name, side in space.layers:
+        multiply(model.get_submodule(name), side, factors if side == "out" else 1 / factors)
+
+
+def _matcher() -> _Match:
     try:
         from scipy.optimize import linear_sum_assignment
     except ModuleNotFoundError:
