@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from paramattr.buffers import Statistics, float_buffers, moving_buffers
 from paramattr.errors import ModelError, UnitError
+from paramattr.hooked import all_hooked, as_assembled, copied
 from paramattr.parameters import Baseline, align, named_parameters, owners, state_of
 from paramattr.units.index import UnitIndex
 from paramattr.units.selection import Selection
@@ -90,11 +90,13 @@ def modulate(
         pair.check_variance(name, values[name], float(strength))
     if strength == 0:
         values |= pair.counters(selection, selected=True)
-    edited = copy.deepcopy(pair.model)
+    edited = copied(pair.model)
     tensors = _tensors(edited)
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
+    for weight in all_hooked(edited):
+        weight.assemble()
     return edited
 
 
@@ -176,7 +178,8 @@ def holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(values[name])
-        yield
+        with as_assembled(all_hooked(model)):
+            yield
     finally:
         with torch.no_grad():
             for name, tensor in tensors.items():
