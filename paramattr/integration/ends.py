@@ -36,7 +36,7 @@ def path_between(
         ModelError: if the two models do not fit, are equal, or are not the path's ends.
     """
     target, other = named_parameters(model), align(model, baseline, strict=strict, quiet=quiet)
-    buffers = moving_buffers(model, baseline)
+    buffers = moving_buffers(model, baseline, strict=strict)
     target |= {name: model.get_buffer(name).detach() for name in buffers}
     other |= buffers
     start, end = compute.placed(target), compute.placed(other)

@@ -213,6 +213,8 @@ def compare_baseline(
     """
     function = integrand.objective
     compute = replace(function.model.compute, compile=False)
+    if compute.dtype is None:
+        compute = replace(compute, dtype=_common_dtype(function.model.model, baseline))
     start, end = ends
     with _evaluating(baseline):
         own = ObjectiveOfParameters(FunctionalModel(baseline, compute), function.objective)
@@ -230,6 +232,14 @@ def compare_baseline(
             "move differs between the models, and is not attributed; compare their code, "
             "configuration and integer buffers"
         )
+
+
+def _common_dtype(*models: nn.Module) -> torch.dtype | None:
+    """Give the widest precision, where the models' differ: the sample has the target's."""
+    each = [{wide(value.dtype) for value in named_parameters(one).values()} for one in models]
+    if all(dtypes == each[0] for dtypes in each):
+        return None
+    return max(set.union(*each), key=lambda dtype: dtype.itemsize)
 
 
 def _change(integrand: Integrand, sample: Batch) -> float:

@@ -230,7 +230,7 @@ class _Pair:
     def __init__(self, model: nn.Module, baseline: Baseline, *, strict: bool = True) -> None:
         self.model, self.baseline = model, baseline
         self.other = align(model, baseline, strict=strict, quiet=True)
-        self.other |= moving_buffers(model, baseline)
+        self.other |= moving_buffers(model, baseline, strict=strict)
         every = named_parameters(model) | float_buffers(model)
         self.target = {name: every[name] for name in self.other}
 
@@ -248,7 +248,7 @@ class _Pair:
         whole model is selected. With `selected=False`, the buffers of the other modules are
         returned.
         """
-        other = state_of(self.baseline)
+        other = state_of(self.baseline, self.model)
         if isinstance(self.baseline, nn.Module):
             other |= {name: buffer.detach() for name, buffer in self.baseline.named_buffers()}
         counters = {}
