@@ -82,14 +82,15 @@ class Batch:
         elif not isinstance(extra, tuple):
             extra = () if extra is None else (extra,)
         positional = inputs if isinstance(inputs, tuple | list) else (inputs,)
-        _check_tensors(targets)
-        _check_inputs(positional, keywords)
-        _check_keywords(model, keywords)
         named = (
             ("inputs", (positional, keywords)),
             ("targets", targets),
             ("additional_forward_args", extra),
         )
+        _check_kinds(named)
+        _check_tensors(targets)
+        _check_inputs(positional, keywords)
+        _check_keywords(model, keywords)
         _check_sizes(named)
         moved = [
             mapped(part, lambda tensor: _usable(tensor, device))
@@ -214,6 +215,28 @@ def _decoder_inputs(
     if prepare is None or decoder_names or not isinstance(labels, Tensor):
         return {}
     return {"decoder_input_ids": prepare(labels=labels)}
+
+
+def _check_kinds(named: Sequence[tuple[str, Any]]) -> None:
+    for label, tree in named:
+        for tensor in tensors_in(tree):
+            if tensor.is_meta:
+                raise DataError(
+                    f"the {label} hold a tensor on the meta device, which has no values: expected "
+                    "data; make it on the CPU"
+                )
+            if tensor.layout is not torch.strided or tensor.is_nested:
+                kind = "nested" if tensor.is_nested else tensor.layout
+                raise DataError(
+                    f"the {label} hold a {kind} tensor: expected one that stores every entry, with "
+                    "the batch first; take its "
+                    + ("to_padded_tensor(0), and a mask" if tensor.is_nested else "to_dense()")
+                )
+            if tensor.is_floating_point() and tensor.itemsize == 1:
+                raise DataError(
+                    f"the {label} hold a tensor of {tensor.dtype}: expected half precision at "
+                    "least, since eight bits have no arithmetic; take its float()"
+                )
 
 
 def _check_inputs(positional: Sequence[Any], keywords: Mapping[str, Any]) -> None:

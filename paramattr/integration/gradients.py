@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from paramattr.errors import ObjectiveError, ParamattrError
 from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.reaching import Rows
+from paramattr.integration.reentrant import NoReentrant
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.runtime.compute import wide
 from paramattr.runtime.halving import is_out_of_memory
@@ -55,7 +57,7 @@ class ObjectiveOfParameters:
     def __init__(self, model: FunctionalModel, objective: Objective) -> None:
         self.model, self.objective = model, objective
         self.is_batchable = True
-        self._is_followed = False
+        self._is_followed = self._is_looked_at = False
 
     def replica(self) -> ObjectiveOfParameters:
         """Return a copy for another thread.
@@ -232,7 +234,11 @@ class ObjectiveOfParameters:
         compiled: bool = False,
         rows: Rows | None = None,
     ) -> Tensor:
-        output = self.model(parameters, batch, compiled=compiled, rows=rows)
+        look: AbstractContextManager[Any] = nullcontext()
+        if not (self._is_looked_at or compiled):
+            look, self._is_looked_at = NoReentrant(type(self.model.model).__name__), True
+        with look:
+            output = self.model(parameters, batch, compiled=compiled, rows=rows)
         values = self.objective(output, batch.targets)
         check_shape(values, len(batch))
         return values
@@ -310,4 +316,9 @@ def check_shape(values: object, samples: int) -> None:
         raise ObjectiveError(
             f"the objective gave shape {tuple(values.shape)}: expected ({samples},), one number "
             "per sample; sum over all but the batch"
+        )
+    if values.is_complex() or (values.is_floating_point() and values.itemsize == 1):
+        raise ObjectiveError(
+            f"the objective gave {values.dtype}: expected real numbers, in half precision at least; "
+            "take the .abs() or the .real of a complex one, or .float() of the output"
         )
