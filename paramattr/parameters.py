@@ -168,7 +168,6 @@ def align(
     check_kinds("parameter", dict(model.named_parameters()), "the model")
     check_kinds("buffer", dict(model.named_buffers()), "the model")
     check_kinds("entry", other, "the baseline")
-    check_widths(parameters)
     aligned, misfits = {}, []
     for name, value in parameters.items():
         present = [alias for alias in aliases[name] if alias in other]
@@ -247,7 +246,7 @@ def _unmatched(misfits: list[str], leftovers: list[str]) -> str:
 
 
 def check_kinds(kind: str, values: Mapping[str, Tensor], where: str) -> None:
-    """Reject tensors without values, or whose entries are not all stored.
+    """Reject tensors without values or with entries that are not stored; parameters of 8 bits.
 
     Raises:
         ModelError: naming the first such tensor.
@@ -255,27 +254,18 @@ def check_kinds(kind: str, values: Mapping[str, Tensor], where: str) -> None:
     for name, value in values.items():
         if value.is_meta:
             raise ModelError(
-                f"{kind} {name!r} of {where} has no values (it is on the meta device): expected a model "
-                "whose weights are there; load its weights, after to_empty(device='cpu')"
+                f"{kind} {name!r} of {where} has no values (it is on the meta device): expected "
+                "a model whose weights are there; load its weights, after to_empty(device='cpu')"
             )
         if value.layout is not torch.strided:
             raise ModelError(
-                f"{kind} {name!r} of {where} is {value.layout}: expected tensors that store every entry; "
-                "put its to_dense() there"
+                f"{kind} {name!r} of {where} is {value.layout}: expected tensors that store every "
+                "entry; put its to_dense() there"
             )
-
-
-def check_widths(parameters: Mapping[str, Tensor]) -> None:
-    """Reject parameters of eight bits, which have no arithmetic.
-
-    Raises:
-        ModelError: naming the first.
-    """
-    for name, value in parameters.items():
-        if value.itemsize == 1:
+        if kind == "parameter" and value.is_floating_point() and value.itemsize == 1:
             raise ModelError(
-                f"parameter {name!r} of the model is {value.dtype}: expected half precision at least, in "
-                "which a path can be drawn; cast the model, as by model.to(torch.bfloat16)"
+                f"{kind} {name!r} of {where} is {value.dtype}, which has no arithmetic: expected "
+                "half precision at least; cast the model, as by model.to(torch.bfloat16)"
             )
 
 

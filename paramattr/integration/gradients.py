@@ -213,13 +213,17 @@ class ObjectiveOfParameters:
 
         def value(leaves: Mapping[str, Tensor], *sample: Tensor) -> tuple[Tensor, Tensor]:
             rest = iter(sample)
-            inputs, targets, extra, keywords = mapped(parts, lambda _: next(rest)[None])
+            inputs, targets, extra, keywords = mapped(
+                parts, lambda whole: next(rest)[None] if whole.ndim else next(rest)
+            )
             sample_batch = Batch(inputs, targets, extra, keywords, batch.first, batch.step)
             values = self._evaluate({**parameters, **leaves}, sample_batch)
             return values[0], values[0]
 
         leaves = {name: parameters[name].detach() for name in names}
-        each = vmap(grad(value, has_aux=True), in_dims=(None, *[0] * len(tensors)))
+        each = vmap(
+            grad(value, has_aux=True), in_dims=(None, *(0 if t.ndim else None for t in tensors))
+        )
         by_name, values = each(leaves, *tensors)
         if not self._is_followed and not any(gradient.any() for gradient in by_name.values()):
             self.check_followed(parameters, batch.part(0, 1))
@@ -319,6 +323,6 @@ def check_shape(values: object, samples: int) -> None:
         )
     if values.is_complex() or (values.is_floating_point() and values.itemsize == 1):
         raise ObjectiveError(
-            f"the objective gave {values.dtype}: expected real numbers, in half precision at least; "
-            "take the .abs() or the .real of a complex one, or .float() of the output"
+            f"the objective gave {values.dtype}: expected real numbers, in half precision at "
+            "least; take the .abs() or the .real of a complex one, or .float() of the output"
         )

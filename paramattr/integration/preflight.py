@@ -16,6 +16,7 @@ from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand
 from paramattr.integration.path_integral import Values
 from paramattr.integration.profile import PathProfile
+from paramattr.integration.readings import check_readings
 from paramattr.parameters import named_parameters
 from paramattr.runtime.compute import Compute, wide
 from paramattr.runtime.ranks import ALONE, Ranks
@@ -64,12 +65,15 @@ class Preflight:
 
         Raises:
             ObjectiveError: if the objective is not one finite number per sample.
+            DataError: as `check_readings`.
 
         Warns:
             UserWarning: as `compare`, on the first sample of all.
         """
         if condition in self._seen and not self._is_doubtful(condition):
             return False
+        if condition not in self._seen:
+            check_readings(self.integrand, batch)
         ends = [self.integrand.values(alpha, batch, at_once) for alpha in self._places]
         if not self._seen and self.ranks.is_first:
             self.compare(batch.part(0, 1), (float(ends[0][0]), float(ends[1][0])))
