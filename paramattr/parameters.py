@@ -262,7 +262,8 @@ def check_kinds(kind: str, values: Mapping[str, Tensor], where: str) -> None:
                 f"{kind} {name!r} of {where} is {value.layout}: expected tensors that store every "
                 "entry; put its to_dense() there"
             )
-        if kind == "parameter" and value.is_floating_point() and value.itemsize == 1:
+        is_narrow = value.is_floating_point() and value.itemsize == 1
+        if kind == "parameter" and is_narrow and not _is_quantised(value):
             raise ModelError(
                 f"{kind} {name!r} of {where} is {value.dtype}, which has no arithmetic: expected "
                 "half precision at least; cast the model, as by model.to(torch.bfloat16)"

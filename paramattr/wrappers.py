@@ -23,7 +23,7 @@ def unwrapped(model: Any) -> Any:
     """
     inner: Any = model
     while isinstance(inner, nn.Module):
-        taken_off = [inner]
+        taken_off: list[Any] = [inner]
         if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = inner.module
         elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):
@@ -115,12 +115,13 @@ def _merged(model: object) -> nn.Module:
             f"the model ({type(model).__name__}) has adapters and the baseline has none: expected "
             "adapters in both, or a PEFT model, which can be merged; pass model.merge_and_unload()"
         )
-    for path, module in wrapper.named_modules():
+    adapted: Any = wrapper
+    for path, module in adapted.named_modules():
         if getattr(module, "disable_adapters", False) is True:
             raise ModelError(
                 f"the adapter in {path!r} is switched off, as by disable_adapter(), and merging "
                 "would switch it on: expected adapters that are on; leave that context first, or "
                 "pass model.unload() for the model without them"
             )
-    merged: nn.Module = copy.deepcopy(wrapper).merge_and_unload()
+    merged: nn.Module = copy.deepcopy(adapted).merge_and_unload()
     return merged

@@ -239,7 +239,7 @@ MISTAKES = {
     "parameter of eight bits": (
         lambda _: FAIG(*Holding.pair(torch.eye(2).to(torch.float8_e4m3fn))),
         ModelError,
-        r"'extra' of the model is torch.float8_e4m3fn: expected.*bfloat16",
+        r"'extra' of the model is torch.float8_e4m3fn, which.*expected.*bfloat16",
     ),
     "inputs without values": (
         lambda _: attribute(inputs=X.to("meta")),
