@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from paramattr import (
     FAIG,
+    InputPathIntegratedGradients,
     PiecewiseLinear,
     Scores,
     Selection,
@@ -648,6 +649,29 @@ def test_only_reentrant_checkpointing_is_refused(use, first, gradients):
         checkpointing(use, first=first)
     assert not gradients
     checkpointing(use, first=first, reentrant=False)
+
+
+def test_the_input_path_refuses_it_too():
+    model = seeded(lambda: Checkpointed(first=True, reentrant=True)).eval()
+    method = InputPathIntegratedGradients(model)
+    with pytest.raises(ModelError, match="use_reentrant=True"):
+        method.attribute(torch.rand(3, 2), torch.zeros(3, 2))
+
+
+def test_the_look_leaves_a_part_that_is_compiled_as_a_whole_alone():
+    class Compiled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.rest = torch.compile(torch.tanh, fullgraph=True, backend="eager")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(super().forward(x))
+
+    target, baseline = seeded(Compiled).eval(), seeded(Compiled, 1).eval()
+    x, y = torch.rand(3, 2), torch.rand(3, 2)
+    found = FAIG(target, baseline).attribute(x, y)
+    change = squared_error(baseline(x), y) - squared_error(target(x), y)
+    torch.testing.assert_close(sum(v.sum() for v in found.values()), change.sum())
 
 
 def test_no_two_mistakes_have_one_message(tmp_path):

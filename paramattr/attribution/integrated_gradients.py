@@ -168,8 +168,7 @@ class ParameterPathIntegratedGradients:
         Raises:
             ParamattrError: for an unknown rule, or a number of nodes or samples it cannot take.
             ModelError: if the model is in training mode or no longer fits the baseline.
-            DataError: if the inputs and targets hold different numbers of samples, or an entry could
-                be one per sample or shared by all.
+            DataError: if numbers of samples differ, or what is given might be per sample or shared.
             ObjectiveError: if the objective does not give one finite number per sample.
         """
         found, delta = self._pair.attribute(

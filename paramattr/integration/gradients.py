@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from paramattr.errors import ObjectiveError, ParamattrError
 from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.reaching import Rows
-from paramattr.integration.reentrant import NoReentrant
+from paramattr.integration.reentrant import no_reentrant
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.runtime.compute import wide
 from paramattr.runtime.halving import is_out_of_memory
@@ -65,7 +65,9 @@ class ObjectiveOfParameters:
         Raises:
             ModelError: as `FunctionalModel.replica`.
         """
-        return ObjectiveOfParameters(self.model.replica(), self.objective)
+        copy = ObjectiveOfParameters(self.model.replica(), self.objective)
+        copy._is_looked_at = True  # filters of warnings are not a thread's own
+        return copy
 
     def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "b"]:
         """Evaluate the objective without recording a graph.
@@ -76,7 +78,9 @@ class ObjectiveOfParameters:
         Raises:
             ObjectiveError: if the objective does not give one finite number per sample.
         """
-        with torch.no_grad():
+        look = nullcontext() if self._is_looked_at else no_reentrant(self.model.model)
+        self._is_looked_at = True
+        with torch.no_grad(), look:
             values = self._evaluate(parameters, batch)
         check_finite_values([values], batch.first, batch.step)
         return values
@@ -118,6 +122,8 @@ class ObjectiveOfParameters:
         Raises:
             ObjectiveError: if the objective does not give one number per sample.
         """
+        if not self._is_looked_at:
+            self.values(parameters, batch.part(0, 1))
         # Cast before they become leaves: the gradients are equal, and the graph omits the cast.
         leaves = {
             name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names
@@ -238,11 +244,7 @@ class ObjectiveOfParameters:
         compiled: bool = False,
         rows: Rows | None = None,
     ) -> Tensor:
-        look: AbstractContextManager[Any] = nullcontext()
-        if not (self._is_looked_at or compiled):
-            look, self._is_looked_at = NoReentrant(type(self.model.model).__name__), True
-        with look:
-            output = self.model(parameters, batch, compiled=compiled, rows=rows)
+        output = self.model(parameters, batch, compiled=compiled, rows=rows)
         values = self.objective(output, batch.targets)
         check_shape(values, len(batch))
         return values

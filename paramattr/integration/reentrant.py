@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointFunction
+from torch import nn
 
 from paramattr.errors import ModelError
 
-_FORWARD = CheckpointFunction.forward.__code__
+_SAID = "None of the inputs have requires_grad=True"
 
 
-class NoReentrant(TorchFunctionMode):
-    """Reject a model that runs operations inside `checkpoint(..., use_reentrant=True)`.
+@contextmanager
+def no_reentrant(model: nn.Module) -> Iterator[None]:
+    """Reject a model that runs blocks in `checkpoint(..., use_reentrant=True)`.
 
-    Its backward pass works only without chosen `inputs`, and silently cuts all gradients of a block
-    whose own inputs need none, as those of the first layer do. Each operation looks who called it,
-    since the block runs as plain Python under `no_grad`: no graph and no hook shows it.
+    Its backward pass refuses chosen `inputs`, and silently cuts all gradients of a block whose own
+    inputs need none, as those of the first layer do. Such a block leaves no mark on the model, but
+    torch warns where none of its inputs needs a gradient, and under `no_grad` none does. (A mode
+    that sees each operation would see it too, and break models that are compiled in part.)
 
     Args:
-        name: of the model's class.
+        model: what runs inside, under `no_grad`.
+
+    Raises:
+        ModelError: saying what to use instead.
     """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, if no reentrant block called it."""
-        frame = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code is _FORWARD:
-                raise ModelError(
-                    f"the model ({self._name}) uses activation checkpointing with "
-                    "use_reentrant=True, which cuts gradients or refuses those of chosen "
-                    "parameters: expected checkpoint(..., use_reentrant=False), or none"
-                )
-            frame = frame.f_back  # type: ignore[assignment]
-        return func(*args, **(kwargs or {}))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=_SAID, category=UserWarning)
+            yield
+    except UserWarning as warning:
+        if not str(warning).startswith(_SAID):
+            raise
+        raise ModelError(
+            f"the model ({type(model).__name__}) uses activation checkpointing with "
+            "use_reentrant=True, which cuts gradients or refuses those of chosen parameters: "
+            "expected checkpoint(..., use_reentrant=False), or none"
+        ) from None
