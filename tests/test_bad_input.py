@@ -651,13 +651,15 @@ def test_only_reentrant_checkpointing_is_refused(use, first, gradients):
     checkpointing(use, first=first, reentrant=False)
 
 
-def test_the_input_path_refuses_it_too():
-    model = seeded(lambda: Checkpointed(first=True, reentrant=True)).eval()
+@pytest.mark.parametrize("first", [True, False])
+def test_the_input_path_refuses_it_too(first):
+    model = seeded(lambda: Checkpointed(first=first, reentrant=True)).eval()
     method = InputPathIntegratedGradients(model)
     with pytest.raises(ModelError, match="use_reentrant=True"):
         method.attribute(torch.rand(3, 2), torch.zeros(3, 2))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_the_look_leaves_a_part_that_is_compiled_as_a_whole_alone():
     class Compiled(nn.Linear):
         def __init__(self) -> None:

@@ -123,7 +123,9 @@ class ObjectiveOfParameters:
             ObjectiveError: if the objective does not give one number per sample.
         """
         if not self._is_looked_at:
-            self.values(parameters, batch.part(0, 1))
+            self._is_looked_at = True
+            with no_reentrant(self.model.model):
+                return self.gradient(parameters, batch, names, take)
         # Cast before they become leaves: the gradients are equal, and the graph omits the cast.
         leaves = {
             name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names

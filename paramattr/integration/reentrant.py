@@ -10,7 +10,7 @@ from torch import nn
 
 from paramattr.errors import ModelError
 
-_SAID = "None of the inputs have requires_grad=True"
+_SAID = ("None of the inputs have requires_grad=True", "When use_reentrant=True, torch.utils")
 
 
 @contextmanager
@@ -23,17 +23,17 @@ def no_reentrant(model: nn.Module) -> Iterator[None]:
     that sees each operation would see it too, and break models that are compiled in part.)
 
     Args:
-        model: what runs inside, under `no_grad`.
+        model: what runs inside, under `no_grad`, or forward and backward.
 
     Raises:
         ModelError: saying what to use instead.
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=_SAID, category=UserWarning)
+            warnings.filterwarnings("error", message=_SAID[0], category=UserWarning)
             yield
-    except UserWarning as warning:
-        if not str(warning).startswith(_SAID):
+    except (UserWarning, RuntimeError) as error:
+        if not str(error).startswith(_SAID):
             raise
         raise ModelError(
             f"the model ({type(model).__name__}) uses activation checkpointing with "
