@@ -36,8 +36,9 @@ def unwrapped(model: Any) -> Any:
         for wrapper in taken_off:
             _check_no_hook(wrapper, inner)
     if isinstance(inner, torch.jit.ScriptModule):
+        name = getattr(inner, "original_name", type(inner).__name__)
         raise ModelError(
-            f"the model ({inner.original_name}) is compiled by torch.jit, which runs it on its own "
+            f"the model ({name}) is compiled by torch.jit, which runs it on its own "
             "parameters alone: expected the torch.nn.Module that it was made from, with the "
             "weights of its state_dict(); a baseline may also be that state_dict() itself"
         )

@@ -126,7 +126,7 @@ def _of_owner(model: nn.Module, name: str, owner: Owner) -> Iterator[tuple[str, 
         full, attribute = shape, owner.attribute
         for weight in hooked(module):
             if attribute in weight.parts:
-                full = tuple(module.get_parameter(weight.parts[-1]).shape)
+                full = tuple(getattr(module, weight.parts[-1]).shape)
                 attribute = weight.name
     axes = _axes(module, attribute, len(shape))
     if axes is None:
