@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.errors import ModelError
-from paramattr.parameters import Baseline, check_finite, state_of
+from paramattr.parameters import Baseline, check_finite, check_ties, state_of
 
 Statistics = nn.modules.batchnorm._NormBase
 """PyTorch's norms that keep running statistics: batch norm and instance norm."""
@@ -25,7 +25,7 @@ def float_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def moving_buffers(
-    model: nn.Module, baseline: Baseline, *, widened: bool = False
+    model: nn.Module, baseline: Baseline, *, strict: bool = True, widened: bool = False
 ) -> dict[str, Tensor]:
     """Return the baseline's values of the floating-point buffers that differ from the model's.
 
@@ -33,6 +33,8 @@ def moving_buffers(
         model: the target.
         baseline: a module, or a mapping of names to tensors; buffers missing from a mapping count
             as equal.
+        strict: whether buffers of one name must have one shape. If not, one of another shape keeps
+            the model's values, as the parameters of a new head do.
         widened: whether they are in float32 at least.
 
     Returns:
@@ -40,20 +42,31 @@ def moving_buffers(
         model's buffers. Equal buffers are not listed.
 
     Raises:
-        ModelError: for a buffer of another shape, or values that are not finite.
+        ModelError: for a buffer of another shape, one that is tied in the model and not in the
+            baseline, or values that are not finite.
     """
-    other = state_of(baseline)
+    other = state_of(baseline, model)
     if isinstance(baseline, nn.Module):
-        other |= {name: buffer.detach() for name, buffer in baseline.named_buffers()}
+        every = baseline.named_buffers(remove_duplicate=False)
+        other |= {name: buffer.detach() for name, buffer in every}
+    aliases: dict[int, list[str]] = {}
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        if name in other:
+            aliases.setdefault(id(buffer), []).append(name)
     moving = {}
     for name, buffer in float_buffers(model).items():
-        if name not in other:
+        present = aliases.get(id(model.get_buffer(name)))
+        if not present:
             continue
+        check_ties("buffers", present, other)
+        other[name] = other[present[0]]
         if other[name].shape != buffer.shape:
+            if not strict:
+                continue
             raise ModelError(
                 f"buffer {name!r} has shape {tuple(buffer.shape)} in the model and "
                 f"{tuple(other[name].shape)} in the baseline: expected two models of one "
-                "architecture"
+                "architecture; with strict=False it keeps the target's values along the whole path"
             )
         dtype = torch.promote_types(buffer.dtype, torch.float32) if widened else buffer.dtype
         value = other[name].detach().to(buffer.device, dtype)

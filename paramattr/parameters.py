@@ -170,7 +170,11 @@ def align(
     """
     check_whole(model)
     check_whole(baseline)
-    parameters, other, aliases = named_parameters(model), state_of(baseline), _aliases(model)
+    parameters, aliases = named_parameters(model), _aliases(model)
+    other = state_of(baseline, model)
+    check_kinds("parameter", dict(model.named_parameters()), "the model")
+    check_kinds("buffer", dict(model.named_buffers()), "the model")
+    check_kinds("entry", other, "the baseline")
     aligned, misfits = {}, []
     for name, value in parameters.items():
         present = [alias for alias in aliases[name] if alias in other]
@@ -178,12 +182,18 @@ def align(
         if misfit is None:
             dtype = torch.promote_types(value.dtype, torch.float32) if widened else value.dtype
             aligned[name] = other[present[0]].detach().to(value.device, dtype)
-            _check_ties(present, other)
+            check_ties("parameters", present, other)
         elif strict:
             raise ModelError(misfit)
         else:
             aligned[name] = value
             misfits.append(name)
+    if not strict:  # a new head's statistics stay with it
+        misfits += [
+            name
+            for name, buffer in model.named_buffers()
+            if buffer.is_floating_point() and name in other and other[name].shape != buffer.shape
+        ]
     if strict:
         _check_no_leftovers(model, other)
     for side, values in (("model", parameters), ("baseline", aligned)):
@@ -212,11 +222,21 @@ def _misfit(
     return None
 
 
-def _check_ties(present: list[str], other: Mapping[str, Tensor]) -> None:
+def check_ties(kind: str, present: list[str], other: Mapping[str, Tensor]) -> None:
+    """Reject a baseline that holds several values for what is one tensor in the model.
+
+    Args:
+        kind: of the tensor, in the plural.
+        present: its names in the model that the baseline has too.
+        other: the baseline's tensors by name.
+
+    Raises:
+        ModelError: naming two of these.
+    """
     for alias in present[1:]:
         if not torch.equal(other[alias], other[present[0]]):
             raise ModelError(
-                f"parameters {present[0]!r} and {alias!r} are tied in the model but differ in "
+                f"{kind} {present[0]!r} and {alias!r} are tied in the model but differ in "
                 "the baseline: tie them there, or untie them in the model"
             )
 
@@ -231,6 +251,31 @@ def _unmatched(misfits: list[str], leftovers: list[str]) -> str:
     if leftovers:
         parts.append(f"{', '.join(map(repr, leftovers))} of the baseline are missing in the target")
     return "; ".join(parts)
+
+
+def check_kinds(kind: str, values: Mapping[str, Tensor], where: str) -> None:
+    """Reject tensors without values or with entries that are not stored; parameters of 8 bits.
+
+    Raises:
+        ModelError: naming the first such tensor.
+    """
+    for name, value in values.items():
+        if value.is_meta:
+            raise ModelError(
+                f"{kind} {name!r} of {where} has no values (it is on the meta device): expected "
+                "a model whose weights are there; load its weights, after to_empty(device='cpu')"
+            )
+        if value.layout is not torch.strided:
+            raise ModelError(
+                f"{kind} {name!r} of {where} is {value.layout}: expected tensors that store every "
+                "entry; put its to_dense() there"
+            )
+        is_narrow = value.is_floating_point() and value.itemsize == 1
+        if kind == "parameter" and is_narrow and not _is_quantised(value):
+            raise ModelError(
+                f"{kind} {name!r} of {where} is {value.dtype}, which has no arithmetic: expected "
+                "half precision at least; cast the model, as by model.to(torch.bfloat16)"
+            )
 
 
 def check_finite(values: Mapping[str, Tensor], where: str) -> None:
@@ -251,8 +296,12 @@ def check_finite(values: Mapping[str, Tensor], where: str) -> None:
             )
 
 
-def state_of(baseline: Baseline) -> dict[str, Tensor]:
+def state_of(baseline: Baseline, model: nn.Module | None = None) -> dict[str, Tensor]:
     """Return a baseline's tensors by name.
+
+    Args:
+        baseline: a module, or a mapping, whose names may have the prefixes of wrappers.
+        model: what it is compared with, whose names may start in the same way.
 
     Raises:
         ModelError: if it is neither a module nor a mapping of names to tensors.
@@ -271,7 +320,8 @@ def state_of(baseline: Baseline) -> dict[str, Tensor]:
                 "if the checkpoint wraps its state dict, read it with "
                 "paramattr.checkpoints.load_state_dict"
             )
-    return without_prefixes(baseline)
+    known = [] if model is None else [name for name, _ in model.named_parameters()]
+    return without_prefixes(baseline, known)
 
 
 def _aliases(model: nn.Module) -> dict[str, list[str]]:

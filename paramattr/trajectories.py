@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.checkpoints import load_state_dict
 from paramattr.errors import ModelError, ParamattrError, warn
+from paramattr.hooked import copied
 from paramattr.integration.adaptive import Adaptive
 from paramattr.objectives import Objective, squared_error
 from paramattr.quadrature import Rule
@@ -203,7 +203,7 @@ def _models(model: nn.Module, checkpoints: Sequence[Checkpoint]) -> Iterator[nn.
             yield unwrapped(checkpoint)
             continue
         state = load_state_dict(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-        filled = copy.deepcopy(model)
+        filled = copied(model)
         try:
             filled.load_state_dict(dict(state))
         except (RuntimeError, TypeError) as error:

@@ -7,9 +7,11 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from paramattr import (
     FAIG,
+    InputPathIntegratedGradients,
     PiecewiseLinear,
     Scores,
     Selection,
@@ -157,7 +159,134 @@ def wider() -> nn.Module:
     return model
 
 
+class Holding(nn.Module):
+    """A layer, and a frozen parameter or buffer of an unusual kind."""
+
+    def __init__(self, extra: Tensor, *, as_buffer: bool = False) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        if as_buffer:
+            self.register_buffer("extra", extra)
+        else:
+            self.extra = nn.Parameter(extra, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x @ self.extra.to_dense().to(x.dtype))
+
+    @classmethod
+    def pair(cls, extra: Tensor, *, as_buffer: bool = False) -> tuple[nn.Module, nn.Module]:
+        return tuple(
+            seeded(lambda: cls(extra.clone(), as_buffer=as_buffer), n).eval() for n in (0, 1)
+        )
+
+
+class Checkpointed(nn.Module):
+    """Activation checkpointing of a kind; the first layer's input needs no gradient."""
+
+    def __init__(self, *, first: bool, reentrant: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.first, self.reentrant = first, reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.first:
+            return self.two(checkpoint(self.one, x, use_reentrant=self.reentrant))
+        return checkpoint(self.two, self.one(x), use_reentrant=self.reentrant)
+
+
+def checkpointing(use, *, first: bool, reentrant: bool = True):
+    model = seeded(lambda: Checkpointed(first=first, reentrant=reentrant)).eval()
+    faig = FAIG(model, moved(model))
+    data = torch.rand(3, 2), torch.rand(3, 2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+        return faig.attribute(*data) if use == "attribute" else faig.score([data], reducer="layer")
+
+
+def complex_objective(output, targets):
+    return output.sum(1) + 1j
+
+
+def eight_bit_objective(output, targets):
+    return output.sum(1).to(torch.float8_e4m3fn)
+
+
 MISTAKES = {
+    # Kinds of tensors that have no values, or no arithmetic.
+    "model without values": (
+        lambda _: FAIG(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2)),
+        ModelError,
+        r"'weight' of the model has no values \(it is on the meta device\).*load its weights",
+    ),
+    "baseline without values": (
+        lambda _: FAIG(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")),
+        ModelError,
+        r"'weight' of the baseline has no values",
+    ),
+    **{
+        f"{what} {kind}": (
+            lambda _, extra=extra, as_buffer=as_buffer: FAIG(
+                *Holding.pair(extra, as_buffer=as_buffer)
+            ),
+            ModelError,
+            rf"'extra' of the model {message}",
+        )
+        for what, as_buffer in (("parameter", False), ("buffer", True))
+        for kind, extra, message in (
+            ("sparse", torch.eye(2).to_sparse(), r"is torch.sparse_coo: expected.*to_dense\(\)"),
+            ("without values", torch.eye(2, device="meta"), r"has no values"),
+        )
+    },
+    "parameter of eight bits": (
+        lambda _: FAIG(*Holding.pair(torch.eye(2).to(torch.float8_e4m3fn))),
+        ModelError,
+        r"'extra' of the model is torch.float8_e4m3fn, which.*expected.*bfloat16",
+    ),
+    "inputs without values": (
+        lambda _: attribute(inputs=X.to("meta")),
+        DataError,
+        r"the inputs hold a tensor on the meta device, which has no values: expected",
+    ),
+    "sparse inputs": (
+        lambda _: attribute(inputs=X.to_sparse()),
+        DataError,
+        r"the inputs hold a torch.sparse_coo tensor: expected.*to_dense\(\)",
+    ),
+    "nested inputs": (
+        lambda _: attribute(inputs=torch.nested.nested_tensor(list(X), layout=torch.jagged)),
+        DataError,
+        r"the inputs hold a nested tensor: expected.*to_padded_tensor",
+    ),
+    "sparse targets": (
+        lambda _: attribute(targets=Y.to_sparse()),
+        DataError,
+        r"the targets hold a torch.sparse_coo tensor",
+    ),
+    "inputs of eight bits": (
+        lambda _: score([(X.to(torch.float8_e4m3fn), Y)]),
+        DataError,
+        r"the inputs hold a tensor of torch.float8_e4m3fn: expected.*float\(\)",
+    ),
+    "sparse further arguments": (
+        lambda _: attribute(additional_forward_args=X.to_sparse()),
+        DataError,
+        r"the additional_forward_args hold a torch.sparse_coo tensor",
+    ),
+    "complex objective": (
+        lambda _: attribute(objective=complex_objective),
+        ObjectiveError,
+        r"the objective gave torch.complex64: expected real numbers.*\.abs\(\)",
+    ),
+    "objective of eight bits": (
+        lambda _: attribute(objective=eight_bit_objective),
+        ObjectiveError,
+        r"the objective gave torch.float8_e4m3fn: expected real numbers",
+    ),
+    "reentrant checkpointing": (
+        lambda _: checkpointing("score", first=True),
+        ModelError,
+        r"Checkpointed\).*use_reentrant=True.*expected.*use_reentrant=False",
+    ),
     # Two models that do not fit together.
     "another shape": (
         lambda _: attribute(baseline=wider()),
@@ -511,6 +640,40 @@ def test_a_mistake_is_named_before_any_gradient(mistake, tmp_path, gradients):
     assert isinstance(caught.value, ValueError)
     assert not gradients
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("use", ["attribute", "score"])
+@pytest.mark.parametrize("first", [True, False])
+def test_only_reentrant_checkpointing_is_refused(use, first, gradients):
+    with pytest.raises(ModelError, match="use_reentrant=True"):
+        checkpointing(use, first=first)
+    assert not gradients
+    checkpointing(use, first=first, reentrant=False)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_input_path_refuses_it_too(first):
+    model = seeded(lambda: Checkpointed(first=first, reentrant=True)).eval()
+    method = InputPathIntegratedGradients(model)
+    with pytest.raises(ModelError, match="use_reentrant=True"):
+        method.attribute(torch.rand(3, 2), torch.zeros(3, 2))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_the_look_leaves_a_part_that_is_compiled_as_a_whole_alone():
+    class Compiled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.rest = torch.compile(torch.tanh, fullgraph=True, backend="eager")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(super().forward(x))
+
+    target, baseline = seeded(Compiled).eval(), seeded(Compiled, 1).eval()
+    x, y = torch.rand(3, 2), torch.rand(3, 2)
+    found = FAIG(target, baseline).attribute(x, y)
+    change = squared_error(baseline(x), y) - squared_error(target(x), y)
+    torch.testing.assert_close(sum(v.sum() for v in found.values()), change.sum())
 
 
 def test_no_two_mistakes_have_one_message(tmp_path):

@@ -69,7 +69,7 @@ def test_inputs_and_further_arguments_become_tuples():
     assert alone.targets is None
     assert Batch.of([counted(2), counted(2)]).inputs[1].tolist() == [0, 1]
     assert Batch.of(counted(2)).extra == ()
-    assert Batch.of(counted(2), None, [1, 2]).extra == ([1, 2],)  # a list is one argument
+    assert Batch.of(counted(2), None, [1, 2, 3]).extra == ([1, 2, 3],)  # a list is one argument
     assert Batch.of(counted(2), None, (None, "mode")).extra == (None, "mode")
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from benchmarks.model_pairs import tuned
 from paramattr import FAIG, Selection, UnitIndex, cross_entropy, squared_error, substitute
+from paramattr.errors import ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -216,3 +217,38 @@ def test_everything_substituted_is_the_baseline_bit_for_bit():
     everything = Selection(index, torch.ones(len(index), dtype=torch.bool))
     with torch.no_grad():
         assert torch.equal(substitute(target, baseline, everything)(inputs), baseline(inputs))
+
+
+class Shared(nn.Module):
+    """Two buffers, which may be one tensor."""
+
+    def __init__(self, *, persistent: bool = True) -> None:
+        super().__init__()
+        self.layer, both = nn.Linear(4, 2), torch.ones(4)
+        self.register_buffer("gain", both, persistent=persistent)
+        self.register_buffer("shift", both, persistent=persistent)
+
+    def forward(self, x):
+        return self.layer(x * self.gain + self.shift)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("name", ["gain", "shift"])
+def test_buffers_that_are_tied_in_the_target_alone_are_refused(name, persistent):
+    target, baseline = Shared(persistent=persistent).eval(), Shared(persistent=persistent).eval()
+    setattr(baseline, name, torch.full((4,), 3.0))
+    with pytest.raises(ModelError, match=r"'gain' and 'shift' are tied in the model but differ"):
+        FAIG(target, baseline)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_buffers_that_are_tied_in_the_baseline_alone_move_apart(persistent):
+    target, baseline = Shared(persistent=persistent).eval(), Shared(persistent=persistent).eval()
+    target.gain, target.shift = torch.full((4,), 3.0), torch.full((4,), 2.0)
+    x, y = torch.randn(3, 4), torch.randn(3, 2)
+    found = FAIG(target, baseline).attribute(x, y)
+    assert found["gain"].any()
+    assert found["shift"].any()
+    change = squared_error(baseline(x), y) - squared_error(target(x), y)
+    total = sum(value.double().sum() for value in found.values())
+    torch.testing.assert_close(total.float(), change.sum(), rtol=1e-4, atol=1e-4)

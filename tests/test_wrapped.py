@@ -94,6 +94,89 @@ def test_a_state_dict_of_a_wrapped_model(prefix):
         assert torch.equal(found[name], value)
 
 
+class Inner(nn.Module):
+    """A model whose own names start as those of a wrapped one do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.module(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
+def test_a_state_dict_of_a_model_whose_names_start_like_a_wrapped_ones(wrap):
+    torch.manual_seed(0)
+    baseline = Inner().eval()
+    target, x, y = tuned(baseline, scale=0.3), torch.randn(3, 3), torch.randn(3, 2)
+    found = FAIG(target, wrap(baseline).state_dict()).attribute(x, y, n_steps=4)
+    for name, value in FAIG(target, baseline).attribute(x, y, n_steps=4).items():
+        assert torch.equal(found[name], value)
+    edited = substitute(target, wrap(baseline).state_dict(), everything(target))
+    assert torch.equal(edited(x), baseline(x))
+
+
+KINDS_OF_HOOK = {
+    "forward": lambda module: module.register_forward_hook(lambda _, inputs, output: output * 10),
+    "forward pre": lambda module: module.register_forward_pre_hook(lambda _, inputs: inputs),
+    "backward": lambda module: module.register_full_backward_hook(lambda _, into, out: None),
+    "backward pre": lambda module: module.register_full_backward_pre_hook(lambda _, out: None),
+}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("kind", KINDS_OF_HOOK)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_hook_on_a_wrapper_is_not_lost(wrapper, kind, side):
+    pair = list(plain()[:2])
+    pair[side] = WRAPPERS[wrapper](pair[side])
+    handle = KINDS_OF_HOOK[kind](pair[side])
+    with pytest.raises(ParamattrError, match=r"has a hook of its own.*register it on the model"):
+        FAIG(*pair)
+    handle.remove()
+    FAIG(*pair)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_hook_on_a_peft_model_is_not_lost(inner):
+    torch.manual_seed(0)
+    pair = PAIRS["LoRA against its base"]()
+    wrapper = pair.target.base_model if inner else pair.target
+    handle = wrapper.register_forward_hook(lambda _, inputs, output: output)
+    with pytest.raises(ParamattrError, match=r"\((PeftModel|LoraModel)\w*\) has a hook of its own"):
+        FAIG(pair.target, pair.baseline, objective=pair.objective)
+    handle.remove()
+    FAIG(pair.target, pair.baseline, objective=pair.objective)
+
+
+def test_an_adapter_that_is_switched_off_is_not_merged():
+    torch.manual_seed(0)
+    pair = PAIRS["LoRA against its base"]()
+    with (
+        pair.target.disable_adapter(),
+        pytest.raises(ParamattrError, match=r"switched off.*leave that context"),
+    ):
+        FAIG(pair.target, pair.baseline, objective=pair.objective)
+    FAIG(pair.target, pair.baseline, objective=pair.objective)
+
+
+def test_a_model_of_torch_jit_is_refused_with_the_way_out():
+    target, baseline, (x, y) = plain()
+    for pair in (
+        (torch.jit.script(target), baseline),
+        (torch.jit.trace(target, x), baseline),
+        (target, torch.jit.script(baseline)),
+    ):
+        with pytest.raises(ParamattrError, match=r"is compiled by torch.jit.*state_dict"):
+            FAIG(*pair)
+    with pytest.raises(ParamattrError, match=r"is compiled by torch.jit"):
+        UnitIndex.of(torch.jit.script(target), "layer")
+    found = FAIG(target, torch.jit.script(baseline).state_dict()).attribute(x, y, n_steps=2)
+    for name, value in FAIG(target, baseline).attribute(x, y, n_steps=2).items():
+        assert torch.equal(found[name], value)
+
+
 def test_lora_against_its_base_is_attributed_in_the_merged_weight():
     torch.manual_seed(0)
     pair = PAIRS["LoRA against its base"]()
@@ -152,6 +235,39 @@ def test_a_new_head_stays_the_targets():
         assert torch.equal(edited(x), reference(x))
 
 
+def normed(classes):
+    model = headed(classes)
+    model[1] = nn.Sequential(model[1], nn.BatchNorm1d(classes))
+    torch.manual_seed(classes)
+    model[1][1].running_mean.normal_()
+    return model.eval()
+
+
+@pytest.mark.parametrize("as_state", [False, True])
+def test_a_new_heads_statistics_stay_the_targets(as_state):
+    target, baseline = tuned(normed(3), scale=0.3), normed(2)
+    x, classes = torch.randn(4, 3), torch.tensor([0, 1, 2, 2])
+    given = baseline.state_dict() if as_state else baseline
+    with pytest.raises(ParamattrError, match=r"shape \(3, 4\) in the model.*strict=False"):
+        FAIG(target, given)
+    with pytest.warns(UserWarning, match=r"'1.1.running_mean', '1.1.running_var' of the target"):
+        faig = FAIG(target, given, objective=cross_entropy, strict=False)
+    found, delta = faig.attribute(x, classes, return_convergence_delta=True)
+    assert not any("running" in name for name in found)
+    assert abs(float(delta)) < 1e-4
+    edited = substitute(target, given, everything(target), strict=False)
+    assert torch.equal(edited[1][1].running_mean, target[1][1].running_mean)
+    assert torch.equal(edited[0](x), baseline[0](x))
+
+
+def test_statistics_of_another_shape_are_an_error_that_names_the_way_out():
+    target, baseline = normed(3), normed(3)
+    baseline[1][1] = nn.BatchNorm1d(3)
+    baseline[1][1].running_mean = torch.zeros(2)
+    with pytest.raises(ParamattrError, match=r"buffer '1.1.running_mean'.*strict=False"):
+        FAIG(tuned(target), baseline.eval())
+
+
 @pytest.mark.filterwarnings("ignore:.*of the target are missing.*")
 def test_every_method_takes_a_new_head():
     target, baseline = tuned(headed(3), scale=0.3), headed(2)
@@ -205,6 +321,18 @@ def test_float32_on_a_half_model_is_the_default_and_draws_no_warning():
         for dtype in (None, torch.float32)
     ]
     assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+def test_a_pair_of_two_precisions_is_compared(wide):
+    target, baseline, (x, y) = plain()
+    expected = FAIG(target, baseline).attribute(x, y, n_steps=4)
+    (target, baseline)[wide].double()
+    x, y = (t if wide else t.double() for t in (x, y))
+    found = FAIG(target, baseline).attribute(x, y, n_steps=4)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].float(), value, rtol=1e-4, atol=1e-6)
+    FAIG(target, baseline).score([(x, y)], reducer="layer")
 
 
 def test_a_loader_of_half_inputs_for_a_half_model():

@@ -41,7 +41,8 @@ def absolute_change(
     Source: Xie et al. 2021, Sec. 4.1 (Discussions) and Tab. 2.
     """
     model, baseline = unwrapped_pair(model, baseline)
-    other = align(model, baseline, strict=strict, quiet=True) | moving_buffers(model, baseline)
+    other = align(model, baseline, strict=strict, quiet=True)
+    other |= moving_buffers(model, baseline, strict=strict)
     target = named_parameters(model) | float_buffers(model)
     index = UnitIndex.of(model, reducer)
     change = {name: (target[name] - value).abs() for name, value in other.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from functools import partial
 from numbers import Integral
@@ -20,6 +19,7 @@ from paramattr.attribution.captum_layers import (
 )
 from paramattr.attribution.captum_samples import captum_samples
 from paramattr.errors import ParamattrError
+from paramattr.hooked import copied
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
@@ -133,14 +133,14 @@ def captum_scores(
         parameters, ranks = named_parameters(model), Ranks(distributed)
         if ranks.size > 1:
             ranks.compare("the model", sketch(parameters))
-        copied = copy.deepcopy(model).requires_grad_(False)
-        watched, index = watched_layers(copied, layers, objective)
-        values = ObjectiveOfParameters(FunctionalModel(copied), objective)
+        frozen = copied(model).requires_grad_(False)
+        watched, index = watched_layers(frozen, layers, objective)
+        values = ObjectiveOfParameters(FunctionalModel(frozen), objective)
         path, is_first = {"n_steps": n_steps, "method": quadrature}, True
 
         def check(condition: str, batch: Batch) -> Batch:
             nonlocal is_first
-            for sample in captum_samples(copied, batch, embedding):
+            for sample in captum_samples(frozen, batch, embedding):
                 values.values(parameters, sample.batch)  # errors surface before the work
                 for layer in watched if is_first else ():
                     ObjectiveOfInputs(layer, sample).check(chosen)
@@ -148,7 +148,7 @@ def captum_scores(
             return batch
 
         def work(batch: Batch) -> Iterator[Sample]:
-            for sample in captum_samples(copied, batch, embedding):
+            for sample in captum_samples(frozen, batch, embedding):
                 sums = [torch.zeros(len(index), dtype=torch.float64) for _ in range(2)]
                 for layer in watched:
                     attributions = attribution(attr, chosen, ObjectiveOfInputs(layer, sample), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.func import functional_call
 
 from paramattr.attribution.captum import captum_attr, check_rule
 from paramattr.attribution.captum_samples import cloned
+from paramattr.hooked import copied
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
@@ -71,8 +71,8 @@ def captum_over_weights(
     with undisturbed(model):
         weights, other = named_parameters(model), align(model, baseline)
         # Copy, since functional_call does not restore a module with two names.
-        copied = copy.deepcopy(model).requires_grad_(False)
-        values = ObjectiveOfParameters(FunctionalModel(copied), objective)
+        frozen = copied(model).requires_grad_(False)
+        values = ObjectiveOfParameters(FunctionalModel(frozen), objective)
         batch = Batch.of(inputs, targets, device=next(iter(weights.values())).device)
         samples = []
         for sample in batch.chunks(1):
@@ -80,7 +80,7 @@ def captum_over_weights(
 
             def of_weights(rows: Tensor, sample: Batch = sample) -> Tensor:
                 outputs = (
-                    functional_call(copied, _unflattened(row, weights), cloned(sample).inputs)
+                    functional_call(frozen, _unflattened(row, weights), cloned(sample).inputs)
                     for row in rows
                 )
                 return torch.cat([objective(output, sample.targets) for output in outputs])

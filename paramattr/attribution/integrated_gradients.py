@@ -145,7 +145,7 @@ class ParameterPathIntegratedGradients:
                 `labels` of a mapping that comes without targets are the targets.
             targets: what the objective compares the output with, `(B, ...)`; None if it needs none.
             additional_forward_args: further arguments of the model, one, a tuple, or a mapping of
-                keywords; tensors are batch first.
+                keywords; tensors are batch first, and one without dimensions is shared.
             n_steps: nodes of the rule on each smooth piece of the path.
             method: a rule's name (`"riemann_left"`, `"riemann_right"`, `"riemann_middle"`,
                 `"riemann_trapezoid"`, `"simpson"`, `"gausslegendre"`, `"gausskronrod"`) or a
@@ -168,7 +168,7 @@ class ParameterPathIntegratedGradients:
         Raises:
             ParamattrError: for an unknown rule, or a number of nodes or samples it cannot take.
             ModelError: if the model is in training mode or no longer fits the baseline.
-            DataError: if the inputs and targets hold different numbers of samples.
+            DataError: if numbers of samples differ, or what is given might be per sample or shared.
             ObjectiveError: if the objective does not give one finite number per sample.
         """
         found, delta = self._pair.attribute(

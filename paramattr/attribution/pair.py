@@ -25,6 +25,7 @@ from paramattr.integration.path_integral import Integral, PathIntegral, Spent
 from paramattr.integration.plan import Plan
 from paramattr.integration.preflight import Preflight
 from paramattr.integration.profile import PathProfile, profile_of
+from paramattr.integration.readings import check_readings
 from paramattr.integration.request import Loaders, Reducers, Request, first_batch
 from paramattr.integration.scoring import Function, as_they_are, score_samples
 from paramattr.integration.settling import Settling
@@ -180,6 +181,7 @@ class Pair:
             batch = self.batch(*given, integrand)
             chunk = 1 if per_sample else at_once or len(batch)
             batch = integrand.referenced(batch, chunk)
+            check_readings(integrand, batch)
             before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
             self.preflight(integrand).compare(batch.part(0, 1))
             found = sum_samples(

@@ -20,6 +20,7 @@ from paramattr.integration.ends import path_between
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand
+from paramattr.integration.readings import check_readings
 from paramattr.integration.reduction import Reduced
 from paramattr.integration.request import Loaders, Reducers, Request
 from paramattr.integration.streaming import stream
@@ -117,6 +118,15 @@ def substitution_effect(
         exchanges = {
             name: _Exchange(integrand, index, chosen) for name, index in request.indexes.items()
         }
+        looked_at: set[str] = set()
+
+        def check(condition: str, batch: Batch) -> Batch:
+            batch = integrand.referenced(batch, internal_batch_size or len(batch))
+            if condition not in looked_at:
+                check_readings(integrand, batch)
+                looked_at.add(condition)
+            return batch
+
         settings: dict[str, Any] = {}
         if checkpoint is not None:
             own = torch.ones(1, dtype=torch.bool) if chosen is None else chosen.chosen
@@ -127,7 +137,7 @@ def substitution_effect(
             request.loaders,
             request.indexes,
             read=partial(Batch.from_loader, device=integrand.device, model=model),
-            check=lambda _, batch: integrand.referenced(batch, internal_batch_size or len(batch)),
+            check=check,
             at_once=internal_batch_size or WHOLE,
             checkpoint=checkpoint,
             settings=settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Number
 from typing import Any
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from paramattr.checkpoints import content
 from paramattr.errors import DataError
+from paramattr.integration.decoding import LABELS, decoder_inputs
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Any]
 """A model's inputs: one tensor, several, or keyword arguments."""
-LABELS = "labels"
-"""The entry of a mapping that goes to the objective as targets."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Batch:
     Attributes:
         inputs: tensors `(B, ...)`, the model's first arguments; empty if all are keywords.
         targets: a tensor `(B, ...)`; a tuple, list or dict of such tensors; or None.
-        extra: the model's further arguments. Tensors are batch first; anything else is passed
-            unchanged with every sample.
+        extra: the model's further arguments. Tensors are batch first; one without dimensions, and
+            anything else, is passed unchanged with every sample.
         keywords: the model's keyword arguments, with the same rule.
         first: the number of the first sample in the batch that this batch was cut from.
         step: from the number of one sample to that of the next.
@@ -68,29 +67,30 @@ class Batch:
 
         Raises:
             DataError: if an input is not a tensor, there is no sample, the numbers of samples
-                differ, or the model does not take a keyword.
+                differ, what is no tensor has as many entries, or the model does not take a keyword.
         """
         keywords: dict[str, Any] = {}
         if _is_mapping(inputs):
             keywords, inputs = _as_dict(inputs), ()
             if targets is None and LABELS in keywords:
                 targets = keywords.pop(LABELS)
-                keywords |= _decoder_inputs(model, keywords, targets)
+                keywords |= decoder_inputs(model, keywords, targets)
         extra: Any = additional_forward_args
         if isinstance(extra, Mapping):
             keywords, extra = {**keywords, **extra}, ()
         elif not isinstance(extra, tuple):
             extra = () if extra is None else (extra,)
         positional = inputs if isinstance(inputs, tuple | list) else (inputs,)
-        _check_tensors(targets)
-        _check_inputs(positional, keywords)
-        _check_keywords(model, keywords)
         named = (
             ("inputs", (positional, keywords)),
             ("targets", targets),
             ("additional_forward_args", extra),
         )
-        _check_sizes(named)
+        _check_kinds(named)
+        _check_tensors(targets)
+        _check_inputs(positional, keywords)
+        _check_keywords(model, keywords)
+        _check_sequences(_check_sizes(named), keywords, extra, targets)
         moved = [
             mapped(part, lambda tensor: _usable(tensor, device))
             for part in (tuple(positional), targets, tuple(extra), keywords)
@@ -122,7 +122,8 @@ class Batch:
 
     def __len__(self) -> int:
         """Count the samples."""
-        return len(next(tensors_in((self.inputs, self.keywords))))
+        of_samples = (tensor for tensor in tensors_in((self.inputs, self.keywords)) if tensor.ndim)
+        return len(next(of_samples))
 
     def number(self, place: int) -> int:
         """Give the number in the loader of one of the samples."""
@@ -209,15 +210,26 @@ def _as_dict(item: Any) -> dict[str, Any]:
     return {each.name: getattr(item, each.name) for each in fields(item)}
 
 
-def _decoder_inputs(
-    model: nn.Module | None, keywords: Mapping[str, Any], labels: Any
-) -> dict[str, Any]:
-    # The model does not get the labels, so it cannot make its decoder's inputs from them.
-    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    decoder_names = {"decoder_input_ids", "decoder_inputs_embeds"} & keywords.keys()
-    if prepare is None or decoder_names or not isinstance(labels, Tensor):
-        return {}
-    return {"decoder_input_ids": prepare(labels=labels)}
+def _check_kinds(named: Sequence[tuple[str, Any]]) -> None:
+    for label, tree in named:
+        for tensor in tensors_in(tree):
+            if tensor.is_meta:
+                raise DataError(
+                    f"the {label} hold a tensor on the meta device, which has no values: expected "
+                    "data; make it on the CPU"
+                )
+            if tensor.layout is not torch.strided or tensor.is_nested:
+                kind = "nested" if tensor.is_nested else tensor.layout
+                raise DataError(
+                    f"the {label} hold a {kind} tensor: expected one that stores every entry, with "
+                    "the batch first; take its "
+                    + ("to_padded_tensor(0), and a mask" if tensor.is_nested else "to_dense()")
+                )
+            if tensor.is_floating_point() and tensor.itemsize == 1:
+                raise DataError(
+                    f"the {label} hold a tensor of {tensor.dtype}: expected half precision at "
+                    "least, since eight bits have no arithmetic; take its float()"
+                )
 
 
 def _check_inputs(positional: Sequence[Any], keywords: Mapping[str, Any]) -> None:
@@ -226,7 +238,7 @@ def _check_inputs(positional: Sequence[Any], keywords: Mapping[str, Any]) -> Non
             raise DataError(
                 f"input {number} is {_described(value)}: expected a tensor with the batch first"
             )
-    if not positional and next(tensors_in(dict(keywords)), None) is None:
+    if not positional and not any(tensor.ndim for tensor in tensors_in(dict(keywords))):
         raise DataError(
             "there is no input: expected a tensor, a tuple of tensors, or a mapping that holds one"
         )
@@ -247,10 +259,12 @@ def _check_keywords(model: nn.Module | None, keywords: Mapping[str, Any]) -> Non
         )
 
 
-def _check_sizes(named: Sequence[tuple[str, Any]]) -> None:
+def _check_sizes(named: Sequence[tuple[str, Any]]) -> int:
     size = None
     for label, tree in named:
         for tensor in tensors_in(tree):
+            if not tensor.ndim and label != "targets":  # shared by all samples
+                continue
             if size is None:
                 size = tensor.shape[0] if tensor.ndim else 0
             if size == 0:
@@ -261,6 +275,45 @@ def _check_sizes(named: Sequence[tuple[str, Any]]) -> None:
                     f"{tensor.shape[0] if tensor.ndim else 'a single number'}: expected as "
                     "many of each, with the batch first"
                 )
+    return size or 0
+
+
+def _check_sequences(
+    size: int, keywords: Mapping[str, Any], extra: Sequence[Any], targets: Any
+) -> None:
+    """Reject what is no tensor and has as many entries as there are samples, if there are several.
+
+    It may hold one for each sample, or be shared by all: a guess would be silently wrong.
+    """
+    named = [(f"the keyword {name!r}", value) for name, value in keywords.items()]
+    named += [(f"argument {n} of additional_forward_args", v) for n, v in enumerate(extra)]
+    named.append(("the targets", targets))
+    for where, value in named if size > 1 else ():
+        for found in _sequences(value):
+            if len(found) == size:
+                bound = "the objective" if value is targets else "the forward of both models"
+                raise DataError(
+                    f"{where}: found a {type(found).__name__} of {size} entries, as many as there "
+                    "are samples; if it holds one for each sample, expected a tensor with the "
+                    f"batch first; if it is shared by all, bind it into {bound} with "
+                    "functools.partial (a torch.Size is always shared)"
+                )
+
+
+def _sequences(value: Any) -> Iterator[Sized]:
+    """Yield what has a length and holds no tensor; texts, sizes and mappings have no entries."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+        yield from (found for branch in value for found in _sequences(branch))
+    elif isinstance(value, Tensor | str | bytes | torch.Size | Set | nn.Module | type):
+        return
+    elif isinstance(value, tuple | list):
+        is_record = hasattr(value, "_fields")
+        if not is_record and next(tensors_in(value), None) is None:
+            yield value
+        yield from (found for branch in value for found in _sequences(branch))
+    elif isinstance(value, Sized) and (not isinstance(value, np.ndarray) or value.ndim):
+        yield value
 
 
 def _check_tensors(targets: Any) -> None:

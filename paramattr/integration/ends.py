@@ -37,7 +37,7 @@ def path_between(
     """
     target = named_parameters(model)
     other = align(model, baseline, strict=strict, quiet=quiet, widened=True)
-    buffers = moving_buffers(model, baseline, widened=True)
+    buffers = moving_buffers(model, baseline, strict=strict, widened=True)
     target |= {name: model.get_buffer(name).detach() for name in buffers}
     other |= buffers
     start, end = compute.placed(target), compute.placed(other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from paramattr.errors import ModelError
+from paramattr.hooked import all_hooked, as_assembled, copied
 from paramattr.integration.batches import Batch, mapped
 from paramattr.integration.reaching import Reaching, Rows, reaching
 from paramattr.parameters import owners
@@ -55,6 +55,7 @@ class FunctionalModel:
             for name, places in owners(model).items()
         } | _places_of_buffers(model, self.moving)
         self._slots = _slots(model, self.moving)
+        self._hooked = all_hooked(model)
 
     def __call__(
         self,
@@ -94,7 +95,7 @@ class FunctionalModel:
                 mapped(part, self.cast) for part in (state, arguments, keywords)
             )
         before = torch.get_rng_state() if self.model.training else None
-        with self.compute.autocast(device):
+        with self.compute.autocast(device), as_assembled(self._hooked):
             if compiled and self.compute.compile:
                 output = self._compiled(state, arguments, keywords)
             else:
@@ -124,7 +125,7 @@ class FunctionalModel:
                     slot[attribute] = slot[attribute].clone()
                 elif name in values:
                     slot[attribute] = self.cast(values[name])
-            with self._mode(rows) or self._reaching:
+            with self._mode(rows) or self._reaching, as_assembled(self._hooked):
                 yield
         finally:
             for slot, attribute, tensor in own:
@@ -147,12 +148,9 @@ class FunctionalModel:
         """
         tensors = (*self.model.parameters(), *self.model.buffers())
         try:
-            model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
-        except Exception as error:  # modules may hold anything
-            raise ModelError(
-                f"the model ({type(self.model).__name__}) cannot be copied for several workers "
-                f"({error}): expected modules that copy.deepcopy can copy; use workers=1"
-            ) from error
+            model = copied(self.model, {id(tensor): tensor for tensor in tensors})
+        except ModelError as error:
+            raise ModelError(f"{error}, or use workers=1") from error
         return FunctionalModel(model, self.compute, self.moving)
 
     def _mode(self, rows: Rows | None) -> Reaching | None:

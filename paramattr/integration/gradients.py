@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from paramattr.errors import ObjectiveError, ParamattrError
 from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.reaching import Rows
+from paramattr.integration.reentrant import no_reentrant
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.runtime.compute import wide
 from paramattr.runtime.halving import is_out_of_memory
@@ -55,7 +57,7 @@ class ObjectiveOfParameters:
     def __init__(self, model: FunctionalModel, objective: Objective) -> None:
         self.model, self.objective = model, objective
         self.is_batchable = True
-        self._is_followed = False
+        self._is_followed = self._is_looked_at = False
 
     def replica(self) -> ObjectiveOfParameters:
         """Return a copy for another thread.
@@ -63,7 +65,9 @@ class ObjectiveOfParameters:
         Raises:
             ModelError: as `FunctionalModel.replica`.
         """
-        return ObjectiveOfParameters(self.model.replica(), self.objective)
+        copy = ObjectiveOfParameters(self.model.replica(), self.objective)
+        copy._is_looked_at = True  # filters of warnings are not a thread's own
+        return copy
 
     def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "b"]:
         """Evaluate the objective without recording a graph.
@@ -74,7 +78,9 @@ class ObjectiveOfParameters:
         Raises:
             ObjectiveError: if the objective does not give one finite number per sample.
         """
-        with torch.no_grad():
+        look = nullcontext() if self._is_looked_at else no_reentrant(self.model.model)
+        self._is_looked_at = True
+        with torch.no_grad(), look:
             values = self._evaluate(parameters, batch)
         check_finite_values([values], batch.first, batch.step)
         return values
@@ -116,6 +122,10 @@ class ObjectiveOfParameters:
         Raises:
             ObjectiveError: if the objective does not give one number per sample.
         """
+        if not self._is_looked_at:
+            self._is_looked_at = True
+            with no_reentrant(self.model.model):
+                return self.gradient(parameters, batch, names, take)
         # Cast before they become leaves: the gradients are equal, and the graph omits the cast.
         leaves = {
             name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names
@@ -215,13 +225,17 @@ class ObjectiveOfParameters:
 
         def value(leaves: Mapping[str, Tensor], *sample: Tensor) -> tuple[Tensor, Tensor]:
             rest = iter(sample)
-            inputs, targets, extra, keywords = mapped(parts, lambda _: next(rest)[None])
+            inputs, targets, extra, keywords = mapped(
+                parts, lambda whole: next(rest)[None] if whole.ndim else next(rest)
+            )
             sample_batch = Batch(inputs, targets, extra, keywords, batch.first, batch.step)
             values = self._evaluate({**parameters, **leaves}, sample_batch)
             return values[0], values[0]
 
         leaves = {name: parameters[name].detach() for name in names}
-        each = vmap(grad(value, has_aux=True), in_dims=(None, *[0] * len(tensors)))
+        each = vmap(
+            grad(value, has_aux=True), in_dims=(None, *(0 if t.ndim else None for t in tensors))
+        )
         by_name, values = each(leaves, *tensors)
         if not self._is_followed and not any(gradient.any() for gradient in by_name.values()):
             self.check_followed(parameters, batch.part(0, 1))
@@ -331,4 +345,9 @@ def check_shape(values: object, samples: int) -> None:
         raise ObjectiveError(
             f"the objective gave shape {tuple(values.shape)}: expected ({samples},), one number "
             "per sample; sum over all but the batch"
+        )
+    if values.is_complex() or (values.is_floating_point() and values.itemsize == 1):
+        raise ObjectiveError(
+            f"the objective gave {values.dtype}: expected real numbers, in half precision at "
+            "least; take the .abs() or the .real of a complex one, or .float() of the output"
         )

@@ -16,9 +16,11 @@ from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand
 from paramattr.integration.profile import PathProfile
+from paramattr.integration.readings import check_readings
 from paramattr.integration.sums import LOOKED_AT, Missed, Sample
 from paramattr.objectives import is_loss
 from paramattr.parameters import named_parameters, state_of
+from paramattr.runtime.compute import wide
 from paramattr.runtime.isolation import restoring
 from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.units.significance import quantile
@@ -77,12 +79,15 @@ class Preflight:
         Raises:
             ObjectiveError: if the objective is not one finite number per sample.
             ModelError: if the model writes on its parameters while it runs.
+            DataError: as `check_readings`.
 
         Warns:
             UserWarning: as `compare`, on the first sample of all.
         """
         if condition in self._seen and not self._is_doubtful(condition):
             return False
+        if condition not in self._seen:
+            check_readings(self.integrand, batch)
         ends = [self.integrand.values(alpha, batch, at_once) for alpha in self._places]
         if not self._seen and self.ranks.rank == 0:  # all processes of a sharded model together
             self.compare(batch.part(0, 1), (float(ends[0][0]), float(ends[1][0])))
@@ -269,6 +274,8 @@ def compare_baseline(
     """
     function, model = integrand.objective, integrand.objective.model.model
     compute = replace(function.model.compute, compile=False)
+    if compute.dtype is None:
+        compute = replace(compute, dtype=_common_dtype(function.model.model, baseline))
     start, end = ends
     # The baseline may write on what it is given: it gets the path's end, and copies of the rest.
     point, own = integrand.points.at(1.0), named_parameters(baseline)
@@ -300,6 +307,14 @@ def compare_baseline(
             f"path's end {end:.4g} ({share}): something that does not move along the path differs "
             f"between the models, and is not attributed: {cause}"
         )
+
+
+def _common_dtype(*models: nn.Module) -> torch.dtype | None:
+    """Give the widest precision, where the models' differ: the sample has the target's."""
+    each = [{wide(value.dtype) for value in named_parameters(one).values()} for one in models]
+    if all(dtypes == each[0] for dtypes in each):
+        return None
+    return max(set.union(*each), key=lambda dtype: dtype.itemsize)
 
 
 def _change(integrand: Integrand, sample: Batch) -> float:

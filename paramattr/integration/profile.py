@@ -16,6 +16,7 @@ from paramattr.integration.batches import Batch, no_batch
 from paramattr.integration.drawing import drawn
 from paramattr.integration.gathering import own_share
 from paramattr.integration.integrand import Integrand
+from paramattr.integration.readings import check_readings
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import ALONE, Ranks
 
@@ -118,6 +119,8 @@ def profile_of(
             if batch is not None:
                 size = at_once or len(batch)
                 referenced = integrand.referenced(batch, size)
+                if not samples:
+                    check_readings(integrand, referenced)
                 for place, alpha in enumerate(alphas.tolist()):
                     sums[place] += integrand.values(alpha, referenced, size).sum().cpu()
                 samples += len(batch)

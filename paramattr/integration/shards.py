@@ -183,7 +183,7 @@ class Shards:
         return UnitIndex(index.shapes, labels, index.groups)
 
     def _aligned(self, baseline: Baseline) -> dict[str, Tensor]:
-        other, found = state_of(baseline), {}
+        other, found = state_of(baseline, self.model), {}
         for name, parameter in self.parameters.items():
             value = other.get(name)
             if value is None or value.shape != parameter.shape:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from paramattr.buffers import Statistics, float_buffers, moving_buffers
 from paramattr.errors import ModelError, UnitError
+from paramattr.hooked import all_hooked, as_assembled, copied
 from paramattr.parameters import Baseline, align, named_parameters, owners, state_of
 from paramattr.units.index import UnitIndex
 from paramattr.units.selection import Selection
@@ -90,11 +90,13 @@ def modulate(
         pair.check_variance(name, values[name], float(strength))
     if strength == 0:
         values |= pair.counters(selection, selected=True)
-    edited = copy.deepcopy(pair.model)
+    edited = copied(pair.model)
     tensors = _tensors(edited)
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
+    for weight in all_hooked(edited):
+        weight.assemble()
     return edited
 
 
@@ -176,7 +178,8 @@ def holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(values[name])
-        yield
+        with as_assembled(all_hooked(model)):
+            yield
     finally:
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -227,7 +230,7 @@ class _Pair:
     def __init__(self, model: nn.Module, baseline: Baseline, *, strict: bool = True) -> None:
         self.model, self.baseline = model, baseline
         self.other = align(model, baseline, strict=strict, quiet=True)
-        self.other |= moving_buffers(model, baseline)
+        self.other |= moving_buffers(model, baseline, strict=strict)
         every = named_parameters(model) | float_buffers(model)
         self.target = {name: every[name] for name in self.other}
 
@@ -245,7 +248,7 @@ class _Pair:
         whole model is selected. With `selected=False`, the buffers of the other modules are
         returned.
         """
-        other = state_of(self.baseline)
+        other = state_of(self.baseline, self.model)
         if isinstance(self.baseline, nn.Module):
             other |= {name: buffer.detach() for name, buffer in self.baseline.named_buffers()}
         counters = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from paramattr.buffers import Statistics
 from paramattr.errors import UnitError
+from paramattr.hooked import copied
 from paramattr.parameters import owners
 from paramattr.surgery.edits import check_selection
 from paramattr.units.selection import Selection
@@ -53,7 +53,7 @@ def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:
             "the selection holds no entry of a parameter, only buffers: there is nothing to train; "
             "select a unit that holds parameters"
         )
-    trainable = copy.deepcopy(model)
+    trainable = copied(model)
     for module in trainable.modules():
         if parametrize.is_parametrized(module):
             _give_own_class(module)

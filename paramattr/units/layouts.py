@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
+from paramattr.hooked import hooked
 from paramattr.parameters import Owner, owners
 from paramattr.units.experts import stacked_axes
 from paramattr.units.grid import along, counted
@@ -40,7 +41,8 @@ class Layout:
 
     Attributes:
         name: the parameter's first name.
-        plain: its name without a parametrisation, such as `conv.weight` for weight norm's parts.
+        plain: its name without a parametrisation or a hook that does the same, such as
+            `conv.weight` for weight norm's parts.
         module: the module that uses it.
         shape: its shape.
         output: the dimension of the outputs, or None.
@@ -122,6 +124,10 @@ def _of_owner(model: nn.Module, name: str, owner: Owner) -> Iterator[tuple[str, 
         module = model.get_submodule(path)
     else:
         full, attribute = shape, owner.attribute
+        for weight in hooked(module):
+            if attribute in weight.parts:
+                full = tuple(getattr(module, weight.parts[-1]).shape)
+                attribute = weight.name
     axes = _axes(module, attribute, len(shape))
     if axes is None:
         return
@@ -131,7 +137,8 @@ def _of_owner(model: nn.Module, name: str, owner: Owner) -> Iterator[tuple[str, 
         for d in axes
     )
     groups = module.groups if isinstance(module, CONVOLUTIONS) and len(shape) > 2 else 1
-    plain = name if owner.module is module else f"{path}.{attribute}" if path else attribute
+    is_whole = owner.module is module and owner.attribute == attribute
+    plain = name if is_whole else f"{path}.{attribute}" if path else attribute
     experts = attribute in stacked_axes(module)
     yield path, Layout(name, plain, module, shape, output, input_, int(groups), experts)
 
