@@ -20,13 +20,11 @@ class AttentionNames:
         columns: path of the projection out of the heads, relative to the block.
         interleaved: whether fused parts are stored head by head, `(heads, parts, size)`, rather
             than part by part, `(parts, heads, size)`.
-        having: an attribute that the block must have.
     """
 
     rows: tuple[tuple[str, str], ...]
     columns: str
     interleaved: bool = False
-    having: str = ""
 
 
 def _apart(q: str, k: str, v: str, out: str) -> AttentionNames:
@@ -45,9 +43,8 @@ ATTENTION = (
     _apart("q", "k", "v", "o"),  # T5, MPNet
     _apart("to_q", "to_k", "to_v", "to_out.0"),  # diffusers
     _apart("wq", "wk", "wv", "wo"),  # Llama as it was published
-    AttentionNames((("c_attn", "qkv"),), "c_proj", interleaved=True, having="multi_query"),
     AttentionNames((("q_attn", "q"), ("c_attn", "kv")), "c_proj"),  # GPT-2, cross-attention
-    AttentionNames((("c_attn", "qkv"),), "c_proj"),  # GPT-2
+    AttentionNames((("c_attn", "qkv"),), "c_proj"),  # GPT-2, GPT-BigCode
     AttentionNames((("query_key_value", "qkv"),), "dense", interleaved=True),  # GPT-NeoX, Bloom
     AttentionNames((("qkv_proj", "qkv"),), "o_proj"),  # Phi-3
     AttentionNames((("qkv", "qkv"),), "proj"),  # timm, SAM, Qwen-VL
@@ -74,6 +71,9 @@ KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_head
 
 HEAD_BIASES = ("relative_attention_bias.weight", "relative_position_bias_table")
 """Parameters of a block with one column per head."""
+
+ROW_BIASES = ("q_bias", "k_bias", "v_bias")
+"""Biases of a block, apart from its projections, with one entry per row."""
 
 FEED_FORWARD: tuple[tuple[tuple[str, ...], str, int], ...] = (
     # The projections into the neurons, the one out of them, and the rows per neuron in each of

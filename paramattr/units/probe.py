@@ -1,0 +1,306 @@
+"""The probe: a block is run alone, a unit of it is changed, and what reads the unit is looked at.
+
+Names and sizes propose which rows of a block feed which columns of its last projection. Here a
+proposal is held against the block's own forward pass. A unit is right if its rows reach its own
+columns and no others. The common scale of a norm in between may couple units, as every norm behind
+a block does; then a unit that is switched off must leave its columns at exactly zero.
+
+The block is a copy with random parameters of its own, on the CPU, in evaluation mode: the model's
+values, devices and shards play no part, and nothing of the model is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from paramattr.parameters import is_shard
+from paramattr.units.feeds import Feed, Sizes, feeds
+
+_TOLERANCE = 1e-6
+"""Of float32, relative to the largest entry."""
+_PERIOD = 65_521
+"""Random numbers drawn per block; a prime, so that no two rows are alike."""
+_STRONG = 8.0
+"""Factor of a change, so that a norm over thousands of entries moves visibly."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Rows and columns that may be units of one block.
+
+    Attributes:
+        count: of the units.
+        rows: parameters that make the units, each with the unit of each entry.
+        columns: the unit of each input of the block's last projection.
+        whole: the rows of which one alone must reach all columns of its unit, as those of a
+            head's keys do; so that two heads are not taken for one. Empty if there are none.
+    """
+
+    count: int
+    rows: tuple[tuple[nn.Parameter, Int[Tensor, "..."]], ...]
+    columns: Int[Tensor, "columns"]
+    whole: tuple[tuple[nn.Parameter, Int[Tensor, "rows"], int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block is looked at, and how it may be called.
+
+    Attributes:
+        block: the module that is run.
+        out: path of the last projection, relative to the block.
+        channels: the dimension of its input that counts the columns.
+        sizes: of its inputs.
+    """
+
+    block: nn.Module
+    out: str
+    channels: int
+    sizes: Sizes
+
+
+class Judge:
+    """Holds proposals against the blocks of one model; blocks of one make are probed once."""
+
+    def __init__(self) -> None:
+        self._found: dict[object, int | None] = {}
+
+    def first_right(self, proposals: list[Proposal], place: Place) -> int | None:
+        """Return the number of the first proposal that the block's forward pass bears out.
+
+        Returns:
+            None if there is none, or if the block cannot be run alone.
+        """
+        make = _make(place, proposals)
+        if make not in self._found:
+            with _aside():
+                self._found[make] = _first_right(proposals, place)
+        return self._found[make]
+
+
+def _first_right(proposals: list[Proposal], place: Place) -> int | None:
+    try:
+        probe = _Probe(place)
+    except Exception:  # whatever a foreign forward raises: it cannot be run alone
+        return None
+    right = (n for n, proposal in enumerate(proposals) if probe.bears_out(proposal))
+    return next(right, None) if probe.runs else None
+
+
+def _make(place: Place, proposals: list[Proposal]) -> object:
+    """Tell blocks apart by class, sizes and settings, and not by their place in the model."""
+    parts = tuple(
+        (
+            path,
+            type(module),
+            tuple((n, tuple(p.shape)) for n, p in module.named_parameters(recurse=False)),
+            tuple(
+                (name, value)
+                for name, value in sorted(vars(module).items())
+                if isinstance(value, bool | int | float | str | tuple)
+                and name not in ("training", "layer_idx", "layer_id", "layer_number")
+                and not isinstance(value, tuple)
+            ),
+            id(getattr(module, "config", None)),
+        )
+        for path, module in place.block.named_modules()
+    )
+    return parts, place.out, place.sizes, tuple(p.count for p in proposals)
+
+
+class _Probe:
+    def __init__(self, place: Place) -> None:
+        self._draw = torch.Generator().manual_seed(0)
+        self._numbers = torch.randn(_PERIOD, generator=self._draw)
+        self._new: dict[int, nn.Parameter] = {}
+        self._block = _copied(place.block, self._parameter, self._new)
+        self._block.eval()
+        self._read, self._channels = list[Tensor](), place.channels
+        self._block.get_submodule(place.out).register_forward_pre_hook(
+            lambda module, args: self._read.append(args[0])
+        )
+        self._feed: Feed | None = None
+        for feed in feeds(self._block, place.sizes, self._draw):
+            self._feed = feed
+            if self._runs():
+                return
+        self._feed = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the block could be run, twice alike."""
+        return self._feed is not None
+
+    def bears_out(self, proposal: Proposal) -> bool:
+        """Return whether a proposal holds for some of its units, the first and last among them."""
+        try:
+            return self._routes(proposal) or (
+                self._without_norms(lambda: self._routes(proposal)) and self._silences(proposal)
+            )
+        except Exception:  # with changed values the block may take another way
+            return False
+
+    def _runs(self) -> bool:
+        try:
+            first, second = self._columns(), self._columns()
+        except Exception:
+            return False
+        return torch.equal(first, second) and bool(first.isfinite().all())
+
+    def _columns(self) -> Float[Tensor, "columns entries"]:
+        assert self._feed is not None
+        self._read.clear()
+        self._block(*self._feed.args, **self._feed.kwargs)
+        read = [one.detach().movedim(self._channels, 0).flatten(1) for one in self._read]
+        return torch.cat(read, 1)
+
+    def _routes(self, proposal: Proposal) -> bool:
+        before = self._columns()
+        if len(before) != len(proposal.columns):
+            return False
+        for unit in _some(proposal.count):
+            own, reached = proposal.columns == unit, torch.zeros(len(before), dtype=torch.bool)
+            for parameter, labels in proposal.rows:
+                reached |= self._moved(before, parameter, labels == unit)
+            if not torch.equal(reached, own):
+                return False
+        return not proposal.whole or any(
+            torch.equal(
+                self._moved(before, parameter, _row(parameter, dimension, int(row))),
+                proposal.columns == proposal.columns[0],
+            )
+            for parameter, rows, dimension in proposal.whole
+            for row in rows
+        )
+
+    def _silences(self, proposal: Proposal) -> bool:
+        for unit in _some(proposal.count):
+            kept = [(self._new[id(p)], self._new[id(p)].data) for p, _ in proposal.rows]
+            for (own, values), (_, labels) in zip(kept, proposal.rows, strict=True):
+                own.data = torch.where(labels == unit, torch.zeros(()), values)
+            silent = self._columns().abs().amax(1) == 0
+            for own, values in kept:
+                own.data = values
+            if not torch.equal(silent, proposal.columns == unit):
+                return False
+        return True
+
+    def _moved(self, before: Tensor, parameter: nn.Parameter, where: Tensor) -> Bool[Tensor, "n"]:
+        own = self._new[id(parameter)]
+        values = own.data
+        own.data = torch.where(where, -_STRONG * values.roll(1, -1) + 0.1, values)
+        try:
+            change = (self._columns() - before).abs().amax(1)
+        finally:
+            own.data = values
+        return change > _TOLERANCE * before.abs().max()
+
+    def _without_norms(self, look: Callable[[], bool]) -> bool:
+        norms = [
+            (parent, name, child)
+            for parent in self._block.modules()
+            for name, child in parent.named_children()
+            if "norm" in type(child).__name__.lower()
+        ]
+        for parent, name, _ in norms:
+            setattr(parent, name, _Through())
+        try:
+            return bool(norms) and look()
+        finally:
+            for parent, name, child in norms:
+                setattr(parent, name, child)
+
+    def _parameter(self, like: nn.Parameter) -> nn.Parameter:
+        count = like.numel()
+        start = int(torch.randint(_PERIOD, (), generator=self._draw))
+        numbers = self._numbers.roll(start).repeat(count // _PERIOD + 1)[:count]
+        fan = max(like.numel() // max(like.shape[0], 1), 1) if like.ndim > 1 else 4
+        return nn.Parameter(numbers.reshape(like.shape) / fan**0.5)
+
+
+class _Through(nn.Module):
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        return x
+
+
+def _some(count: int) -> list[int]:
+    return sorted({0, min(1, count - 1), count // 2, count - 1})
+
+
+def _row(parameter: nn.Parameter, dimension: int, row: int) -> Bool[Tensor, "..."]:
+    shape = [1] * parameter.ndim
+    shape[dimension] = parameter.shape[dimension]
+    return (torch.arange(shape[dimension]) == row).reshape(shape)
+
+
+def _copied(
+    block: nn.Module,
+    parameter: Callable[[nn.Parameter], nn.Parameter],
+    new: dict[int, nn.Parameter],
+) -> nn.Module:
+    """Copy a block, with new parameters, on the CPU, without the user's hooks."""
+    memo: dict[int, object] = {}
+    for own in block.parameters():
+        if own.is_floating_point():
+            new[id(own)] = memo[id(own)] = parameter(own)
+    for module in reversed(list(block.modules())):  # children first
+        kind = type(module)
+        if kind.__name__.startswith("FSDP"):  # fully_shard makes a class of its own, uncopiable
+            kind = kind.__mro__[2]
+        one = kind.__new__(kind)
+        state = {n: v for n, v in vars(module).items() if not n.endswith("_hooks")}
+        hooks = {n: v for n, v in vars(module).items() if n.endswith("_hooks")}
+        memo[id(module)] = one
+        one.__dict__.update({n: copy.deepcopy(_plain(v), memo) for n, v in state.items()})
+        one.__dict__.update({n: _of_torch(v, memo) for n, v in hooks.items()})
+        for name, value in one._buffers.items():
+            one._buffers[name] = _plain(value)
+        _eager(getattr(one, "config", None))
+    found = memo[id(block)]
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or is_shard(value):
+        return value
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value.clone()
+
+
+def _of_torch(hooks: Mapping[int, object], memo: dict[int, object]) -> object:
+    # Weight norm, spectral norm and pruning of torch work by hooks; others are the user's.
+    kept = {n: h for n, h in hooks.items() if type(h).__module__.startswith("torch.nn.utils")}
+    return type(hooks)((n, copy.deepcopy(h, memo)) for n, h in kept.items())
+
+
+def _eager(config: object) -> None:
+    # Fused kernels may need another device or dtype. The configuration is the copy's own.
+    if hasattr(config, "_attn_implementation"):
+        config._attn_implementation = "eager"  # type: ignore[union-attr]
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Run apart from the caller's random state, gradients and warnings."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.enable_grad(),  # without it, attention takes a path that runs no submodule
+            torch.device("cpu"),
+        ):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
