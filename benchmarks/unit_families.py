@@ -65,36 +65,31 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name of the row to family
     "gpt_neo": (
         "gpt_neo",
         {
-            "hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 64,
-            "intermediate_size": 48, "attention_types": [[["global", "local"], 1]],
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "vocab_size": 64,
+            "intermediate_size": 48,
+            "attention_types": [[["global", "local"], 1]],
         },
     ),  # fmt: skip
     "squeezebert": ("squeezebert", {**_FEED, "embedding_size": 32}),
     "t5, gated": (
         "t5",
         {
-            "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
-            "vocab_size": 64, "feed_forward_proj": "gated-gelu",
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_layers": 2,
+            "num_heads": 4,
+            "vocab_size": 64,
+            "feed_forward_proj": "gated-gelu",
         },
     ),  # fmt: skip
 }
 """Families in settings that change their blocks, and those that need more than small sizes."""
 
-TIMM = (
-    "beit_base_patch16_224 beitv2_base_patch16_224 cait_xxs24_224 coat_lite_tiny coatnet_nano_rw_224 convit_tiny "
-    "convmixer_768_32 convnext_atto convnext_atto_ols convnextv2_atto crossvit_9_240 davit_tiny "
-    "deit_tiny_patch16_224 deit3_small_patch16_224 edgenext_xx_small efficientformer_l1 "
-    "efficientformerv2_s0 eva02_tiny_patch14_224 fastvit_t8 flexivit_small focalnet_tiny_srf "
-    "gcvit_xxtiny gmixer_12_224 hiera_tiny_224 inception_next_atto levit_128s "
-    "maxvit_nano_rw_256 maxvit_pico_rw_256 maxvit_rmlp_pico_rw_256 metaformer mixer_s32_224 mobilevit_xxs "
-    "mobilevitv2_050 mvitv2_tiny nest_tiny_jx nextvit_small pit_ti_224 poolformer_s12 "
-    "pvt_v2_b0 regnetz_005 resmlp_12_224 rexnetr_200 samvit_base_patch16_224 sequencer2d_s "
-    "swin_tiny_patch4_window7_224 swin_s3_tiny_224 swinv2_tiny_window8_256 swinv2_cr_tiny_ns_224 "
-    "tiny_vit_5m_224 tnt_s_legacy_patch16_224 twins_svt_small vit_tiny_patch16_224 "
-    "vit_base_patch16_siglip_224 vit_relpos_small_patch16_224 vit_small_r26_s32_224 "
-    "vitamin_small_224 volo_d1_224 xcit_nano_12_p16_224 repvit_m0_9 swiftformer_xs shvit_s1 "
-    "vit_base_patch16_rope_224 naflexvit_base_patch16_gap"
-).split()  # fmt: skip
+TIMM = ["beit_base_patch16_224", "beitv2_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "coatnet_nano_rw_224", "convit_tiny", "convmixer_768_32", "convnext_atto", "convnext_atto_ols", "convnextv2_atto", "crossvit_9_240", "davit_tiny", "deit_tiny_patch16_224", "deit3_small_patch16_224", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "eva02_tiny_patch14_224", "fastvit_t8", "flexivit_small", "focalnet_tiny_srf", "gcvit_xxtiny", "gmixer_12_224", "hiera_tiny_224", "inception_next_atto", "levit_128s", "maxvit_nano_rw_256", "maxvit_pico_rw_256", "maxvit_rmlp_pico_rw_256", "mixer_s32_224", "mobilevit_xxs", "mobilevitv2_050", "mvitv2_tiny", "nest_tiny_jx", "nextvit_small", "pit_ti_224", "poolformer_s12", "pvt_v2_b0", "regnetz_005", "resmlp_12_224", "rexnetr_200", "samvit_base_patch16_224", "sequencer2d_s", "swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224", "tiny_vit_5m_224", "tnt_s_legacy_patch16_224", "twins_svt_small", "vit_tiny_patch16_224", "vit_base_patch16_siglip_224", "vit_relpos_small_patch16_224", "vit_small_r26_s32_224", "vitamin_small_224", "volo_d1_224", "xcit_nano_12_p16_224", "repvit_m0_9", "swiftformer_xs", "shvit_s1", "vit_base_patch16_rope_224", "naflexvit_base_patch16_gap"]  # fmt: skip
 """One model or more of every architecture of timm with attention or feed-forward blocks."""
 
 
@@ -155,7 +150,9 @@ def transformers_model(name: str) -> tuple[nn.Module, Callable[[nn.Module], Any]
     Raises:
         Exception: whatever transformers raises where no such model can be built or run.
     """
-    from transformers import CONFIG_MAPPING, AutoModel
+    from transformers import CONFIG_MAPPING, AutoModel, logging
+
+    logging.set_verbosity_error()
 
     family, options = VARIANTS.get(name, (name, {}))
     kind = CONFIG_MAPPING[family]
@@ -184,11 +181,7 @@ def transformers_model(name: str) -> tuple[nn.Module, Callable[[nn.Module], Any]
 def small(config: Any) -> dict[str, int]:
     """Give the fields that make a configuration small."""
     wanted = {name: size for names, size in SIZES.items() for name in names}
-    return {
-        name: size
-        for name, size in wanted.items()
-        if type(getattr(config, name, None)) is int
-    }
+    return {name: size for name, size in wanted.items() if type(getattr(config, name, None)) is int}
 
 
 def shaken(model: nn.Module) -> nn.Module:

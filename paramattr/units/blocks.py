@@ -35,6 +35,10 @@ ATTENTION = (
     _apart("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Mistral, Mixtral, Qwen, ViT
     _apart("q_proj", "k_proj", "v_proj", "out_proj"),  # BART, OPT, CLIP, Whisper, GPT-J
     _apart("q_proj", "k_proj", "v_proj", "dense"),  # Phi
+    _apart("q_proj", "k_proj", "v_proj", "Wo"),  # ModernBERT's decoder
+    _apart("q_proj", "k_proj", "v_proj", "projection_layer"),  # InternVL
+    _apart("q_proj.linear", "k_proj.linear", "v_proj.linear", "o_proj.linear"),  # Moshi
+    _apart("linear_q", "linear_k", "linear_v", "linear_out"),  # Conformer
     _apart("self.query", "self.key", "self.value", "output.dense"),  # BERT, RoBERTa, Swin
     _apart("attention.query", "attention.key", "attention.value", "output.dense"),  # older ViT
     _apart("self.query_proj", "self.key_proj", "self.value_proj", "output.dense"),  # DeBERTa
@@ -47,7 +51,11 @@ ATTENTION = (
     AttentionNames((("c_attn", "qkv"),), "c_proj"),  # GPT-2, GPT-BigCode
     AttentionNames((("query_key_value", "qkv"),), "dense", interleaved=True),  # GPT-NeoX, Bloom
     AttentionNames((("qkv_proj", "qkv"),), "o_proj"),  # Phi-3
+    AttentionNames((("qkv_proj", "qkv"),), "out_proj", interleaved=True),  # MiniMax
     AttentionNames((("qkv", "qkv"),), "proj"),  # timm, SAM, Qwen-VL
+    AttentionNames((("q", "q"), ("kv", "kv")), "proj"),  # PVT, Twins
+    AttentionNames((("qk", "qk"), ("v", "v")), "proj"),  # TNT, VOLO
+    _apart("q", "k", "v", "proj"),  # CaiT
     AttentionNames((("qkv", "qkv"),), "projection"),  # BLIP
     AttentionNames((("Wqkv", "qkv"),), "Wo"),  # ModernBERT
     AttentionNames((("Wqkv", "qkv"),), "out_proj"),  # MPT
@@ -87,6 +95,8 @@ FEED_FORWARD: tuple[tuple[tuple[str, ...], str, int], ...] = (
     (("fc1",), "fc2", 1),  # BART, OPT, ViT, CLIP, timm
     (("lin1",), "lin2", 1),  # DistilBERT
     (("dense_h_to_4h",), "dense_4h_to_h", 1),  # GPT-NeoX, Bloom
+    (("intermediate_dense",), "output_dense", 1),  # wav2vec 2.0
+    (("dense1",), "dense2", 1),  # SegFormer
     (("intermediate.dense",), "output.dense", 1),  # BERT, RoBERTa, Swin
     (("ffn",), "ffn_output", 1),  # ALBERT
     (("fc_in",), "fc_out", 1),  # GPT-J

@@ -18,13 +18,21 @@ from torch import Tensor, nn
 
 _SIDE = 4
 """Side of an image of features; a sequence has as many tokens as it has pixels."""
-_SECOND = ("key_value_states", "encoder_hidden_states", "memory", "context", "cross_attention_states")
-"""Names of a second sequence that is attended to."""
-_FIRST = ("query", "queries", "query_states", "q", "input_tensor", "residual", "hidden_states", "x")
-_OTHERS = ("key", "value", "keys", "values", "key_states", "value_states", "k", "v")
-"""Names of inputs that are the second sequence where the block tells query from key and value."""
-_MOST = 96
+_MOST = 160
 """Calls that are tried; each that fails is a fraction of one that runs."""
+_FIRST = ("query", "queries", "query_states", "q", "hidden_states", "x", "input_tensor", "residual")
+_FIRST += ("query_tensor", "layer_input")
+_SECOND = ("key_value_states", "encoder_hidden_states", "memory", "context")
+_SECOND += ("cross_attention_states",)
+_KEYS = ("key", "value", "keys", "values", "key_states", "value_states", "k", "v")
+_KEYS += ("key_tensor", "value_tensor")
+_ROTARY = ("position_embeddings", "rotary_pos_emb", "rope", "rotary_emb", "freqs_cis")
+_RELATIVE = ("relative_position_embeddings", "position_embeddings", "pos_embed", "pos_emb")
+_GIVEN = ("position_embeddings", "relative_position_embeddings")
+"""Names of inputs: the main sequence, a second one, keys and values, angles, distances; and those
+that are given even where they may be left out."""
+_MASKS = (None, 0.0, 1.0)
+"""No mask, nothing added, everything seen."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Sizes:
     Attributes:
         width: of the main input.
         other: width of the second input, such as an encoder's hidden states.
+        value: width of what values are made of, where it is an input of its own.
         image: whether channels come first, as convolutions want them.
         heads: number of heads, or 0.
         size: of one head, or 0.
@@ -41,6 +50,7 @@ class Sizes:
 
     width: int
     other: int
+    value: int
     image: bool = False
     heads: int = 0
     size: int = 0
@@ -65,18 +75,19 @@ def feeds(block: nn.Module, sizes: Sizes, draw: torch.Generator) -> Iterator[Fee
     if not names:
         return
     needed = {n for n in names if signature.parameters[n].default is inspect.Parameter.empty}
+    ways = _angles(names, sizes)
+    masked = any(name.endswith("mask") for name in names)
     tried = 0
-    rotary = [None] if not _rotates(names) else _rotary_sizes(sizes)
-    for shape, size, mask, more in product(
-        _shapes(block, sizes), rotary, (False, True), (False, True)
+    for shape, more, mask, angles in product(
+        _shapes(block, sizes), (False, True), _MASKS if masked else (None,), ways
     ):
         given = dict[str, Any]()
         for name in names[1:]:
-            value = _filled(name, shape, sizes, size, mask=mask, draw=draw)
-            if name in needed or (value is not None and (more or name == "position_embeddings")):
+            value = _filled(name, shape, sizes, angles, mask=mask, draw=draw)
+            if name == "rel_embeddings":
+                value = _distances(block, sizes.width, draw)
+            if name in needed or (value is not None and (more or name in _GIVEN)):
                 given[name] = value
-        if mask and not any(name.endswith("mask") for name in given):
-            continue
         tried += 1
         if tried > _MOST:
             return
@@ -87,10 +98,19 @@ def _shapes(block: nn.Module, sizes: Sizes) -> list[tuple[int, ...]]:
     d, n = sizes.width, _SIDE
     if sizes.image:
         return [(1, d, side, side) for side in _sides(block)] + [(1, d, n * n)]
-    lengths = list(dict.fromkeys([*_lengths(block), n * n]))
+    lengths = list(dict.fromkeys([*_lengths(block), n * n, n * n + 1]))  # one more for a class
     sequences = [(1, length, d) for length in lengths]
     grids = [(1, side, side, d) for side in _sides(block)]
-    return [*sequences, *grids, *((1, 2, length, d) for length in lengths), (n * n, d), (1, d, n, n)]
+    nested = [(1, 2, length, d) for length in lengths]
+    return [
+        *sequences,
+        *grids,
+        (n * n, d),
+        (n * n, 1, d),
+        *nested,
+        (1, d, n, n),
+        (1, 16 * n * n, d),
+    ]
 
 
 def _lengths(block: nn.Module) -> Iterator[int]:
@@ -118,40 +138,67 @@ def _numbers(block: nn.Module) -> list[tuple[int, int]]:
     return list(dict.fromkeys(found))[:3]
 
 
-def _rotates(names: list[str]) -> bool:
-    words = ("position_embeddings", "rotary_pos_emb", "rope", "freqs_cis", "rotary_emb")
-    return any(name in words for name in names)
+def _distances(block: nn.Module, width: int, draw: torch.Generator) -> Tensor | None:
+    """Make DeBERTa's table of distances, of the size that a module inside the block asks for."""
+    sizes = [size for m in block.modules() if (size := getattr(m, "pos_ebd_size", 0))]
+    return torch.randn(2 * sizes[0], width, generator=draw) if sizes else None
 
 
-def _rotary_sizes(sizes: Sizes) -> list[int | None]:
+@dataclass(frozen=True)
+class _Angles:
+    """How positions are told: sizes of cosine and sine, their leading dimensions, or a tensor."""
+
+    kind: str
+    size: int = 0
+
+
+def _angles(names: list[str], sizes: Sizes) -> list[_Angles]:
+    found = [_Angles("none")]
     size = sizes.size or sizes.width
-    halves = [size, size // 2, size // 4, size * 3 // 4]
-    return [None, *dict.fromkeys(n for n in halves if n)]
+    if any(name in _ROTARY for name in names):
+        halves = [n for n in dict.fromkeys([size, size // 2, size // 4, size * 3 // 4]) if n]
+        found += [_Angles(kind, n) for kind in ("pair", "plain pair", "tensor") for n in halves]
+        found.append(_Angles("complex", size // 2))
+    if any(name in _RELATIVE for name in names):
+        found.append(_Angles("distances", sizes.width))
+    return found
 
 
 def _filled(
     name: str,
     shape: tuple[int, ...],
     sizes: Sizes,
-    rotary: int | None,
+    angles: _Angles,
     *,
-    mask: bool,
+    mask: float | None,
     draw: torch.Generator,
 ) -> Any:
-    tokens = shape[-2] if shape[-1] == sizes.width else prod(shape[2:])
-    if name in _SECOND or (name in _OTHERS and sizes.other != sizes.width):
-        return torch.randn(*shape[:-1], sizes.other, generator=draw)
-    if name in (*_FIRST, *_OTHERS):
+    tokens = _tokens(shape, sizes)
+    width = sizes.value if name.startswith("v") else sizes.other
+    if name in _SECOND or (name in _KEYS and width != sizes.width):
+        return torch.randn(*shape[:-1], width, generator=draw)
+    if name in (*_FIRST, *_KEYS):
         return torch.randn(shape, generator=draw)
-    if name in ("position_embeddings", "rotary_emb") and rotary:
-        lead = () if len(shape) == 2 else (1,)
-        angle = torch.rand(*lead, tokens, rotary, generator=draw)
-        return angle.cos(), angle.sin()
-    if name in ("rotary_pos_emb", "rope") and rotary:
-        return torch.rand(tokens, rotary, generator=draw)
-    if name.endswith("mask") and mask:
-        return torch.zeros(1, 1, tokens, tokens)
+    if name in _ROTARY and angles.kind not in ("none", "distances"):
+        lead = (1,) if angles.kind in ("pair", "complex") and len(shape) > 2 else ()
+        angle = torch.rand(*lead, tokens, angles.size, generator=draw)
+        if angles.kind == "complex":
+            return torch.polar(torch.ones_like(angle), angle)
+        return angle if angles.kind == "tensor" else (angle.cos(), angle.sin())
+    if name in _RELATIVE and angles.kind == "distances":
+        return torch.randn(1, 2 * tokens - 1, angles.size, generator=draw)
+    if name.endswith("mask"):
+        whole = (1, 1, tokens, tokens) if mask == 0 or name != "mask" else (1, tokens)
+        return None if mask is None else torch.full(whole, mask)
     return _counted(name, tokens, sizes, draw)
+
+
+def _tokens(shape: tuple[int, ...], sizes: Sizes) -> int:
+    if shape[-1] != sizes.width:
+        return prod(shape[2:])
+    if len(shape) == 3 and shape[1] == 1:  # the batch comes second
+        return shape[0]
+    return prod(shape[1:-1]) if len(shape) == 4 and shape[1] == shape[2] else shape[-2]
 
 
 def _counted(name: str, tokens: int, sizes: Sizes, draw: torch.Generator) -> Any:

@@ -195,10 +195,10 @@ class _Block:
             if (weight := self._projections.weight(joined(self._path, name))) is not None
             for part in parts
         }
-        query, key = (weights[p].shape[cast(int, weights[p].input)] for p in "qk")
+        query, key, value = (weights[p].shape[cast(int, weights[p].input)] for p in "qkv")
         out = cast(Layout, self._projections.weight(joined(self._path, self._naming.columns)))
         image = len(weights["q"].shape) > 2
-        sizes = Sizes(query, key, image, count.heads, self._size // count.heads)
+        sizes = Sizes(query, key, value, image, count.heads, self._size // count.heads)
         return Place(self._module, self._naming.columns, 1 if len(out.shape) > 2 else -1, sizes)
 
 

@@ -17,10 +17,10 @@ from paramattr.units.blocks import (
     joined,
     unlabelled,
 )
-from paramattr.units.experts import is_stack, stack_size, stacked_neurons
+from paramattr.units.experts import declares_its_gate, is_stack, stack_size, stacked_neurons
 from paramattr.units.feeds import Sizes
 from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along, looked_up
-from paramattr.units.layouts import Layout
+from paramattr.units.layouts import CONVOLUTIONS, Layout
 from paramattr.units.probe import Judge, Place, Proposal
 
 _ENDINGS = ("MLP", "Mlp", "FFN", "FeedForward", "Experts")
@@ -67,9 +67,13 @@ def _of_block(
         unknown |= dict.fromkeys([w.name for w in (*weights, out)], UNKNOWN)
         rows = [side for name in incoming for side in projections.outputs(joined(path, name))]
         columns = torch.arange(_size(out, "input"))
+        rows += _depthwise(path, module, projections, len(columns))
         # A fused gate has rows j and j + n, or 2j and 2j + 1.
         ways = [
-            [(side, numbers % len(columns) if apart else numbers // times) for side, numbers in both]
+            [
+                (side, numbers % len(columns) if apart else numbers // times)
+                for side, numbers in both
+            ]
             for both in [[(side, torch.arange(side.size)) for side in rows]]
             for apart in ((True, False) if times > 1 else (True,))
         ]
@@ -85,7 +89,7 @@ def _of_block(
             for way in ways
         ]
         width, image = _size(weights[0], "input"), len(weights[0].shape) > 2
-        place = Place(module, outgoing, 1 if image else -1, Sizes(width, width, image))
+        place = Place(module, outgoing, 1 if image else -1, Sizes(width, width, width, image))
         right = judge.first_right(proposals, place)
         if right is not None:
             inputs = projections.inputs(joined(path, outgoing))
@@ -93,6 +97,15 @@ def _of_block(
             sides = [*ways[right], *((side, columns) for side in inputs)]
             return unknown | {s.name: _units(group, len(columns), s, labels) for s, labels in sides}
     return unknown
+
+
+def _depthwise(
+    path: str, module: nn.Module, projections: Projections, count: int
+) -> Iterator[Side]:
+    """Yield the parameters of a convolution of each neuron by itself, between the projections."""
+    for inner, layer in module.named_modules():
+        if isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels == count:
+            yield from projections.outputs(joined(path, inner))
 
 
 def _fits(weights: list[Layout], out: Layout, count: int, times: int) -> bool:
@@ -122,6 +135,8 @@ def _candidates(
 def _of_stack(path: str, module: nn.Module, names: dict[int, str]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     experts, group = stack_size(module), group_of(path, module)
+    if not declares_its_gate(module):
+        return {names[id(p)]: UNKNOWN for p in module.parameters(recurse=False) if p.ndim > 2}
     for attribute, dimension, numbers in stacked_neurons(module):
         parameter = getattr(module, attribute)
         count = int(numbers.max()) + 1

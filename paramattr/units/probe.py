@@ -2,8 +2,8 @@
 
 Names and sizes propose which rows of a block feed which columns of its last projection. Here a
 proposal is held against the block's own forward pass. A unit is right if its rows reach its own
-columns and no others. The common scale of a norm in between may couple units, as every norm behind
-a block does; then a unit that is switched off must leave its columns at exactly zero.
+columns and no others, and if its columns are zero when its rows are. The common scale of a norm in
+between may couple units, as every norm behind a block does.
 
 The block is a copy with random parameters of its own, on the CPU, in evaluation mode: the model's
 values, devices and shards play no part, and nothing of the model is touched.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,14 @@ from paramattr.units.feeds import Feed, Sizes, feeds
 
 _TOLERANCE = 1e-6
 """Of float32, relative to the largest entry."""
+_NOTHING = 1e-5
+"""Of the largest entry, what a unit that is off may leave: an activation may miss 0 by a little."""
 _PERIOD = 65_521
 """Random numbers drawn per block; a prime, so that no two rows are alike."""
+_INPUTS = 6
+"""Inputs that a block is run on before no proposal is right."""
+_PLACE = ("training", "layer_idx", "layer_id", "layer_number")
+"""Attributes that tell a block's place in the model, and not how it works."""
 _STRONG = 8.0
 """Factor of a change, so that a norm over thousands of entries moves visibly."""
 
@@ -90,10 +97,13 @@ class Judge:
 def _first_right(proposals: list[Proposal], place: Place) -> int | None:
     try:
         probe = _Probe(place)
-    except Exception:  # whatever a foreign forward raises: it cannot be run alone
+        for _ in probe.runs():
+            for number, proposal in enumerate(proposals):
+                if probe.bears_out(proposal):
+                    return number
+    except Exception:  # whatever a foreign module raises: it cannot be copied, or called
         return None
-    right = (n for n, proposal in enumerate(proposals) if probe.bears_out(proposal))
-    return next(right, None) if probe.runs else None
+    return None
 
 
 def _make(place: Place, proposals: list[Proposal]) -> object:
@@ -104,17 +114,21 @@ def _make(place: Place, proposals: list[Proposal]) -> object:
             type(module),
             tuple((n, tuple(p.shape)) for n, p in module.named_parameters(recurse=False)),
             tuple(
-                (name, value)
-                for name, value in sorted(vars(module).items())
-                if isinstance(value, bool | int | float | str | tuple)
-                and name not in ("training", "layer_idx", "layer_id", "layer_number")
-                and not isinstance(value, tuple)
+                (name, _setting(value))
+                for name, value in vars(module).items()
+                if name not in _PLACE
             ),
-            id(getattr(module, "config", None)),
         )
         for path, module in place.block.named_modules()
     )
     return parts, place.out, place.sizes, tuple(p.count for p in proposals)
+
+
+def _setting(value: object) -> object:
+    if isinstance(value, bool | int | float | str | tuple | list | set):
+        return repr(value)
+    # Configurations and functions are shared by the blocks that they are alike in.
+    return None if isinstance(value, Tensor | dict | nn.Module) else id(value)
 
 
 class _Probe:
@@ -128,28 +142,28 @@ class _Probe:
         self._block.get_submodule(place.out).register_forward_pre_hook(
             lambda module, args: self._read.append(args[0])
         )
-        self._feed: Feed | None = None
-        for feed in feeds(self._block, place.sizes, self._draw):
-            self._feed = feed
-            if self._runs():
-                return
-        self._feed = None
+        self._feed, self._sizes = Feed(()), place.sizes
 
-    @property
-    def runs(self) -> bool:
-        """Whether the block could be run, twice alike."""
-        return self._feed is not None
+    def runs(self) -> Iterator[None]:
+        """Find inputs that the block takes, a few: one may show more than another."""
+        found = 0
+        for self._feed in feeds(self._block, self._sizes, self._draw):
+            if self._repeats():
+                yield
+                found += 1
+            if found == _INPUTS:
+                return
 
     def bears_out(self, proposal: Proposal) -> bool:
         """Return whether a proposal holds for some of its units, the first and last among them."""
         try:
-            return self._routes(proposal) or (
-                self._without_norms(lambda: self._routes(proposal)) and self._silences(proposal)
+            return self._silences(proposal) and (
+                self._routes(proposal) or self._without_norms(lambda: self._routes(proposal))
             )
         except Exception:  # with changed values the block may take another way
             return False
 
-    def _runs(self) -> bool:
+    def _repeats(self) -> bool:
         try:
             first, second = self._columns(), self._columns()
         except Exception:
@@ -157,7 +171,6 @@ class _Probe:
         return torch.equal(first, second) and bool(first.isfinite().all())
 
     def _columns(self) -> Float[Tensor, "columns entries"]:
-        assert self._feed is not None
         self._read.clear()
         self._block(*self._feed.args, **self._feed.kwargs)
         read = [one.detach().movedim(self._channels, 0).flatten(1) for one in self._read]
@@ -187,17 +200,18 @@ class _Probe:
             kept = [(self._new[id(p)], self._new[id(p)].data) for p, _ in proposal.rows]
             for (own, values), (_, labels) in zip(kept, proposal.rows, strict=True):
                 own.data = torch.where(labels == unit, torch.zeros(()), values)
-            silent = self._columns().abs().amax(1) == 0
+            left = self._columns().abs().amax(1)
             for own, values in kept:
                 own.data = values
-            if not torch.equal(silent, proposal.columns == unit):
+            silent, own = left <= _NOTHING * left.max(), proposal.columns == unit
+            if not bool(silent[own].all()) or (bool((~own).any()) and bool(silent[~own].all())):
                 return False
         return True
 
     def _moved(self, before: Tensor, parameter: nn.Parameter, where: Tensor) -> Bool[Tensor, "n"]:
         own = self._new[id(parameter)]
         values = own.data
-        own.data = torch.where(where, -_STRONG * values.roll(1, -1) + 0.1, values)
+        own.data = torch.where(where, -_STRONG * values, values)
         try:
             change = (self._columns() - before).abs().amax(1)
         finally:
@@ -233,7 +247,7 @@ class _Through(nn.Module):
 
 
 def _some(count: int) -> list[int]:
-    return sorted({0, min(1, count - 1), count // 2, count - 1})
+    return sorted({0, count // 2, count - 1})
 
 
 def _row(parameter: nn.Parameter, dimension: int, row: int) -> Bool[Tensor, "..."]:
@@ -254,8 +268,8 @@ def _copied(
             new[id(own)] = memo[id(own)] = parameter(own)
     for module in reversed(list(block.modules())):  # children first
         kind = type(module)
-        if kind.__name__.startswith("FSDP"):  # fully_shard makes a class of its own, uncopiable
-            kind = kind.__mro__[2]
+        if kind.__bases__[0].__name__ == "FSDPModule":  # fully_shard's own class refuses copies
+            kind = kind.__bases__[1]
         one = kind.__new__(kind)
         state = {n: v for n, v in vars(module).items() if not n.endswith("_hooks")}
         hooks = {n: v for n, v in vars(module).items() if n.endswith("_hooks")}
@@ -292,6 +306,7 @@ def _eager(config: object) -> None:
 @contextmanager
 def _aside() -> Iterator[None]:
     """Run apart from the caller's random state, gradients and warnings."""
+    dtype = torch.get_default_dtype()
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with (
@@ -299,8 +314,13 @@ def _aside() -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),  # without it, attention takes a path that runs no submodule
             torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            warnings.catch_warnings(),
         ):
+            warnings.simplefilter("ignore")
+            torch.set_default_dtype(torch.float32)
             yield
     finally:
+        torch.set_default_dtype(dtype)
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
