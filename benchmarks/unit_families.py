@@ -6,12 +6,13 @@ import importlib.abc
 import importlib.machinery
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+Call = Callable[[nn.Module], Any]
 SIZES: dict[tuple[str, ...], int] = {
     ("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "word_embed_proj_dim", "d_embed"): 32,
     ("hidden_dim", "intermediate_size", "ffn_dim", "d_ff", "n_inner", "d_inner"): 48,
@@ -72,7 +73,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name of the row to family
             "intermediate_size": 48,
             "attention_types": [[["global", "local"], 1]],
         },
-    ),  # fmt: skip
+    ),
     "squeezebert": ("squeezebert", {**_FEED, "embedding_size": 32}),
     "t5, gated": (
         "t5",
@@ -85,23 +86,32 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name of the row to family
             "vocab_size": 64,
             "feed_forward_proj": "gated-gelu",
         },
-    ),  # fmt: skip
+    ),
 }
 """Families in settings that change their blocks, and those that need more than small sizes."""
 
-TIMM = ["beit_base_patch16_224", "beitv2_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "coatnet_nano_rw_224", "convit_tiny", "convmixer_768_32", "convnext_atto", "convnext_atto_ols", "convnextv2_atto", "crossvit_9_240", "davit_tiny", "deit_tiny_patch16_224", "deit3_small_patch16_224", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "eva02_tiny_patch14_224", "fastvit_t8", "flexivit_small", "focalnet_tiny_srf", "gcvit_xxtiny", "gmixer_12_224", "hiera_tiny_224", "inception_next_atto", "levit_128s", "maxvit_nano_rw_256", "maxvit_pico_rw_256", "maxvit_rmlp_pico_rw_256", "mixer_s32_224", "mobilevit_xxs", "mobilevitv2_050", "mvitv2_tiny", "nest_tiny_jx", "nextvit_small", "pit_ti_224", "poolformer_s12", "pvt_v2_b0", "regnetz_005", "resmlp_12_224", "rexnetr_200", "samvit_base_patch16_224", "sequencer2d_s", "swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224", "tiny_vit_5m_224", "tnt_s_legacy_patch16_224", "twins_svt_small", "vit_tiny_patch16_224", "vit_base_patch16_siglip_224", "vit_relpos_small_patch16_224", "vit_small_r26_s32_224", "vitamin_small_224", "volo_d1_224", "xcit_nano_12_p16_224", "repvit_m0_9", "swiftformer_xs", "shvit_s1", "vit_base_patch16_rope_224", "naflexvit_base_patch16_gap"]  # fmt: skip
+TIMM = """
+beit_base_patch16_224 beitv2_base_patch16_224 cait_xxs24_224 coat_lite_tiny coatnet_nano_rw_224
+convit_tiny convmixer_768_32 convnext_atto convnext_atto_ols convnextv2_atto crossvit_9_240
+davit_tiny deit_tiny_patch16_224 deit3_small_patch16_224 edgenext_xx_small efficientformer_l1
+efficientformerv2_s0 eva02_tiny_patch14_224 fastvit_t8 flexivit_small focalnet_tiny_srf
+gcvit_xxtiny gmixer_12_224 hiera_tiny_224 inception_next_atto levit_128s maxvit_nano_rw_256
+maxvit_pico_rw_256 maxvit_rmlp_pico_rw_256 mixer_s32_224 mobilevit_xxs mobilevitv2_050 mvitv2_tiny
+naflexvit_base_patch16_gap nest_tiny_jx nextvit_small pit_ti_224 poolformer_s12 pvt_v2_b0
+regnetz_005 repvit_m0_9 resmlp_12_224 rexnetr_200 samvit_base_patch16_224 sequencer2d_s shvit_s1
+swiftformer_xs swin_s3_tiny_224 swin_tiny_patch4_window7_224 swinv2_cr_tiny_ns_224
+swinv2_tiny_window8_256 tiny_vit_5m_224 tnt_s_legacy_patch16_224 twins_svt_small vitamin_small_224
+vit_base_patch16_rope_224 vit_base_patch16_siglip_224 vit_relpos_small_patch16_224
+vit_small_r26_s32_224 vit_tiny_patch16_224 volo_d1_224 xcit_nano_12_p16_224
+"""
 """One model or more of every architecture of timm with attention or feed-forward blocks."""
-
-
-class NoTimm(ModuleNotFoundError):
-    """Timm is not installed."""
 
 
 def _stub_torchvision() -> None:
     """Let timm be imported without torchvision, which its models do not call."""
 
     class Stub(types.ModuleType):
-        __path__: list[str] = []
+        __path__: tuple[str, ...] = ()
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
@@ -126,7 +136,7 @@ def _stub_torchvision() -> None:
         sys.meta_path.insert(0, Finder())
 
 
-def timm_model(name: str) -> tuple[nn.Module, Callable[[nn.Module], Any]]:
+def timm_model(name: str) -> tuple[nn.Module, Call]:
     """Build one model of timm, and say how to run it."""
     _stub_torchvision()
     import timm
@@ -144,11 +154,12 @@ def families() -> list[str]:
     return sorted(MODEL_MAPPING._model_mapping)
 
 
-def transformers_model(name: str) -> tuple[nn.Module, Callable[[nn.Module], Any]]:
+def transformers_model(name: str) -> tuple[nn.Module, Call]:
     """Build one tiny model of transformers, and find an input that it takes.
 
     Raises:
-        Exception: whatever transformers raises where no such model can be built or run.
+        Exception: whatever transformers raises where no such model can be built; StopIteration
+            where none of the inputs suits it.
     """
     from transformers import CONFIG_MAPPING, AutoModel, logging
 
@@ -166,16 +177,29 @@ def transformers_model(name: str) -> tuple[nn.Module, Callable[[nn.Module], Any]
         model = AutoModel.from_config(config, experts_implementation="eager", **eager)
     except (TypeError, ValueError):
         model = AutoModel.from_config(config, **eager)
-    model, first = shaken(model), None
-    for call in calls(name):
-        try:
-            with torch.no_grad():
-                call(model)
-        except Exception as error:
-            first = first or error
-        else:
-            return model, call
-    raise first or ValueError("no call")
+    model = shaken(model)
+    return model, next(call for call in calls(name) if runs(model, call))
+
+
+def runs(model: nn.Module, call: Call) -> bool:
+    """Say whether a model takes an input, and gives numbers."""
+    try:
+        with torch.no_grad():
+            return all(bool(t.isfinite().all()) for t in list(tensors(call(model)))[:1])
+    except Exception:  # whatever the family raises on an input that is not its own
+        return False
+
+
+def tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors of a model's output, however it is packed."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        yield from tensors(list(output.values()))
+    elif isinstance(output, list | tuple):
+        for one in output:
+            yield from tensors(one)
 
 
 def small(config: Any) -> dict[str, int]:
@@ -195,7 +219,7 @@ def shaken(model: nn.Module) -> nn.Module:
     return model
 
 
-def calls(name: str) -> Iterator[Callable[[nn.Module], Any]]:
+def calls(name: str) -> Iterator[Call]:
     """Yield the ways to call a model of transformers: words, images, sounds, or several."""
     draw = torch.Generator().manual_seed(6)
     words = torch.randint(3, 60, (2, 7), generator=draw)

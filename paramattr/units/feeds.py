@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 from math import prod
 from typing import Any
 
@@ -20,15 +20,15 @@ _SIDE = 4
 """Side of an image of features; a sequence has as many tokens as it has pixels."""
 _MOST = 160
 """Calls that are tried; each that fails is a fraction of one that runs."""
-_FIRST = ("query", "queries", "query_states", "q", "hidden_states", "x", "input_tensor", "residual")
-_FIRST += ("query_tensor", "layer_input")
-_SECOND = ("key_value_states", "encoder_hidden_states", "memory", "context")
-_SECOND += ("cross_attention_states",)
-_KEYS = ("key", "value", "keys", "values", "key_states", "value_states", "k", "v")
-_KEYS += ("key_tensor", "value_tensor")
-_ROTARY = ("position_embeddings", "rotary_pos_emb", "rope", "rotary_emb", "freqs_cis")
-_RELATIVE = ("relative_position_embeddings", "position_embeddings", "pos_embed", "pos_emb")
-_GIVEN = ("position_embeddings", "relative_position_embeddings")
+_FIRST = {"query", "queries", "query_states", "query_tensor", "q", "x", "hidden_states"}
+_FIRST |= {"input_tensor", "layer_input", "residual"}
+_SECOND = {"key_value_states", "encoder_hidden_states", "cross_attention_states"}
+_SECOND |= {"memory", "context"}
+_KEYS = {"key", "keys", "key_states", "key_tensor", "k"}
+_KEYS |= {"value", "values", "value_states", "value_tensor", "v"}
+_ROTARY = {"position_embeddings", "rotary_pos_emb", "rotary_emb", "rope", "freqs_cis"}
+_RELATIVE = {"position_embeddings", "relative_position_embeddings", "pos_embed", "pos_emb"}
+_GIVEN = {"position_embeddings", "relative_position_embeddings"}
 """Names of inputs: the main sequence, a second one, keys and values, angles, distances; and those
 that are given even where they may be left out."""
 _MASKS = (None, 0.0, 1.0)
@@ -77,10 +77,8 @@ def feeds(block: nn.Module, sizes: Sizes, draw: torch.Generator) -> Iterator[Fee
     needed = {n for n in names if signature.parameters[n].default is inspect.Parameter.empty}
     ways = _angles(names, sizes)
     masked = any(name.endswith("mask") for name in names)
-    tried = 0
-    for shape, more, mask, angles in product(
-        _shapes(block, sizes), (False, True), _MASKS if masked else (None,), ways
-    ):
+    tried = product(_shapes(block, sizes), (False, True), _MASKS if masked else (None,), ways)
+    for shape, more, mask, angles in islice(tried, _MOST):
         given = dict[str, Any]()
         for name in names[1:]:
             value = _filled(name, shape, sizes, angles, mask=mask, draw=draw)
@@ -88,9 +86,6 @@ def feeds(block: nn.Module, sizes: Sizes, draw: torch.Generator) -> Iterator[Fee
                 value = _distances(block, sizes.width, draw)
             if name in needed or (value is not None and (more or name in _GIVEN)):
                 given[name] = value
-        tried += 1
-        if tried > _MOST:
-            return
         yield Feed((torch.randn(shape, generator=draw),), given)
 
 
@@ -127,14 +122,14 @@ def _sides(block: nn.Module) -> list[int]:
 
 
 def _numbers(block: nn.Module) -> list[tuple[int, int]]:
+    """List the sides of windows that modules of the block tell of."""
     found = []
     for module in block.modules():
         for name, value in vars(module).items():
-            if "window" in name or "resolution" in name or "feat_size" in name:
-                pair = (value, value) if isinstance(value, int) else value
-                if isinstance(pair, tuple | list) and len(pair) == 2:
-                    if all(isinstance(n, int) and 1 < n <= 64 for n in pair):
-                        found.append((int(pair[0]), int(pair[1])))
+            told = any(word in name for word in ("window", "resolution", "feat_size"))
+            pair = (value, value) if isinstance(value, int) else value
+            if told and isinstance(pair, tuple | list) and len(pair) == 2:
+                found += [tuple(pair)] if all(n in range(2, 65) for n in pair) else []
     return list(dict.fromkeys(found))[:3]
 
 
@@ -177,7 +172,7 @@ def _filled(
     width = sizes.value if name.startswith("v") else sizes.other
     if name in _SECOND or (name in _KEYS and width != sizes.width):
         return torch.randn(*shape[:-1], width, generator=draw)
-    if name in (*_FIRST, *_KEYS):
+    if name in _FIRST | _KEYS:
         return torch.randn(shape, generator=draw)
     if name in _ROTARY and angles.kind not in ("none", "distances"):
         lead = (1,) if angles.kind in ("pair", "complex") and len(shape) > 2 else ()

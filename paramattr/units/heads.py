@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -251,7 +251,9 @@ def _even(size: int, groups: int) -> Int[Tensor, "size"] | None:
     return torch.arange(size) // (size // groups)
 
 
-def _answers(group: str, count: int, sides: list[tuple[Side, Tensor | None]]) -> dict[str, Answer]:
+def _answers(
+    group: str, count: int, sides: Sequence[tuple[Side, Tensor | None]]
+) -> dict[str, Answer]:
     return {
         side.name: UNKNOWN
         if labels is None

@@ -14,9 +14,10 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -147,7 +148,8 @@ class _Probe:
     def runs(self) -> Iterator[None]:
         """Find inputs that the block takes, a few: one may show more than another."""
         found = 0
-        for self._feed in feeds(self._block, self._sizes, self._draw):
+        for feed in feeds(self._block, self._sizes, self._draw):
+            self._feed = feed
             if self._repeats():
                 yield
                 found += 1
@@ -197,26 +199,29 @@ class _Probe:
 
     def _silences(self, proposal: Proposal) -> bool:
         for unit in _some(proposal.count):
-            kept = [(self._new[id(p)], self._new[id(p)].data) for p, _ in proposal.rows]
-            for (own, values), (_, labels) in zip(kept, proposal.rows, strict=True):
-                own.data = torch.where(labels == unit, torch.zeros(()), values)
-            left = self._columns().abs().amax(1)
-            for own, values in kept:
-                own.data = values
+            off = {id(p): (labels == unit, 0.0) for p, labels in proposal.rows}
+            with self._scaled(off):
+                left = self._columns().abs().amax(1)
             silent, own = left <= _NOTHING * left.max(), proposal.columns == unit
             if not bool(silent[own].all()) or (bool((~own).any()) and bool(silent[~own].all())):
                 return False
         return True
 
     def _moved(self, before: Tensor, parameter: nn.Parameter, where: Tensor) -> Bool[Tensor, "n"]:
-        own = self._new[id(parameter)]
-        values = own.data
-        own.data = torch.where(where, -_STRONG * values, values)
-        try:
+        with self._scaled({id(parameter): (where, -_STRONG)}):
             change = (self._columns() - before).abs().amax(1)
-        finally:
-            own.data = values
         return change > _TOLERANCE * before.abs().max()
+
+    @contextmanager
+    def _scaled(self, changes: dict[int, tuple[Tensor, float]]) -> Iterator[None]:
+        kept = {number: self._new[number].detach() for number in changes}
+        for number, (where, factor) in changes.items():
+            self._new[number].data = torch.where(where, factor * kept[number], kept[number])
+        try:
+            yield
+        finally:
+            for number, values in kept.items():
+                self._new[number].data = values
 
     def _without_norms(self, look: Callable[[], bool]) -> bool:
         norms = [
@@ -284,23 +289,23 @@ def _copied(
     return found
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or is_shard(value):
         return value
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value.clone()
 
 
-def _of_torch(hooks: Mapping[int, object], memo: dict[int, object]) -> object:
+def _of_torch(hooks: Any, memo: dict[int, object]) -> Any:
     # Weight norm, spectral norm and pruning of torch work by hooks; others are the user's.
     kept = {n: h for n, h in hooks.items() if type(h).__module__.startswith("torch.nn.utils")}
     return type(hooks)((n, copy.deepcopy(h, memo)) for n, h in kept.items())
 
 
-def _eager(config: object) -> None:
+def _eager(config: Any) -> None:
     # Fused kernels may need another device or dtype. The configuration is the copy's own.
     if hasattr(config, "_attn_implementation"):
-        config._attn_implementation = "eager"  # type: ignore[union-attr]
+        config._attn_implementation = "eager"
 
 
 @contextmanager
