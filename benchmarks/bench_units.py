@@ -57,8 +57,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             except Exception as error:
                 skipped[name] = f"{type(error).__name__}: {error}".split("\n")[0][:100]
                 continue
-            for units in config.units:
-                rows.append(say({"library": library, "family": name, **check(model, call, units)}))
+            own = {"library": library, "family": name}
+            rows += [say({**own, **check(model, call, units)}) for units in config.units]
         yield summary(rows, skipped)
 
 
@@ -122,8 +122,8 @@ class Bench:
         self._before = self._output()
 
     def some(self) -> list[int]:
-        """List the units that are changed: the first, the last, one between."""
-        return sorted({0, self._count // 2, self._count - 1})
+        """List the units that are changed: one of the middle and the last."""
+        return sorted({self._count // 2, self._count - 1})
 
     def outcome(self, unit: int) -> str:
         """Say whether a unit is right, or what is wrong with it."""

@@ -141,7 +141,10 @@ def timm_model(name: str) -> tuple[nn.Module, Call]:
     _stub_torchvision()
     import timm
 
-    model = timm.create_model(name, pretrained=False, num_classes=3)
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=3, depth=2)
+    except (TypeError, RuntimeError):  # its depth is a list, or not to be chosen
+        model = timm.create_model(name, pretrained=False, num_classes=3)
     size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
     image = torch.randn(1, *size, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     return shaken(model), lambda m: m(image)

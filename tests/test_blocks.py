@@ -518,3 +518,16 @@ def test_lists_of_experts_and_stacks_give_one_unit_each():
     ]
     with pytest.raises(UnitError, match="no unit"):
         UnitIndex.of(nn.Linear(2, 2), "expert")
+
+
+def test_a_compiled_block_and_one_with_a_patched_forward_are_not_run_themselves():
+    runs = []
+    plain, patched = OddAttention(num_heads=3), OddAttention(num_heads=3)
+    plain.compile(backend=lambda graph, inputs: runs.append(1) or graph)
+    own = patched.forward
+    patched.forward = lambda x: runs.append(1) or own(x)
+    model = nn.ModuleDict({"plain": plain, "patched": patched})
+    with pytest.warns(UserWarning, match=r"4 weights are left out.*'patched.q_proj.weight'"):
+        index = UnitIndex.of(model, "attention_head")
+    assert index.groups == {"plain": (0, (3,))}
+    assert not runs

@@ -38,11 +38,11 @@ def attention_head(model: nn.Module) -> Reducer:
     and a value form one unit, with the position `(key-value group,)`. The biases of query, key and
     value belong to their heads; the output bias belongs to no head.
 
-    `nn.MultiheadAttention` is known. Of other blocks, the names in
+    `nn.MultiheadAttention` is known by class. Of other blocks, the names in
     `paramattr.units.blocks.ATTENTION` and the number of heads propose what the heads are; a block
-    is known if a probe of its own forward pass bears a proposal out (`paramattr.units.probe`), or
-    if its class is in `paramattr.units.blocks.VERIFIED`. The weights of other blocks, and of other
-    modules whose class is named `...Attention`, are left out with a warning.
+    is known if a probe of its own forward pass bears a proposal out (`paramattr.units.probe`). The
+    weights of other blocks, and of other modules whose class is named `...Attention`, are left out
+    with a warning.
     """
     answers: dict[str, Answer] = {}
     projections, judge = Projections(model), Judge()

@@ -34,10 +34,12 @@ def neuron(model: nn.Module) -> Reducer:
     stack of experts. A gated neuron has two incoming rows. The block's output bias belongs to no
     neuron.
 
-    The reducer knows the names in `paramattr.units.blocks.FEED_FORWARD`, an `nn.Sequential` of two
-    linear layers, and stacks of experts. A feed-forward block's output is as wide as its input, so
-    poolers and classifier heads do not count. Weights of other modules whose class is named
-    `...MLP` or similar are left out with a warning.
+    The names in `paramattr.units.blocks.FEED_FORWARD`, or an `nn.Sequential` of two linear layers,
+    propose what the neurons are; a block is known if a probe of its own forward pass bears that out
+    (`paramattr.units.probe`). Stacks of experts are known by class: those of `transformers`. A
+    feed-forward block's output is as wide as its input, so poolers and classifier heads do not
+    count. The weights of other blocks, and of other modules whose class is named `...MLP` or
+    similar, are left out with a warning.
     """
     answers: dict[str, Answer] = {}
     projections, judge = Projections(model), Judge()
@@ -70,24 +72,10 @@ def _of_block(
         rows += _depthwise(path, module, projections, len(columns))
         # A fused gate has rows j and j + n, or 2j and 2j + 1.
         ways = [
-            [
-                (side, numbers % len(columns) if apart else numbers // times)
-                for side, numbers in both
-            ]
-            for both in [[(side, torch.arange(side.size)) for side in rows]]
+            [(side, _numbers(side.size, len(columns), apart=apart)) for side in rows]
             for apart in ((True, False) if times > 1 else (True,))
         ]
-        proposals = [
-            Proposal(
-                len(columns),
-                tuple(
-                    (model.get_parameter(s.name), along(labels, s.dimension, len(s.shape)))
-                    for s, labels in way
-                ),
-                columns,
-            )
-            for way in ways
-        ]
+        proposals = [_proposal(model, way, columns) for way in ways]
         width, image = _size(weights[0], "input"), len(weights[0].shape) > 2
         place = Place(module, outgoing, 1 if image else -1, Sizes(width, width, width, image))
         right = judge.first_right(proposals, place)
@@ -97,6 +85,21 @@ def _of_block(
             sides = [*ways[right], *((side, columns) for side in inputs)]
             return unknown | {s.name: _units(group, len(columns), s, labels) for s, labels in sides}
     return unknown
+
+
+def _numbers(size: int, count: int, *, apart: bool) -> Int[Tensor, "size"]:
+    rows = torch.arange(size)
+    return rows % count if apart else rows // (size // count)
+
+
+def _proposal(
+    model: nn.Module, rows: list[tuple[Side, Tensor]], columns: Int[Tensor, "n"]
+) -> Proposal:
+    made = [
+        (model.get_parameter(side.name), along(labels, side.dimension, len(side.shape)))
+        for side, labels in rows
+    ]
+    return Proposal(len(columns), tuple(made), columns)
 
 
 def _depthwise(

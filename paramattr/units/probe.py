@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -267,26 +268,41 @@ def _copied(
     new: dict[int, nn.Parameter],
 ) -> nn.Module:
     """Copy a block, with new parameters, on the CPU, without the user's hooks."""
-    memo: dict[int, object] = {}
+    memo: dict[int, Any] = {}
     for own in block.parameters():
         if own.is_floating_point():
             new[id(own)] = memo[id(own)] = parameter(own)
-    for module in reversed(list(block.modules())):  # children first
+
+    def copied(module: nn.Module) -> None:
+        for child in module.children():
+            if id(child) not in memo:
+                copied(child)
         kind = type(module)
         if kind.__bases__[0].__name__ == "FSDPModule":  # fully_shard's own class refuses copies
             kind = kind.__bases__[1]
-        one = kind.__new__(kind)
-        state = {n: v for n, v in vars(module).items() if not n.endswith("_hooks")}
-        hooks = {n: v for n, v in vars(module).items() if n.endswith("_hooks")}
-        memo[id(module)] = one
-        one.__dict__.update({n: copy.deepcopy(_plain(v), memo) for n, v in state.items()})
-        one.__dict__.update({n: _of_torch(v, memo) for n, v in hooks.items()})
+        memo[id(module)] = one = kind.__new__(kind)
+        for name, value in _state(module).items():
+            hooks = name.endswith("_hooks")
+            one.__dict__[name] = copy.deepcopy(_of_torch(value) if hooks else _plain(value), memo)
         for name, value in one._buffers.items():
             one._buffers[name] = _plain(value)
         _eager(getattr(one, "config", None))
-    found = memo[id(block)]
-    assert isinstance(found, nn.Module)
+
+    copied(block)
+    found: nn.Module = memo[id(block)]
     return found
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """List a module's attributes, without what would run the module that it is copied from."""
+    state = dict(vars(module))
+    state.pop("_compiled_call_impl", None)
+    if state.pop("_old_forward", None) is not None:  # accelerate moves weights around a call
+        del state["forward"]
+        state.pop("_hf_hook", None)
+    if isinstance(state.get("forward"), FunctionType):
+        raise TypeError("a function in place of forward may hold the module itself")
+    return state
 
 
 def _plain(value: Any) -> Any:
@@ -296,10 +312,10 @@ def _plain(value: Any) -> Any:
     return value.float() if value.is_floating_point() else value.clone()
 
 
-def _of_torch(hooks: Any, memo: dict[int, object]) -> Any:
+def _of_torch(hooks: Any) -> Any:
     # Weight norm, spectral norm and pruning of torch work by hooks; others are the user's.
     kept = {n: h for n, h in hooks.items() if type(h).__module__.startswith("torch.nn.utils")}
-    return type(hooks)((n, copy.deepcopy(h, memo)) for n, h in kept.items())
+    return type(hooks)(kept)
 
 
 def _eager(config: Any) -> None:
