@@ -531,3 +531,19 @@ def test_a_compiled_block_and_one_with_a_patched_forward_are_not_run_themselves(
         index = UnitIndex.of(model, "attention_head")
     assert index.groups == {"plain": (0, (3,))}
     assert not runs
+
+
+def test_weights_that_accelerate_moves_around_a_call_stay_where_they_are():
+    hooks = pytest.importorskip("accelerate.hooks")
+    moved = []
+
+    class Mover(hooks.ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            moved.append(module)
+            return args, kwargs
+
+    model = OddAttention(num_heads=3)
+    for module in (model, model.q_proj):
+        hooks.add_hook_to_module(module, Mover())
+    assert UnitIndex.of(model, "attention_head").groups == {"OddAttention": (0, (3,))}
+    assert not moved

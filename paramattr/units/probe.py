@@ -295,7 +295,8 @@ def _copied(
 
 def _state(module: nn.Module) -> dict[str, Any]:
     """List a module's attributes, without what would run the module that it is copied from."""
-    state = dict(vars(module))
+    # What fully_shard keeps there holds process groups and all blocks.
+    state = {n: v for n, v in vars(module).items() if not n.startswith("__composable_api")}
     state.pop("_compiled_call_impl", None)
     if state.pop("_old_forward", None) is not None:  # accelerate moves weights around a call
         del state["forward"]
