@@ -4,8 +4,12 @@ A unit is switched off by its outgoing columns alone; then nothing else of it ma
 holds only if rows and columns are told apart as the model's own forward does.
 """
 
+import contextlib
+import copy
+import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 from paramattr import FAIG, UnitIndex, absolute_change, squared_error
 from paramattr.errors import UnitError
 from tests.tiny import Attention, seeded
-from tests.transformer_models import BUILDS, Logits, inputs_of, shaken
+from tests.transformer_models import BUILDS, Logits, inputs_of, shaken, transformers
 
 HEADS = {  # architecture to the path of each block and its heads, or key-value groups
     "bert": {"bert.encoder.layer.0.attention": 2},
@@ -257,12 +261,25 @@ def test_heads_inside_a_model_of_ones_own():
     assert UnitIndex.of(layer, "neuron").groups == {"TransformerEncoderLayer": (0, (12,))}
 
 
+def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend by (batch, heads, tokens, size), and join the heads."""
+    mixed = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+    return mixed.transpose(1, 2).flatten(2)
+
+
 class OddAttention(nn.Module):
     def __init__(self, **numbers: int) -> None:
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(6, 6) for _ in range(3))
         self.o_proj = nn.Linear(6, 6)
         self.__dict__.update(numbers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            p(x).unflatten(2, (3, 2)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.o_proj(attended(q, k, v))
 
 
 @pytest.mark.parametrize("numbers", [{}, {"num_heads": 4}])
@@ -275,16 +292,196 @@ def test_heads_that_cannot_be_counted_are_named(numbers):
         UnitIndex.of(nn.ModuleDict({"odd": OddAttention(**numbers)}), "attention_head")
 
 
-def test_fused_rows_that_do_not_fit_the_columns_are_named():
-    class OtherAttention(nn.Module):  # two key-value heads that nothing tells of
-        def __init__(self, rows: int) -> None:
-            super().__init__()
-            self.num_heads = 4
-            self.query_key_value, self.dense = nn.Linear(8, rows), nn.Linear(8, 8)
+class FusedAttention(nn.Module):
+    """Queries, keys and values in one layer, in an order, and columns in an order."""
 
-    assert len(UnitIndex.of(OtherAttention(24), "attention_head")) == 4
-    with pytest.raises(UnitError, match=r"layout of 2 weights.*'query_key_value.weight'"):
-        UnitIndex.of(OtherAttention(16), "attention_head")
+    def __init__(self, rows: str, columns: str = "h c", heads: int = 4, told: int = 4) -> None:
+        super().__init__()
+        self.num_heads, self._heads, self._orders = told, heads, (rows, columns)
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self._orders
+        sizes = {"p": 3, "h": self._heads, "c": 8 // self._heads}
+        parts = self.qkv(x).unflatten(2, [sizes[letter] for letter in rows.split()])
+        whole = "b t " + rows
+        q, k, v = torch.einsum(f"{whole.replace(' ', '')}->pbhtc", parts)
+        mixed = (q @ k.mT).softmax(-1) @ v
+        return self.proj(torch.einsum(f"bhtc->bt{columns.replace(' ', '')}", mixed).flatten(2))
+
+
+@pytest.mark.parametrize("rows", ["p h c", "h p c", "h c p"])
+@pytest.mark.parametrize("columns", ["h c", "c h"])
+def test_a_planted_head_is_found_alone_in_whatever_order_its_rows_and_columns_lie(rows, columns):
+    block = seeded(lambda: FusedAttention(rows, columns)).double()
+    index = UnitIndex.of(block, "attention_head")
+    assert index.groups == {"FusedAttention": (0, (4,))}
+    x = seeded(lambda: torch.randn(1, 5, 8, dtype=torch.float64), 5)
+    for head in range(4):
+        mask = {name: index.mask(name, one(index, head)) for name in index.labels}
+        with torch.no_grad():
+            off = copy.deepcopy(block)
+            off.proj.weight[mask["proj.weight"]] = 0
+            before = off(x)
+            off.qkv.weight[mask["qkv.weight"]] += 1
+            off.qkv.bias[mask["qkv.bias"]] += 1
+            torch.testing.assert_close(off(x), before)
+            off.qkv.weight[~mask["qkv.weight"]] += 1
+            assert not torch.allclose(off(x), before)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        FusedAttention("c h p"),  # an order that no proposal has
+        FusedAttention("p h c", heads=2, told=4),  # half of the heads that it tells of
+        FusedAttention("p h c", heads=4, told=2),  # twice as many
+    ],
+)
+def test_fused_attention_that_contradicts_its_sizes_is_refused(block):
+    with pytest.raises(UnitError, match=r"layout of 2 weights.*'qkv.weight'.*reducer"):
+        UnitIndex.of(block, "attention_head")
+
+
+class TalkingAttention(OddAttention):
+    """Heads that are mixed behind the softmax."""
+
+    def __init__(self) -> None:
+        super().__init__(num_heads=3)
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            p(x).unflatten(2, (3, 2)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        weights = self.mix((q @ k.mT).softmax(-1).movedim(1, -1)).movedim(-1, 1)
+        return self.o_proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+class SilentAttention(OddAttention):
+    forward = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("build", [TalkingAttention, lambda: SilentAttention(num_heads=3)])
+def test_attention_that_mixes_heads_or_cannot_be_run_is_refused(build):
+    both = nn.ModuleDict({"odd": build(), "known": OddAttention(num_heads=3)})
+    with pytest.warns(UserWarning, match=r"weights are left out.*'odd.q_proj.weight'"):
+        index = UnitIndex.of(both, "attention_head")
+    assert index.groups == {"known": (0, (3,))}
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_convbert_is_refused(ratio):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "vocab_size": 30}
+    config = transformers.ConvBertConfig(
+        **sizes, num_attention_heads=4, embedding_size=16, head_ratio=ratio
+    )
+    with pytest.raises(UnitError, match="layout of"):
+        UnitIndex.of(transformers.ConvBertModel(config), "attention_head")
+
+
+def test_differential_attention_whose_heads_are_pairs_is_refused():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "vocab_size": 30}
+    config = transformers.DiffLlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    with pytest.raises(UnitError, match="layout of"):
+        UnitIndex.of(transformers.DiffLlamaModel(config), "attention_head")
+
+
+class Between(nn.Module):
+    """A feed-forward block with something between its layers."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.between, self.fc2 = nn.Linear(4, 8), between, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.between(self.fc1(x)))
+
+
+class ResponseNorm(nn.Module):  # of ConvNeXt V2
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = x.norm(dim=1, keepdim=True)
+        return x + self.weight * x * norm / norm.mean(-1, keepdim=True) + self.bias
+
+
+@pytest.mark.parametrize(
+    ("between", "known"),
+    [
+        (nn.GELU(), True),
+        (nn.Sequential(nn.ReLU(), nn.RMSNorm(8)), True),  # a common scale, as of every norm
+        (nn.Softmax(-1), False),
+        (ResponseNorm(), False),
+        (nn.Conv1d(16, 16, 3, padding=1), False),  # along the neurons
+        (nn.Linear(8, 8), False),
+    ],
+)
+def test_neurons_that_are_mixed_between_the_layers_are_refused(between, known):
+    model = nn.ModuleDict({"a": Between(between), "plain": Between(nn.Tanh())})
+    if known:
+        assert list(UnitIndex.of(model, "neuron").groups) == ["a", "plain"]
+    else:
+        with pytest.warns(UserWarning, match=r"2 weights are left out.*'a.fc1.weight'"):
+            assert list(UnitIndex.of(model, "neuron").groups) == ["plain"]
+
+
+def test_looking_at_a_block_leaves_the_model_and_the_random_state_as_they_were():
+    called = []
+    model = nn.ModuleDict({"a": OddAttention(num_heads=3), "b": Between(nn.Dropout(0.5))})
+    model["a"].register_forward_hook(lambda *_: called.append(1))
+    model["a"].o_proj.register_forward_pre_hook(lambda *_: called.append(1))
+    model.train()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    draws = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    for reducer in ("attention_head", "neuron"):
+        UnitIndex.of(model, reducer)
+    assert not called
+    assert all(module.training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == draws  # noqa: NPY002
+
+
+@pytest.mark.parametrize("where", ["float64", "no_grad", "inference", "meta", "errors"])
+def test_heads_are_the_same_wherever_the_model_lies_and_whatever_is_switched_on(where):
+    model = OddAttention(num_heads=3).to("meta" if where == "meta" else "cpu")
+    around = {
+        "no_grad": torch.no_grad(),
+        "inference": torch.inference_mode(),
+        "float64": default_dtype(torch.float64),
+    }.get(where, contextlib.nullcontext())
+    with around:
+        assert UnitIndex.of(model, "attention_head").groups == {"OddAttention": (0, (3,))}
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype):
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
+
+
+def test_blocks_of_one_make_are_looked_at_once():
+    runs = []
+
+    class Counted(OddAttention):
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(1)
+            return super().forward(x)
+
+    UnitIndex.of(nn.ModuleList([Counted(num_heads=3)]), "attention_head")
+    once = len(runs)
+    assert once > 0
+    UnitIndex.of(nn.ModuleList(Counted(num_heads=3) for _ in range(5)), "attention_head")
+    assert len(runs) == 2 * once
 
 
 def test_a_classifier_or_an_hourglass_that_widens_is_no_feed_forward_block():
@@ -292,6 +489,9 @@ def test_a_classifier_or_an_hourglass_that_widens_is_no_feed_forward_block():
         def __init__(self, out: int) -> None:
             super().__init__()
             self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, out)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc2(torch.tanh(self.fc1(x)))
 
     assert UnitIndex.of(nn.ModuleDict({"a": Head(4)}), "neuron").groups == {"a": (0, (8,))}
     for refused in ({"a": Head(3)}, {"classifier": Head(4)}):
@@ -318,3 +518,32 @@ def test_lists_of_experts_and_stacks_give_one_unit_each():
     ]
     with pytest.raises(UnitError, match="no unit"):
         UnitIndex.of(nn.Linear(2, 2), "expert")
+
+
+def test_a_compiled_block_and_one_with_a_patched_forward_are_not_run_themselves():
+    runs = []
+    plain, patched = OddAttention(num_heads=3), OddAttention(num_heads=3)
+    plain.compile(backend=lambda graph, inputs: runs.append(1) or graph)
+    own = patched.forward
+    patched.forward = lambda x: runs.append(1) or own(x)
+    model = nn.ModuleDict({"plain": plain, "patched": patched})
+    with pytest.warns(UserWarning, match=r"4 weights are left out.*'patched.q_proj.weight'"):
+        index = UnitIndex.of(model, "attention_head")
+    assert index.groups == {"plain": (0, (3,))}
+    assert not runs
+
+
+def test_weights_that_accelerate_moves_around_a_call_stay_where_they_are():
+    hooks = pytest.importorskip("accelerate.hooks")
+    moved = []
+
+    class Mover(hooks.ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            moved.append(module)
+            return args, kwargs
+
+    model = OddAttention(num_heads=3)
+    for module in (model, model.q_proj):
+        hooks.add_hook_to_module(module, Mover())
+    assert UnitIndex.of(model, "attention_head").groups == {"OddAttention": (0, (3,))}
+    assert not moved

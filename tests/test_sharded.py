@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from paramattr import (
     FAIG,
     Adaptive,
+    UnitIndex,
     absolute_change,
     cross_entropy,
     fisher_times_change,
@@ -151,6 +152,32 @@ def head_alone():
 
 def test_a_change_that_one_process_holds(two):
     two(head_alone)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 2
+        self.qkv, self.proj = nn.Linear(6, 18), nn.Linear(6, 6)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+        return self.proj(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def heads():
+    """Each process holds a part of each head."""
+    model = nn.ModuleDict({"layers": nn.ModuleList([Block(), Block()])})
+    expected = UnitIndex.of(model, "attention_head")
+    shard_all = init_device_mesh("cpu", (2,))
+    for block in model["layers"]:
+        fully_shard(block, mesh=shard_all)
+    assert UnitIndex.of(model, "attention_head") == expected
+    assert list(expected.groups) == ["layers.0", "layers.1"]
+
+
+def test_heads_of_shards_are_those_of_whole_models(two):
+    two(heads)
 
 
 def without_targets():

@@ -20,13 +20,11 @@ class AttentionNames:
         columns: path of the projection out of the heads, relative to the block.
         interleaved: whether fused parts are stored head by head, `(heads, parts, size)`, rather
             than part by part, `(parts, heads, size)`.
-        having: an attribute that the block must have.
     """
 
     rows: tuple[tuple[str, str], ...]
     columns: str
     interleaved: bool = False
-    having: str = ""
 
 
 def _apart(q: str, k: str, v: str, out: str) -> AttentionNames:
@@ -37,6 +35,10 @@ ATTENTION = (
     _apart("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Mistral, Mixtral, Qwen, ViT
     _apart("q_proj", "k_proj", "v_proj", "out_proj"),  # BART, OPT, CLIP, Whisper, GPT-J
     _apart("q_proj", "k_proj", "v_proj", "dense"),  # Phi
+    _apart("q_proj", "k_proj", "v_proj", "Wo"),  # ModernBERT's decoder
+    _apart("q_proj", "k_proj", "v_proj", "projection_layer"),  # InternVL
+    _apart("q_proj.linear", "k_proj.linear", "v_proj.linear", "o_proj.linear"),  # Moshi
+    _apart("linear_q", "linear_k", "linear_v", "linear_out"),  # Conformer
     _apart("self.query", "self.key", "self.value", "output.dense"),  # BERT, RoBERTa, Swin
     _apart("attention.query", "attention.key", "attention.value", "output.dense"),  # older ViT
     _apart("self.query_proj", "self.key_proj", "self.value_proj", "output.dense"),  # DeBERTa
@@ -45,12 +47,15 @@ ATTENTION = (
     _apart("q", "k", "v", "o"),  # T5, MPNet
     _apart("to_q", "to_k", "to_v", "to_out.0"),  # diffusers
     _apart("wq", "wk", "wv", "wo"),  # Llama as it was published
-    AttentionNames((("c_attn", "qkv"),), "c_proj", interleaved=True, having="multi_query"),
     AttentionNames((("q_attn", "q"), ("c_attn", "kv")), "c_proj"),  # GPT-2, cross-attention
-    AttentionNames((("c_attn", "qkv"),), "c_proj"),  # GPT-2
+    AttentionNames((("c_attn", "qkv"),), "c_proj"),  # GPT-2, GPT-BigCode
     AttentionNames((("query_key_value", "qkv"),), "dense", interleaved=True),  # GPT-NeoX, Bloom
     AttentionNames((("qkv_proj", "qkv"),), "o_proj"),  # Phi-3
+    AttentionNames((("qkv_proj", "qkv"),), "out_proj", interleaved=True),  # MiniMax
     AttentionNames((("qkv", "qkv"),), "proj"),  # timm, SAM, Qwen-VL
+    AttentionNames((("q", "q"), ("kv", "kv")), "proj"),  # PVT, Twins
+    AttentionNames((("qk", "qk"), ("v", "v")), "proj"),  # TNT, VOLO
+    _apart("q", "k", "v", "proj"),  # CaiT
     AttentionNames((("qkv", "qkv"),), "projection"),  # BLIP
     AttentionNames((("Wqkv", "qkv"),), "Wo"),  # ModernBERT
     AttentionNames((("Wqkv", "qkv"),), "out_proj"),  # MPT
@@ -75,6 +80,9 @@ KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_head
 HEAD_BIASES = ("relative_attention_bias.weight", "relative_position_bias_table")
 """Parameters of a block with one column per head."""
 
+ROW_BIASES = ("q_bias", "k_bias", "v_bias")
+"""Biases of a block, apart from its projections, with one entry per row."""
+
 FEED_FORWARD: tuple[tuple[tuple[str, ...], str, int], ...] = (
     # The projections into the neurons, the one out of them, and the rows per neuron in each of
     # the former: 2 if a gate is fused, rows j and j + n.
@@ -87,6 +95,8 @@ FEED_FORWARD: tuple[tuple[tuple[str, ...], str, int], ...] = (
     (("fc1",), "fc2", 1),  # BART, OPT, ViT, CLIP, timm
     (("lin1",), "lin2", 1),  # DistilBERT
     (("dense_h_to_4h",), "dense_4h_to_h", 1),  # GPT-NeoX, Bloom
+    (("intermediate_dense",), "output_dense", 1),  # wav2vec 2.0
+    (("dense1",), "dense2", 1),  # SegFormer
     (("intermediate.dense",), "output.dense", 1),  # BERT, RoBERTa, Swin
     (("ffn",), "ffn_output", 1),  # ALBERT
     (("fc_in",), "fc_out", 1),  # GPT-J

@@ -51,6 +51,13 @@ def is_stack(module: nn.Module) -> bool:
     return named and any(p.ndim > 2 for p in module.parameters(recurse=False))
 
 
+def declares_its_gate(module: nn.Module) -> bool:
+    """Return whether a stack is one of transformers, and says how a fused gate lies in it."""
+    return type(module).__module__.startswith("transformers.") and (
+        not hasattr(module, "gate_up_proj") or hasattr(module, "is_concatenated")
+    )
+
+
 def stack_size(module: nn.Module) -> int:
     """Count the experts of a stack."""
     return next(int(p.shape[0]) for p in module.parameters(recurse=False) if p.ndim > 2)

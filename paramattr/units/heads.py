@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Int
@@ -13,6 +15,7 @@ from paramattr.units.blocks import (
     HEAD_BIASES,
     HEADS,
     KEY_VALUE_HEADS,
+    ROW_BIASES,
     TORCH_ATTENTION,
     AttentionNames,
     Projections,
@@ -21,7 +24,10 @@ from paramattr.units.blocks import (
     joined,
     unlabelled,
 )
+from paramattr.units.feeds import Sizes
 from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along, looked_up
+from paramattr.units.layouts import Layout
+from paramattr.units.probe import Judge, Place, Proposal
 
 
 @OfModel
@@ -32,14 +38,20 @@ def attention_head(model: nn.Module) -> Reducer:
     and a value form one unit, with the position `(key-value group,)`. The biases of query, key and
     value belong to their heads; the output bias belongs to no head.
 
-    The reducer knows `nn.MultiheadAttention` and the names in `paramattr.units.blocks.ATTENTION`.
-    Weights of other modules whose class is named `...Attention` are left out with a warning.
+    `nn.MultiheadAttention` is known by class. Of other blocks, the names in
+    `paramattr.units.blocks.ATTENTION` and the number of heads propose what the heads are; a block
+    is known if a probe of its own forward pass bears a proposal out (`paramattr.units.probe`). The
+    weights of other blocks, and of other modules whose class is named `...Attention`, are left out
+    with a warning.
     """
     answers: dict[str, Answer] = {}
-    projections = Projections(model)
+    projections, judge = Projections(model), Judge()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for path, module in model.named_modules():
-        block = _block(model, path, module, projections, names)
+        if isinstance(module, nn.MultiheadAttention):
+            block = _of_torch(path, module, projections, names)
+        else:
+            block = _of_names(model, path, module, projections, judge)
         answers |= {n: a for n, a in block.items() if answers.get(n) in (None, UNKNOWN)}
     answers |= dict.fromkeys(unlabelled(model, ("Attention",), answers), UNKNOWN)
     return looked_up(answers)
@@ -63,24 +75,6 @@ class _Count:
         return torch.cat([torch.arange(rows) // (rows // self.groups) for rows in sizes])
 
 
-def _block(
-    model: nn.Module,
-    path: str,
-    module: nn.Module,
-    projections: Projections,
-    names: dict[int, str],
-) -> dict[str, Answer]:
-    if isinstance(module, nn.MultiheadAttention):
-        return _of_torch(path, module, projections, names)
-    for naming in ATTENTION:
-        weights = [projections.weight(joined(path, name)) for name, _ in naming.rows]
-        out = projections.weight(joined(path, naming.columns))
-        if out is None or None in weights or not hasattr(module, naming.having or "forward"):
-            continue
-        return _of_names(model, path, module, naming, projections)
-    return {}
-
-
 def _of_torch(
     path: str, module: nn.MultiheadAttention, projections: Projections, names: dict[int, str]
 ) -> dict[str, Answer]:
@@ -93,38 +87,119 @@ def _of_torch(
             sides.append((side, count.of_rows(parts, side.size, interleaved=False)))
     columns = projections.inputs(joined(path, "out_proj"))
     sides += [(side, _even(side.size, count.groups)) for side in columns]
-    return _answers(group_of(path, module), count.groups, sides)
+    answers = _answers(group_of(path, module), count.groups, sides)
+    if type(module).forward is not nn.MultiheadAttention.forward:  # a subclass may do as it likes
+        return dict.fromkeys(answers, UNKNOWN)
+    return answers
 
 
 def _of_names(
-    model: nn.Module,
-    path: str,
-    module: nn.Module,
-    naming: AttentionNames,
-    projections: Projections,
+    model: nn.Module, path: str, module: nn.Module, projections: Projections, judge: Judge
 ) -> dict[str, Answer]:
-    rows = [
-        (side, parts)
-        for name, parts in naming.rows
-        for side in projections.outputs(joined(path, name))
-    ]
-    columns = list(projections.inputs(joined(path, naming.columns)))
-    count = _count(model, path, naming, rows, columns)
-    if count is None:
-        weights = [side.name for side, _ in rows if len(side.shape) > 1]
-        return dict.fromkeys([*weights, *(side.name for side in columns)], UNKNOWN)
-    sides = [
-        (side, count.of_rows(parts, side.size, interleaved=naming.interleaved))
-        for side, parts in rows
-    ]
-    sides += [(side, _even(side.size, count.groups)) for side in columns]
-    held = {n: p for n, p in model.named_parameters() if n.startswith(path)}
-    for name in (joined(path, bias) for bias in HEAD_BIASES):
-        bias = held.get(name)
-        if bias is not None and bias.ndim == 2 and bias.shape[1] == count.heads:
-            side = Side(name, tuple(bias.shape), 1)
-            sides.append((side, _even(count.heads, count.groups)))
-    return _answers(group_of(path, module), count.groups, sides)
+    """Ask each naming that fits for its proposals; the first that is borne out gives the heads."""
+    unknown: dict[str, Answer] = {}
+    for naming in ATTENTION:
+        weights = [projections.weight(joined(path, name)) for name, _ in naming.rows]
+        out = projections.weight(joined(path, naming.columns))
+        if out is None or None in weights:
+            continue
+        unknown |= dict.fromkeys([w.name for w in (*weights, out) if w is not None], UNKNOWN)
+        block = _Block(model, path, module, naming, projections)
+        found = [labels for order in block.orders() if (labels := block.labels(*order))]
+        proposals = [block.proposal(*labels) for labels in found]
+        right = judge.first_right(proposals, block.seat()) if found else None
+        if right is not None:
+            rows, columns = found[right]
+            inputs = projections.inputs(joined(path, naming.columns))
+            sides = [*rows, *((side, columns) for side in inputs)]
+            return unknown | _answers(group_of(path, module), proposals[right].count, sides)
+    return unknown
+
+
+class _Block:
+    """One block under one naming: which orders of its rows and columns its sizes allow."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        path: str,
+        module: nn.Module,
+        naming: AttentionNames,
+        projections: Projections,
+    ) -> None:
+        self._path, self._naming, self._projections = path, naming, projections
+        self._held = dict(model.named_parameters())
+        self._module = module
+        self._rows = [
+            (side, parts)
+            for name, parts in naming.rows
+            for side in projections.outputs(joined(path, name))
+        ]
+        self._size = next(projections.inputs(joined(path, naming.columns))).size
+        self._count = _count(model, path, naming, self._rows, self._size)
+
+    def orders(self) -> list[tuple[bool, bool]]:
+        """List how rows and columns may lie: rows head by head, columns from head to head."""
+        fused = any(len(parts) > 1 for _, parts in self._naming.rows)
+        rows = [self._naming.interleaved, not self._naming.interleaved] if fused else [False]
+        return [(row, column) for column in (False, True) for row in rows]
+
+    def labels(
+        self, interleaved: bool, strided: bool
+    ) -> tuple[list[tuple[Side, Tensor]], Tensor] | None:
+        """Return the unit of each row and of each column in one order, or None if it cannot be."""
+        count = self._count
+        if count is None:
+            return None
+        rows = [
+            (side, count.of_rows(parts, side.size, interleaved=interleaved))
+            for side, parts in self._rows
+        ]
+        rows += self._extra(count)
+        columns = _even(self._size, count.groups)
+        if strided:
+            columns = torch.arange(self._size) % count.groups
+        known = [(side, labels) for side, labels in rows if labels is not None]
+        return None if columns is None or len(known) < len(rows) else (known, columns)
+
+    def _extra(self, count: _Count) -> Iterator[tuple[Side, Tensor | None]]:
+        """Yield the parameters that belong to heads and lie in no projection."""
+        for name in (joined(self._path, bias) for bias in HEAD_BIASES):
+            bias = self._held.get(name)
+            if bias is not None and bias.ndim == 2 and bias.shape[1] == count.heads:
+                yield Side(name, tuple(bias.shape), 1), _even(count.heads, count.groups)
+        for name in (joined(self._path, bias) for bias in ROW_BIASES):
+            bias = self._held.get(name)
+            if bias is not None and bias.ndim == 1:
+                yield Side(name, tuple(bias.shape), 0), _even(bias.shape[0], count.groups)
+
+    def proposal(self, rows: list[tuple[Side, Tensor]], columns: Tensor) -> Proposal:
+        """State what the labels say, for the probe."""
+        count = cast(_Count, self._count)
+        made, whole, first = [], [], int(columns[0])
+        for side, labels in rows:
+            parameter = self._held[side.name]
+            made.append((parameter, along(labels, side.dimension, parameter.ndim)))
+            if parameter.ndim > 1 and any(side is s and "k" in parts for s, parts in self._rows):
+                own = (labels == first).nonzero().flatten()
+                step = max(self._size // count.heads, 1)
+                whole.append((parameter, own[::step].flip(0)[:4], side.dimension))
+        return Proposal(count.groups, tuple(made), columns, tuple(whole))
+
+    def seat(self) -> Place:
+        """Say where the probe is to look."""
+        count = cast(_Count, self._count)
+        weights = {
+            part: weight
+            for name, parts in self._naming.rows
+            if (weight := self._projections.weight(joined(self._path, name))) is not None
+            for part in parts
+        }
+        query, key, value = (weights[p].shape[cast(int, weights[p].input)] for p in "qkv")
+        out = cast(Layout, self._projections.weight(joined(self._path, self._naming.columns)))
+        image = len(weights["q"].shape) > 2
+        sizes = Sizes(query, key, value, image, count.heads, self._size // count.heads)
+        return Place(self._module, self._naming.columns, 1 if len(out.shape) > 2 else -1, sizes)
 
 
 def _count(
@@ -132,7 +207,7 @@ def _count(
     path: str,
     naming: AttentionNames,
     rows: list[tuple[Side, str]],
-    columns: list[Side],
+    size_of_columns: int,
 ) -> _Count | None:
     """Read the numbers of heads from the block, or else from the nearest configuration."""
     inner = [joined(path, name).rpartition(".")[0] for name, _ in naming.rows]
@@ -141,7 +216,7 @@ def _count(
     above = [model.get_submodule(p) for p in dict.fromkeys([*outer, ""])]
     configs = [m.config for m in (*places, *above) if getattr(m, "config", None) is not None]
     heads = _first(HEADS, [*places, *configs])
-    if heads is None or columns[0].size % heads:
+    if heads is None or size_of_columns % heads:
         return None
     size = {parts: side.size for side, parts in reversed(rows)}  # the weights come first
     groups = _first(KEY_VALUE_HEADS, [*places, *configs])
@@ -151,13 +226,14 @@ def _count(
             groups = inferred
     groups = groups or heads
     count = _Count(heads, groups)
-    whole = columns[0].size * (heads + 2 * groups)  # rows of all parts, times the number of heads
+    whole = size_of_columns * (heads + 2 * groups)  # rows of all parts, times the number of heads
     fit = all(
         count.of_rows(parts, side.size, interleaved=naming.interleaved) is not None
         and (parts != "qkv" or side.size * heads == whole)
         for side, parts in rows
     )
-    return count if fit and heads % groups == 0 else None
+    wide = "v" in size and size["v"] * heads != size_of_columns * groups
+    return count if fit and not wide and heads % groups == 0 else None
 
 
 def _first(attributes: tuple[str, ...], places: list[object]) -> int | None:
@@ -175,7 +251,9 @@ def _even(size: int, groups: int) -> Int[Tensor, "size"] | None:
     return torch.arange(size) // (size // groups)
 
 
-def _answers(group: str, count: int, sides: list[tuple[Side, Tensor | None]]) -> dict[str, Answer]:
+def _answers(
+    group: str, count: int, sides: Sequence[tuple[Side, Tensor | None]]
+) -> dict[str, Answer]:
     return {
         side.name: UNKNOWN
         if labels is None

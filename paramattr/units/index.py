@@ -101,7 +101,7 @@ class UnitIndex:
             warn(
                 f"{len(unknown)} weights are left out, since their layout is not known to the "
                 f"reducer: {_listed(unknown)}; `Scores.unassigned` counts them; write your own "
-                "reducer to give them units"
+                "reducer, a callable, to give them units"
             )
         return cls(shapes, labels, grids.groups, buffers)
 
@@ -317,7 +317,10 @@ def _nothing_left(reducer: object, model: nn.Module, unknown: list[str]) -> str:
         "too"
     )
     if unknown:
-        message += f"; the layout of {len(unknown)} weights is not known: {_listed(unknown)}"
+        message += (
+            f"; the layout of {len(unknown)} weights is not known: {_listed(unknown)}; write your "
+            "own reducer, a callable, to give them units"
+        )
     return message
 
 

@@ -17,8 +17,11 @@ from paramattr.units.blocks import (
     joined,
     unlabelled,
 )
-from paramattr.units.experts import is_stack, stack_size, stacked_neurons
+from paramattr.units.experts import declares_its_gate, is_stack, stack_size, stacked_neurons
+from paramattr.units.feeds import Sizes
 from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along, looked_up
+from paramattr.units.layouts import CONVOLUTIONS, Layout
+from paramattr.units.probe import Judge, Place, Proposal
 
 _ENDINGS = ("MLP", "Mlp", "FFN", "FeedForward", "Experts")
 
@@ -31,13 +34,15 @@ def neuron(model: nn.Module) -> Reducer:
     stack of experts. A gated neuron has two incoming rows. The block's output bias belongs to no
     neuron.
 
-    The reducer knows the names in `paramattr.units.blocks.FEED_FORWARD`, an `nn.Sequential` of two
-    linear layers, and stacks of experts. A feed-forward block's output is as wide as its input, so
-    poolers and classifier heads do not count. Weights of other modules whose class is named
-    `...MLP` or similar are left out with a warning.
+    The names in `paramattr.units.blocks.FEED_FORWARD`, or an `nn.Sequential` of two linear layers,
+    propose what the neurons are; a block is known if a probe of its own forward pass bears that out
+    (`paramattr.units.probe`). Stacks of experts are known by class: those of `transformers`. A
+    feed-forward block's output is as wide as its input, so poolers and classifier heads do not
+    count. The weights of other blocks, and of other modules whose class is named `...MLP` or
+    similar, are left out with a warning.
     """
     answers: dict[str, Answer] = {}
-    projections = Projections(model)
+    projections, judge = Projections(model), Judge()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for path, module in model.named_modules():
         if any(part in NO_FEED_FORWARD for part in path.split(".")):
@@ -45,37 +50,79 @@ def neuron(model: nn.Module) -> Reducer:
         if is_stack(module):
             block = _of_stack(path, module, names)
         else:
-            block = _of_block(path, module, projections)
-        answers |= {name: answer for name, answer in block.items() if name not in answers}
+            block = _of_block(model, path, module, projections, judge)
+        answers |= {n: a for n, a in block.items() if answers.get(n) in (None, UNKNOWN)}
     answers |= dict.fromkeys(unlabelled(model, _ENDINGS, answers), UNKNOWN)
     return looked_up(answers)
 
 
-def _of_block(path: str, module: nn.Module, projections: Projections) -> dict[str, Answer]:
-    for incoming, outgoing, rows in _candidates(path, module, projections):
-        weights = [projections.weight(joined(path, name)) for name in incoming]
-        out = projections.weight(joined(path, outgoing))
-        if out is None or out.input is None or out.output is None:
+def _of_block(
+    model: nn.Module, path: str, module: nn.Module, projections: Projections, judge: Judge
+) -> dict[str, Answer]:
+    """Ask each naming that fits for its proposals; the first that is borne out gives neurons."""
+    unknown: dict[str, Answer] = {}
+    for incoming, outgoing, times in _candidates(path, module, projections):
+        found = [projections.weight(joined(path, name)) for name in incoming]
+        out, weights = projections.weight(joined(path, outgoing)), [w for w in found if w]
+        if out is None or not _fits(weights, out, len(incoming), times):
             continue
-        count = out.shape[out.input]
-        if not all(
-            w is not None
-            and w.output is not None
-            and w.input is not None
-            and w.shape[w.output] == rows * count
-            and w.shape[w.input] == out.shape[out.output]
-            for w in weights
-        ):
-            continue
-        group = group_of(path, module)
-        answers: dict[str, Answer] = {}
-        for name in incoming:
-            for side in projections.outputs(joined(path, name)):
-                answers[side.name] = _units(group, count, side, torch.arange(side.size) % count)
-        for side in projections.inputs(joined(path, outgoing)):
-            answers[side.name] = _units(group, count, side, torch.arange(side.size))
-        return answers
-    return {}
+        unknown |= dict.fromkeys([w.name for w in (*weights, out)], UNKNOWN)
+        rows = [side for name in incoming for side in projections.outputs(joined(path, name))]
+        columns = torch.arange(_size(out, "input"))
+        rows += _depthwise(path, module, projections, len(columns))
+        # A fused gate has rows j and j + n, or 2j and 2j + 1.
+        ways = [
+            [(side, _numbers(side.size, len(columns), apart=apart)) for side in rows]
+            for apart in ((True, False) if times > 1 else (True,))
+        ]
+        proposals = [_proposal(model, way, columns) for way in ways]
+        width, image = _size(weights[0], "input"), len(weights[0].shape) > 2
+        place = Place(module, outgoing, 1 if image else -1, Sizes(width, width, width, image))
+        right = judge.first_right(proposals, place)
+        if right is not None:
+            inputs = projections.inputs(joined(path, outgoing))
+            group = group_of(path, module)
+            sides = [*ways[right], *((side, columns) for side in inputs)]
+            return unknown | {s.name: _units(group, len(columns), s, labels) for s, labels in sides}
+    return unknown
+
+
+def _numbers(size: int, count: int, *, apart: bool) -> Int[Tensor, "size"]:
+    rows = torch.arange(size)
+    return rows % count if apart else rows // (size // count)
+
+
+def _proposal(
+    model: nn.Module, rows: list[tuple[Side, Tensor]], columns: Int[Tensor, "n"]
+) -> Proposal:
+    made = [
+        (model.get_parameter(side.name), along(labels, side.dimension, len(side.shape)))
+        for side, labels in rows
+    ]
+    return Proposal(len(columns), tuple(made), columns)
+
+
+def _depthwise(
+    path: str, module: nn.Module, projections: Projections, count: int
+) -> Iterator[Side]:
+    """Yield the parameters of a convolution of each neuron by itself, between the projections."""
+    for inner, layer in module.named_modules():
+        if isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels == count:
+            yield from projections.outputs(joined(path, inner))
+
+
+def _fits(weights: list[Layout], out: Layout, count: int, times: int) -> bool:
+    """Say whether all projections are there, and the block's output is as wide as its input."""
+    return len(weights) == count and all(
+        _size(w, "output") == times * _size(out, "input")
+        and _size(w, "input") == _size(out, "output")
+        for w in weights
+    )
+
+
+def _size(layout: Layout, side: str) -> int:
+    dimension = layout.output if side == "output" else layout.input
+    return 0 if dimension is None else layout.shape[dimension]
 
 
 def _candidates(
@@ -91,6 +138,8 @@ def _candidates(
 def _of_stack(path: str, module: nn.Module, names: dict[int, str]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     experts, group = stack_size(module), group_of(path, module)
+    if not declares_its_gate(module):
+        return {names[id(p)]: UNKNOWN for p in module.parameters(recurse=False) if p.ndim > 2}
     for attribute, dimension, numbers in stacked_neurons(module):
         parameter = getattr(module, attribute)
         count = int(numbers.max()) + 1

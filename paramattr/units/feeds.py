@@ -1,0 +1,218 @@
+"""Inputs that a block of attention or a feed-forward block may take, to run it alone.
+
+The shapes are tried in turn; what a block's `forward` asks for beyond its main input is filled by
+the names that such inputs go by. Values are random: only whether the block runs is asked here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice, product
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SIDE = 4
+"""Side of an image of features; a sequence has as many tokens as it has pixels."""
+_MOST = 160
+"""Calls that are tried; each that fails is a fraction of one that runs."""
+_FIRST = {"query", "queries", "query_states", "query_tensor", "q", "x", "hidden_states"}
+_FIRST |= {"input_tensor", "layer_input", "residual"}
+_SECOND = {"key_value_states", "encoder_hidden_states", "cross_attention_states"}
+_SECOND |= {"memory", "context"}
+_KEYS = {"key", "keys", "key_states", "key_tensor", "k"}
+_KEYS |= {"value", "values", "value_states", "value_tensor", "v"}
+_ROTARY = {"position_embeddings", "rotary_pos_emb", "rotary_emb", "rope", "freqs_cis"}
+_RELATIVE = {"position_embeddings", "relative_position_embeddings", "pos_embed", "pos_emb"}
+_GIVEN = {"position_embeddings", "relative_position_embeddings"}
+"""Names of inputs: the main sequence, a second one, keys and values, angles, distances; and those
+that are given even where they may be left out."""
+_MASKS = (None, 0.0, 1.0)
+"""No mask, nothing added, everything seen."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of a block's inputs.
+
+    Attributes:
+        width: of the main input.
+        other: width of the second input, such as an encoder's hidden states.
+        value: width of what values are made of, where it is an input of its own.
+        image: whether channels come first, as convolutions want them.
+        heads: number of heads, or 0.
+        size: of one head, or 0.
+    """
+
+    width: int
+    other: int
+    value: int
+    image: bool = False
+    heads: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One way to call a block."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def feeds(block: nn.Module, sizes: Sizes, draw: torch.Generator) -> Iterator[Feed]:
+    """Yield ways to call a block, the plainest first."""
+    signature = inspect.signature(block.forward)
+    names = [
+        name
+        for name, one in signature.parameters.items()
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    if not names:
+        return
+    needed = {n for n in names if signature.parameters[n].default is inspect.Parameter.empty}
+    ways = _angles(names, sizes)
+    masked = any(name.endswith("mask") for name in names)
+    tried = product(_shapes(block, sizes), (False, True), _MASKS if masked else (None,), ways)
+    for shape, more, mask, angles in islice(tried, _MOST):
+        given = dict[str, Any]()
+        for name in names[1:]:
+            value = _filled(name, shape, sizes, angles, mask=mask, draw=draw)
+            if name == "rel_embeddings":
+                value = _distances(block, sizes.width, draw)
+            if name in needed or (value is not None and (more or name in _GIVEN)):
+                given[name] = value
+        yield Feed((torch.randn(shape, generator=draw),), given)
+
+
+def _shapes(block: nn.Module, sizes: Sizes) -> list[tuple[int, ...]]:
+    d, n = sizes.width, _SIDE
+    if sizes.image:
+        return [(1, d, side, side) for side in _sides(block)] + [(1, d, n * n)]
+    lengths = list(dict.fromkeys([*_lengths(block), n * n, n * n + 1]))  # one more for a class
+    sequences = [(1, length, d) for length in lengths]
+    grids = [(1, side, side, d) for side in _sides(block)]
+    nested = [(1, 2, length, d) for length in lengths]
+    return [
+        *sequences,
+        *grids,
+        (n * n, d),
+        (n * n, 1, d),
+        *nested,
+        (1, d, n, n),
+        (1, 16 * n * n, d),
+    ]
+
+
+def _lengths(block: nn.Module) -> Iterator[int]:
+    """Yield lengths that the block may be bound to: sides of its tables of relative positions."""
+    for buffer in block.buffers():
+        if not buffer.is_floating_point() and buffer.ndim == 2 and buffer.shape[0] > 1:
+            yield int(buffer.shape[0])
+    for side in _numbers(block):
+        yield prod(side)
+
+
+def _sides(block: nn.Module) -> list[int]:
+    return list(dict.fromkeys([_SIDE, *(side[0] for side in _numbers(block)), 2 * _SIDE]))
+
+
+def _numbers(block: nn.Module) -> list[tuple[int, int]]:
+    """List the sides of windows that modules of the block tell of."""
+    found = []
+    for module in block.modules():
+        for name, value in vars(module).items():
+            told = any(word in name for word in ("window", "resolution", "feat_size"))
+            pair = (value, value) if isinstance(value, int) else value
+            if told and isinstance(pair, tuple | list) and len(pair) == 2:
+                found += [tuple(pair)] if all(n in range(2, 65) for n in pair) else []
+    return list(dict.fromkeys(found))[:3]
+
+
+def _distances(block: nn.Module, width: int, draw: torch.Generator) -> Tensor | None:
+    """Make DeBERTa's table of distances, of the size that a module inside the block asks for."""
+    sizes = [size for m in block.modules() if (size := getattr(m, "pos_ebd_size", 0))]
+    return torch.randn(2 * sizes[0], width, generator=draw) if sizes else None
+
+
+@dataclass(frozen=True)
+class _Angles:
+    """How positions are told: sizes of cosine and sine, their leading dimensions, or a tensor."""
+
+    kind: str
+    size: int = 0
+
+
+def _angles(names: list[str], sizes: Sizes) -> list[_Angles]:
+    found = [_Angles("none")]
+    size = sizes.size or sizes.width
+    if any(name in _ROTARY for name in names):
+        halves = [n for n in dict.fromkeys([size, size // 2, size // 4, size * 3 // 4]) if n]
+        found += [_Angles(kind, n) for kind in ("pair", "plain pair", "tensor") for n in halves]
+        found.append(_Angles("complex", size // 2))
+    if any(name in _RELATIVE for name in names):
+        found.append(_Angles("distances", sizes.width))
+    return found
+
+
+def _filled(
+    name: str,
+    shape: tuple[int, ...],
+    sizes: Sizes,
+    angles: _Angles,
+    *,
+    mask: float | None,
+    draw: torch.Generator,
+) -> Any:
+    tokens = _tokens(shape, sizes)
+    width = sizes.value if name.startswith("v") else sizes.other
+    if name in _SECOND or (name in _KEYS and width != sizes.width):
+        return torch.randn(*shape[:-1], width, generator=draw)
+    if name in _FIRST | _KEYS:
+        return torch.randn(shape, generator=draw)
+    if name in _ROTARY and angles.kind not in ("none", "distances"):
+        lead = (1,) if angles.kind in ("pair", "complex") and len(shape) > 2 else ()
+        angle = torch.rand(*lead, tokens, angles.size, generator=draw)
+        if angles.kind == "complex":
+            return torch.polar(torch.ones_like(angle), angle)
+        return angle if angles.kind == "tensor" else (angle.cos(), angle.sin())
+    if name in _RELATIVE and angles.kind == "distances":
+        return torch.randn(1, 2 * tokens - 1, angles.size, generator=draw)
+    if name.endswith("mask"):
+        whole = (1, 1, tokens, tokens) if mask == 0 or name != "mask" else (1, tokens)
+        return None if mask is None else torch.full(whole, mask)
+    return _counted(name, tokens, sizes, draw)
+
+
+def _tokens(shape: tuple[int, ...], sizes: Sizes) -> int:
+    if shape[-1] != sizes.width:
+        return prod(shape[2:])
+    if len(shape) == 3 and shape[1] == 1:  # the batch comes second
+        return shape[0]
+    return prod(shape[1:-1]) if len(shape) == 4 and shape[1] == shape[2] else shape[-2]
+
+
+def _counted(name: str, tokens: int, sizes: Sizes, draw: torch.Generator) -> Any:
+    side = round(tokens**0.5)
+    if name in ("position_ids", "cache_position"):
+        ids = torch.arange(tokens)
+        return ids if name == "cache_position" else ids[None]
+    if name == "alibi":
+        return torch.randn(max(sizes.heads, 1), 1, tokens, generator=draw)
+    if name == "cu_seqlens":
+        return torch.tensor([0, tokens], dtype=torch.int32)
+    if name in ("max_seqlen",):
+        return tokens
+    if name in ("height", "width", "H", "W", "h", "w"):
+        return side
+    if name in ("feat_size", "hw_shape", "size", "input_dimensions", "resolution"):
+        return (side, side)
+    if name in ("output_attentions", "use_cache"):
+        return False
+    if name == "layer_idx":
+        return 0
+    return None
