@@ -20,7 +20,7 @@ SIZES: dict[tuple[str, ...], int] = {
     ("num_hidden_layers", "n_layer", "n_layers", "num_layers"): 2,
     ("encoder_layers", "decoder_layers", "num_decoder_layers", "num_encoder_layers"): 1,
     ("num_attention_heads", "n_head", "n_heads", "num_heads"): 4,
-    ("encoder_attention_heads", "decoder_attention_heads", "num_experts", "n_group"): 4,
+    ("encoder_attention_heads", "decoder_attention_heads", "num_experts"): 4,
     ("num_local_experts", "n_routed_experts", "moe_num_experts"): 4,
     ("num_key_value_heads", "num_kv_heads", "num_experts_per_tok", "type_vocab_size"): 2,
     ("d_kv", "head_dim", "v_head_dim", "kv_lora_rank", "q_lora_rank", "sliding_window"): 8,
@@ -28,7 +28,7 @@ SIZES: dict[tuple[str, ...], int] = {
     ("vocab_size", "max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"): 64,
     ("image_size", "inner_dim"): 32,
     ("pad_token_id", "decoder_start_token_id"): 0,
-    ("bos_token_id", "topk_group", "first_k_dense_replace"): 1,
+    ("bos_token_id", "n_group", "topk_group", "first_k_dense_replace"): 1,
     ("eos_token_id",): 2,
     ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_intermediate_size"): 16,
     ("embedding_size", "projection_dim"): 16,
@@ -36,6 +36,8 @@ SIZES: dict[tuple[str, ...], int] = {
     ("num_channels",): 3,
 }
 """Fields of configurations, and what they are made small to."""
+UNSET = ("head_dim", "q_lora_rank", "num_key_value_heads", "n_inner")
+"""Fields that are left alone where a configuration leaves them to others."""
 LARGEST = 6_000_000
 """Parameters of a model; a family that its configuration's fields do not make small is left out."""
 
@@ -44,6 +46,15 @@ _FEED = {**_LAYERS, "intermediate_size": 48}
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 32}
 _SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "window_size": 4}
 _SWIN_STAGES: dict[str, Any] = {"depths": [2, 2], "num_heads": [2, 4]}
+_TEXT = {**_FEED, "max_position_embeddings": 16, "pad_token_id": 0, "eos_token_id": 2}
+_VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name of the row to family and options
     "bigcode, one key": ("gpt_bigcode", {**_GPT, "multi_query": True}),
     "bigcode, many keys": ("gpt_bigcode", {**_GPT, "multi_query": False}),
@@ -63,6 +74,46 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name of the row to family
         "beit",
         {**_FEED, "image_size": 32, "patch_size": 8, "use_relative_position_bias": True},
     ),
+    "clip": ("clip", {"text_config": _TEXT, "vision_config": _VISION}),
+    "convnextv2": ("convnextv2", {"hidden_sizes": [8] * 4, "depths": [1] * 4, "image_size": 32}),
+    "deepseek_v3": (
+        "deepseek_v3",
+        {
+            **_FEED,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 8,
+            "kv_lora_rank": 8,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 8,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+        },
+    ),
+    "whisper": (
+        "whisper",
+        {
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "vocab_size": 64,
+            "max_source_positions": 10,
+            "max_target_positions": 16,
+            "decoder_start_token_id": 1,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "xlnet": ("xlnet", {"vocab_size": 64, "d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 48}),
     "gpt_neo": (
         "gpt_neo",
         {
@@ -208,7 +259,9 @@ def tensors(output: Any) -> Iterator[Tensor]:
 def small(config: Any) -> dict[str, int]:
     """Give the fields that make a configuration small."""
     wanted = {name: size for names, size in SIZES.items() for name in names}
-    return {name: size for name, size in wanted.items() if type(getattr(config, name, None)) is int}
+    own = {name: getattr(config, name) for name in wanted if hasattr(config, name)}
+    left = {name for name, size in own.items() if size is None and name in UNSET}
+    return {n: wanted[n] for n, s in own.items() if n not in left and type(s) in (int, type(None))}
 
 
 def shaken(model: nn.Module) -> nn.Module:

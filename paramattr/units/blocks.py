@@ -77,7 +77,11 @@ HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "head
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads")
 """Attributes that count its key-value heads."""
 
-HEAD_BIASES = ("relative_attention_bias.weight", "relative_position_bias_table")
+HEAD_BIASES = (
+    "relative_attention_bias.weight",
+    "relative_position_bias_table",
+    "relative_position_bias.relative_position_bias_table",
+)
 """Parameters of a block with one column per head."""
 
 ROW_BIASES = ("q_bias", "k_bias", "v_bias")

@@ -20,6 +20,8 @@ _SIDE = 4
 """Side of an image of features; a sequence has as many tokens as it has pixels."""
 _MOST = 160
 """Calls that are tried; each that fails is a fraction of one that runs."""
+_LONGEST = 1024
+"""Tokens of a window, at most."""
 _FIRST = {"query", "queries", "query_states", "query_tensor", "q", "x", "hidden_states"}
 _FIRST |= {"input_tensor", "layer_input", "residual"}
 _SECOND = {"key_value_states", "encoder_hidden_states", "cross_attention_states"}
@@ -93,7 +95,7 @@ def _shapes(block: nn.Module, sizes: Sizes) -> list[tuple[int, ...]]:
     d, n = sizes.width, _SIDE
     if sizes.image:
         return [(1, d, side, side) for side in _sides(block)] + [(1, d, n * n)]
-    lengths = list(dict.fromkeys([*_lengths(block), n * n, n * n + 1]))  # one more for a class
+    lengths = list(dict.fromkeys([n * n, *_lengths(block), n * n + 1]))  # one more for a class
     sequences = [(1, length, d) for length in lengths]
     grids = [(1, side, side, d) for side in _sides(block)]
     nested = [(1, 2, length, d) for length in lengths]
@@ -111,8 +113,8 @@ def _shapes(block: nn.Module, sizes: Sizes) -> list[tuple[int, ...]]:
 def _lengths(block: nn.Module) -> Iterator[int]:
     """Yield lengths that the block may be bound to: sides of its tables of relative positions."""
     for buffer in block.buffers():
-        if not buffer.is_floating_point() and buffer.ndim == 2 and buffer.shape[0] > 1:
-            yield int(buffer.shape[0])
+        if buffer.dtype in (torch.int32, torch.int64) and buffer.ndim == 2:
+            yield min(int(buffer.shape[0]), _LONGEST)
     for side in _numbers(block):
         yield prod(side)
 
@@ -205,7 +207,7 @@ def _counted(name: str, tokens: int, sizes: Sizes, draw: torch.Generator) -> Any
         return torch.randn(max(sizes.heads, 1), 1, tokens, generator=draw)
     if name == "cu_seqlens":
         return torch.tensor([0, tokens], dtype=torch.int32)
-    if name in ("max_seqlen",):
+    if name == "max_seqlen":
         return tokens
     if name in ("height", "width", "H", "W", "h", "w"):
         return side

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ _NOTHING = 1e-5
 """Of the largest entry, what a unit that is off may leave: an activation may miss 0 by a little."""
 _PERIOD = 65_521
 """Random numbers drawn per block; a prime, so that no two rows are alike."""
-_INPUTS = 6
-"""Inputs that a block is run on before no proposal is right."""
+_INPUTS = 2
+"""Inputs of one shape that a block is run on before no proposal is right."""
 _PLACE = ("training", "layer_idx", "layer_id", "layer_number")
 """Attributes that tell a block's place in the model, and not how it works."""
 _STRONG = 8.0
@@ -147,15 +148,13 @@ class _Probe:
         self._feed, self._sizes = Feed(()), place.sizes
 
     def runs(self) -> Iterator[None]:
-        """Find inputs that the block takes, a few: one may show more than another."""
-        found = 0
+        """Find inputs that the block takes, a few of each shape: one may show more than another."""
+        found = Counter[torch.Size]()
         for feed in feeds(self._block, self._sizes, self._draw):
-            self._feed = feed
-            if self._repeats():
+            self._feed, shape = feed, feed.args[0].shape
+            if found[shape] < _INPUTS and self._repeats():
+                found[shape] += 1
                 yield
-                found += 1
-            if found == _INPUTS:
-                return
 
     def bears_out(self, proposal: Proposal) -> bool:
         """Return whether a proposal holds for some of its units, the first and last among them."""
