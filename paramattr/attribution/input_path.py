@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, ObjectiveError
+from paramattr.identity import stamped
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import (
@@ -27,7 +28,6 @@ from paramattr.objectives import (
     Objective,
     SelfReference,
     check_callable,
-    described,
     summed_output,
 )
 from paramattr.parameters import named_parameters, pick
@@ -162,7 +162,7 @@ class InputPathIntegratedGradients:
                     "method": "input path",
                     "rule": rule.settings(),
                     "model": fingerprint([parameters, dict(self.model.named_buffers())]),
-                    "objective": described(self.objective),
+                    **stamped("objective", self.objective),
                     "parameters": self._reported,
                 }
             scores = stream(

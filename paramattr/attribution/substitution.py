@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paramattr.attribution.gradient_times_change import gradient_times_change
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, UnitError, warn
+from paramattr.identity import identity
 from paramattr.integration.batches import Batch
 from paramattr.integration.ends import path_between
 from paramattr.integration.functional import FunctionalModel
@@ -103,6 +104,8 @@ def substitution_effect(
     check_count("internal_batch_size", internal_batch_size, ", or None")
     model, other = unwrapped_pair(target, baseline)
     check_evaluating(model)
+    if checkpoint is not None:
+        identity(objective, "the objective")  # before a budget's gradients
     request = Request(model, loader, reducer)
     if budget is not None and candidates is None:
         candidates = _cheap(model, other, loader, request, reducer, objective, strict, distributed)

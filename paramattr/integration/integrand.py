@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.checkpoints import fingerprint
+from paramattr.identity import stamped
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import Gradients, ObjectiveOfParameters, Take
 from paramattr.integration.points import Points, PointsInPlace
-from paramattr.objectives import described
 from paramattr.paths import FittedPath
 from paramattr.runtime.compute import wide
 from paramattr.runtime.halving import in_parts
@@ -137,7 +137,9 @@ class Integrand:
         return {
             "method": "parameter path",
             "path": fingerprint(chain(points, buffers)),
-            "objective": described(self.objective.objective),
+            **stamped("objective", self.objective.objective),
+            # Of a curve a few points are no identity.
+            **({} if self.path.is_piecewise_linear else stamped("path's curve", self.path.given)),
             "dtype": str(model.compute.dtype),
             "parameters": list(self.reported),
         }

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from paramattr.identity import stamped
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
 from paramattr.integration.partitions import reduced_samples, split
@@ -65,7 +66,7 @@ def score_samples(
     Args:
         integral: the integral over samples.
         request: the conditions and units.
-        function: applied to each sample's attributions; its name identifies checkpoints.
+        function: applied to each sample's attributions; its state identifies checkpoints.
         preflight: the checks on the first batch.
         at_once: samples that are differentiated together.
         workers: threads that process samples in parallel.
@@ -117,9 +118,9 @@ def score_samples(
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
     if checkpoint is not None:
-        settings = {**integral.settings(), "function": function.__name__}
+        settings = {**integral.settings(), **stamped("function", function)}
         if settling is not None and settling.until is not None:
-            settings["groups"] = GROUPS
+            settings |= {"groups": GROUPS, "until": settling.until, "fraction": settling.fraction}
     scores = stream(
         [work or partial(of_pieces, split(one, partitions)) for one in copies],
         request.loaders,

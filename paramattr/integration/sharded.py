@@ -148,7 +148,8 @@ class ShardedObjective:
         return replace(batch, targets=joined(outputs))
 
     def _evaluate(self, batch: Batch) -> Tensor:
-        values = self.objective(self.model({}, batch), batch.targets)
+        # Cloned, since the objective may modify them, as the model may modify its inputs.
+        values = self.objective(self.model({}, batch), mapped(batch.targets, torch.clone))
         check_shape(values, len(batch))
         return values
 
