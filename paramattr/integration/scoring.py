@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paramattr.identity import stamped
+from paramattr.identity import likeness, stamped
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
 from paramattr.integration.partitions import reduced_samples, split
@@ -21,7 +21,7 @@ from paramattr.integration.settling import GROUPS, Settling
 from paramattr.integration.streaming import Work, stream
 from paramattr.integration.sums import Sample
 from paramattr.integration.unit_integral import UnitIntegral
-from paramattr.runtime.ranks import ALONE, Ranks, sketch
+from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.units.scores import Cost, Scores
 
 Function = Callable[[Attributions], Attributions]
@@ -85,9 +85,10 @@ def score_samples(
     integrand, spent = integral.integrand, list[Spent]()
     costs, started = dict.fromkeys(request.loaders, Cost()), time.perf_counter()
     model = integrand.objective.model.model
-    if ranks.size > 1 and not ranks.are_in_step:  # shards differ, as they must
-        ends = (integrand.path.evaluate(alpha) for alpha in (0.0, 1.0))
-        ranks.compare("the models", sketch(*ends))
+    how = [getattr(integral, name, None) for name in ("rule", "adaptive", "strata")]
+    integrand.compare(ranks, how, at_once if ranks.are_in_step else None)
+    if ranks.processes > 1:
+        ranks.compare("the function", likeness(function))
 
     def check(condition: str, batch: Batch) -> Batch:
         batch = integrand.referenced(batch, at_once)

@@ -209,7 +209,7 @@ def _parts(
         if is_looked_at(one.drawn) or ranks.are_in_step:
             ranks.compare(f"the data up to batch {one.drawn}{_of(name)}", data)
         if ranks.are_in_step:  # before FSDP averages the gradients of different samples
-            ranks.meet()
+            ranks.meet("a batch")
         if one.drawn == one.held and data != one.data:
             raise CheckpointError(
                 f"checkpoint {checkpoint} was made with other data: expected a loader that "
