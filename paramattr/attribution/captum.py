@@ -131,7 +131,7 @@ def captum_scores(
             )
         check_rule(quadrature, n_steps)
         check_callable(objective)
-        model, layers = unwrapped(model), list(layers)
+        model, layers = unwrapped(model), layers if isinstance(layers, str) else list(layers)
     with ranks.together(), undisturbed(model):
         parameters = named_parameters(model)
         if ranks.size > 1:
