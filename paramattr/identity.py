@@ -161,6 +161,7 @@ class _Walk:
                 if self.is_strict:
                     raise
                 self.word("unseen", unseen.args[0])
+            self.word("end")
         return self.digest.hexdigest()
 
     def word(self, *parts: object) -> None:
@@ -190,7 +191,9 @@ class _Walk:
             self.word("number", self.numbers[id(value)])
 
     def refer_all(self, values: Iterable[tuple[object, Any]], where: str) -> None:
-        for name, value in values:
+        held = list(values)
+        self.word(len(held))
+        for name, value in held:
             self.refer(name, where)
             self.refer(value, f"{where} {name!r}" if isinstance(name, str) else where)
 
