@@ -8,7 +8,6 @@ An objective counts as a loss, of which lower is better, unless its attribute `i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -267,22 +266,6 @@ class SelfReference:
 
 self_reference = SelfReference()
 """The squared error to the target's own output."""
-
-
-def described(objective: Any) -> str:
-    """Describe an objective by its name, its code and the plain values it holds."""
-    if isinstance(objective, partial):
-        return f"{described(objective.func)} {objective.args} {objective.keywords}"
-    if isinstance(objective, SelfReference):
-        return f"self reference by {described(objective.distance)}"
-    code = getattr(objective, "__code__", None)
-    if code is None:
-        return f"{type(objective).__module__}.{type(objective).__qualname__}"
-    held = [cell.cell_contents for cell in objective.__closure__ or ()]
-    plain = [h for h in held if isinstance(h, bool | int | float | str | tuple | None)]
-    body = hashlib.sha256(code.co_code + repr((code.co_names, plain)).encode())
-    body.update(repr([c for c in code.co_consts if not hasattr(c, "co_code")]).encode())
-    return f"{objective.__module__}.{objective.__qualname__} {body.hexdigest()}"
 
 
 def check_callable(objective: object) -> None:

@@ -68,6 +68,7 @@ class FittedPath:
     Attributes:
         start: as passed.
         buffers: as passed.
+        given: the path, as passed.
         breakpoints: the path's breakpoints.
         is_piecewise_linear: whether the path's derivative is constant between breakpoints.
     """
@@ -80,7 +81,7 @@ class FittedPath:
         *,
         buffers: tuple[str, ...] = (),
     ) -> None:
-        self._path, self.start, self._rest, self.buffers = path, start, rest, buffers
+        self.given, self.start, self._rest, self.buffers = path, start, rest, buffers
         self._speed: tuple[float, Parameters] | None = None
         self.breakpoints = breakpoints(path)
         self.is_piecewise_linear = bool(getattr(path, "is_piecewise_linear", False))
@@ -88,11 +89,11 @@ class FittedPath:
     def evaluate(self, alpha: float) -> Parameters:
         """Return the model's parameters at `alpha`."""
         rest = {} if self._rest is None else self._rest.evaluate(alpha)
-        return self._fit({**self._path.evaluate(alpha), **rest})
+        return self._fit({**self.given.evaluate(alpha), **rest})
 
     def fill(self, alpha: float, point: Parameters) -> None:
         """Write the model's parameters at `alpha` into a point's tensors, which may be wider."""
-        for path in (self._path, self._rest):
+        for path in (self.given, self._rest):
             if isinstance(path, PiecewiseLinear | StraightLine):
                 path.fill(alpha, point)
             elif path is not None:
@@ -103,7 +104,7 @@ class FittedPath:
     def derivative(self, alpha: float) -> Parameters:
         """Return the derivative of the model's parameters at `alpha`."""
         rest = {} if self._rest is None else self._rest.derivative(alpha)
-        return self._fit({**self._path.derivative(alpha), **rest})
+        return self._fit({**self.given.derivative(alpha), **rest})
 
     def derivative_of(
         self, name: str, alpha: float, rows: slice | Tensor, out: Tensor | None = None
@@ -112,7 +113,7 @@ class FittedPath:
 
         `out`, of these rows' shape, may be written on.
         """
-        path = self._path if self._rest is None or not self._rest.holds(name) else self._rest
+        path = self.given if self._rest is None or not self._rest.holds(name) else self._rest
         of_one = getattr(path, "derivative_of", None)
         if of_one is not None:
             speed: Tensor = of_one(name, alpha, rows, out)
@@ -124,7 +125,7 @@ class FittedPath:
     def moving(self, alpha: float) -> list[str]:
         """List the parameters whose derivative at `alpha` is not zero."""
         moving: set[str] = set()
-        for path in (self._path, self._rest):
+        for path in (self.given, self._rest):
             listed = getattr(path, "moving", None)
             if listed is not None:
                 moving.update(listed(alpha))
@@ -296,19 +297,19 @@ class StraightLine:
         target: nn.Module | Mapping[str, Tensor],
         baseline: nn.Module | Mapping[str, Tensor],
     ) -> None:
-        self._path = PiecewiseLinear([target, baseline])
+        self.given = PiecewiseLinear([target, baseline])
 
     def evaluate(self, alpha: float) -> Parameters:
         """Return the parameters at `alpha` in [0, 1]; at the ends, bit for bit the models'."""
-        return self._path.evaluate(alpha)
+        return self.given.evaluate(alpha)
 
     def fill(self, alpha: float, point: Parameters) -> None:
         """Write the parameters at `alpha` into a point's tensors, as far as it has them."""
-        self._path.fill(alpha, point)
+        self.given.fill(alpha, point)
 
     def derivative(self, alpha: float) -> Parameters:
         """Return the baseline minus the target, whatever `alpha`."""
-        return self._path.derivative(alpha)
+        return self.given.derivative(alpha)
 
     def derivative_of(
         self,
@@ -318,15 +319,15 @@ class StraightLine:
         out: Tensor | None = None,
     ) -> Tensor:
         """Return the baseline minus the target for one parameter, or for some rows of it."""
-        return self._path.derivative_of(name, alpha, rows, out)
+        return self.given.derivative_of(name, alpha, rows, out)
 
     def moving(self, alpha: float) -> list[str]:
         """List the parameters that differ, whatever `alpha`."""
-        return self._path.moving(alpha)
+        return self.given.moving(alpha)
 
     def holds(self, name: str) -> bool:
         """Say whether the path has a parameter."""
-        return self._path.holds(name)
+        return self.given.holds(name)
 
 
 def _values(point: nn.Module | Mapping[str, Tensor]) -> Parameters:

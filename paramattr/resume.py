@@ -77,6 +77,12 @@ class Unfinished:
             return
         self.tensors, metadata = load_tensors(path)
         notes = metadata.pop("notes", None)
+        is_same_kind = metadata.get("kind") == self.stamp.get("kind")
+        if is_same_kind and metadata.get("version") != self.stamp.get("version"):
+            raise CheckpointError(
+                f"checkpoint {path} was written by another version of paramattr, which told runs "
+                "apart in another way: give another file, or remove this one"
+            )
         check_stamp(metadata, self.stamp, f"checkpoint {path}")
         if not isinstance(notes, dict):
             raise self.broken(f"its notes are a {type(notes).__name__}")

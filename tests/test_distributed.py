@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import threading
 import warnings
 from functools import partial
 
@@ -351,6 +353,191 @@ def test_without_a_group_the_way_out_is_named():
         faig([2], True)
     with pytest.raises(ParamattrError, match="torchrun"):
         Group(distributed="all")
+
+
+def of_ranks(first, second):
+    """Give one rank something else than the other."""
+    return (first, second)[dist.get_rank()]
+
+
+def error(output, targets):
+    return (output - targets).square().sum(1)
+
+
+def times(factor):
+    return lambda output, targets: factor * error(output, targets)
+
+
+def halved(attributions):
+    return {name: value / 2 for name, value in attributions.items()}
+
+
+class Bowed:
+    """A path through other models, with the same ends."""
+
+    def __init__(self, bow):
+        self.start, self.end = ({n: p.detach() for n, p in m.named_parameters()} for m in pair())
+        self.bow = bow
+
+    def evaluate(self, alpha):
+        shift = self.bow * alpha * (1 - alpha)
+        return {n: torch.lerp(s, self.end[n], alpha) + shift for n, s in self.start.items()}
+
+    def derivative(self, alpha):
+        slope = self.bow * (1 - 2 * alpha)
+        return {n: self.end[n] - s + slope for n, s in self.start.items()}
+
+
+def score_of(made, scored):
+    made, scored = of_ranks(({}, {}), (made, scored))
+    options = {"reducer": "layer", "n_steps": 2, "distributed": True}
+    FAIG(*pair(), **made).score(loader([2, 2]), **{**options, **scored})
+
+
+def curved(bows):
+    made = {"path": Bowed(of_ranks(*bows))}
+    FAIG(*pair(), **made).score(loader([2, 2]), reducer="layer", distributed=True)
+
+
+def profile_with(other):
+    made = {"objective": of_ranks(times(1), times(other))}
+    FAIG(*pair(), **made).path_profile(loader([2, 2]), n_points=3, distributed=True)
+
+
+def profile_of_another_model():
+    FAIG(*pair(dist.get_rank())).path_profile(loader([2, 2]), distributed=True)
+
+
+def input_path_with(other):
+    data = [(inputs, torch.zeros_like(inputs)) for inputs, _ in loader([2, 2])]
+    method = InputPathIntegratedGradients(
+        pair()[0], objective=of_ranks(lambda o, t: o.sum(1), lambda o, t: other * o.sum(1))
+    )
+    method.score(data, reducer="layer", distributed=True)
+
+
+def substitution_with(other):
+    objective = of_ranks(times(1), times(other))
+    substitution_effect(*pair(), loader([2, 2]), "layer", objective=objective, distributed=True)
+
+
+def captum_with(other):
+    pytest.importorskip("captum")
+    captum_scores(
+        "layer-gradient-x-activation",
+        pair()[0],
+        ["0"],
+        loader([2, 2]),
+        objective=of_ranks(times(1), times(other)),
+        distributed=True,
+    )
+
+
+def compare_with(edit):
+    target, baseline = pair()
+    [(x, y)] = loader([3])
+    ranking = FAIG(target, baseline).score([(x, y)], reducer="scalar", n_steps=2)
+    compare(
+        target,
+        baseline,
+        {"faig": ranking},
+        {"fit": lambda model: error(model(x), y)},
+        fractions=(0, 0.5, 1),
+        edit=of_ranks("masking", edit),
+        distributed=True,
+    )
+
+
+class Scaling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x, scale):
+        return self.layer(x) * scale[0]
+
+
+def other_list():
+    torch.manual_seed(0)
+    target = Scaling().double().eval()
+    data = [({"x": x, "scale": [of_ranks(1.0, 2.0)]}, y) for x, y in loader([2, 2])]
+    FAIG(target, other_weights(target)).score(data, reducer="layer", distributed=True)
+
+
+OTHERS = {
+    "list in a batch": (other_list, "the data up to batch 1 differs"),
+    "objective": (partial(score_of, {"objective": error}, {}), "the objective differs"),
+    "function": (partial(score_of, {}, {"function": halved}), "the function differs"),
+    "n_steps": (partial(score_of, {}, {"n_steps": 3}), "the settings differ"),
+    "method": (partial(score_of, {}, {"method": "riemann_middle"}), "the settings differ"),
+    "drawn": (partial(score_of, {}, {"method": "drawn"}), "the settings differ"),
+    "parameters": (partial(score_of, {"parameters": ["0.weight"]}, {}), "the settings differ"),
+    "dtype": (partial(score_of, {"dtype": torch.float32}, {}), "the (settings|models) differ"),
+    "path": (partial(curved, (1.0, 2.0)), "the path differs"),
+    "profile": (partial(profile_with, 2), "the objective differs"),
+    "profile of another model": (profile_of_another_model, "the models differ"),
+    "input path": (partial(input_path_with, 2), "the objective differs"),
+    "substitution": (partial(substitution_with, 2), "the objective differs"),
+    "captum": (partial(captum_with, 2), "the objective differs"),
+    "edit": (partial(compare_with, "insertion"), "the settings differ"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_ranks_that_make_other_calls_are_refused(two, name):
+    call, what = OTHERS[name]
+    outcomes = two.outcomes(call)
+    assert all(is_error for is_error, _, _ in outcomes)
+    messages = [message for _, message, _ in outcomes]
+    assert all(message.startswith("RankError") for message in messages)
+    assert any(re.search(f"{what} between rank", message) for message in messages)
+
+
+def with_a_lock():
+    """Make an objective that holds what cannot be seen, and is the same on both ranks."""
+    lock = threading.Lock()
+
+    def objective(output, targets):
+        with lock:
+            return error(output, targets)
+
+    return plain(
+        FAIG(*pair(), objective=objective).score(loader([2, 1]), reducer="layer", distributed=True)
+    )
+
+
+def test_what_cannot_be_seen_is_no_hindrance_to_ranks(two):
+    expected = plain(FAIG(*pair()).score(loader([2, 1]), reducer="layer"))
+    for found in two(with_a_lock):
+        assert_alike(found, expected)
+
+
+def refused_at_the_door():
+    FAIG(*pair()).score(loader([2, 2]), reducer="layer", n_steps=of_ranks(2, 0), distributed=True)
+
+
+def test_an_argument_that_one_rank_refuses_is_told_at_once(two):
+    [first, second] = two.outcomes(refused_at_the_door)
+    assert second[1].startswith("ParamattrError: gausslegendre takes at least 1 node")
+    assert first[1].startswith("RankError: rank 1 failed: gausslegendre takes at least 1 node")
+
+
+def missing():
+    """The second rank fails before the call, and the first waits for it in vain."""
+    silence, ranks.SILENCE = ranks.SILENCE, 0.5
+    try:
+        faig = FAIG(*pair(), objective=of_ranks(error, None))
+        faig.score(loader([2, 2]), reducer="layer", distributed=True)
+    finally:
+        ranks.SILENCE = silence
+
+
+def test_a_call_that_one_rank_never_made_does_not_put_the_next_out_of_step(two):
+    [first, second] = two.outcomes(missing)
+    assert second[1].startswith("ObjectiveError")
+    assert first[1].startswith("RankError: rank 1 has given no sign of life")
+    for found in two(faig, [2, 1], True):
+        assert_alike(found, faig([2, 1], False))
 
 
 # Resume

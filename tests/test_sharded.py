@@ -25,6 +25,7 @@ from paramattr import (
     weight_magnitude,
 )
 from tests.models import other_weights
+from tests.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -385,6 +386,149 @@ def broken(where):
 
 def interrupted(gradient):
     raise RuntimeError("in the middle")
+
+
+def fails_on_one(where, call):
+    """One of the two processes raises, at some call of the objective or of the function."""
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    shard(target, mesh)
+    before = [p.to_local().clone() for p in target.parameters()]
+    state, calls = torch.get_rng_state(), []
+
+    def failing():
+        calls.append(1)
+        if len(calls) == call and dist.get_rank() == 1:
+            raise torch.OutOfMemoryError("in the middle")
+
+    def objective(output, targets):
+        if where in ("objective", "several samples"):
+            failing()
+        values = cross_entropy(output, targets)
+        if where == "value" and dist.get_rank() == 1:
+            return values * float("nan")
+        return values.detach() if where == "detached" and dist.get_rank() == 1 else values
+
+    def function(attributions):
+        failing()
+        return attributions
+
+    made = {"objective": of_ranks(objective, None)} if where == "constructor" else {}
+    scored = {"reducer": of_ranks("layer", "none")} if where == "reducer" else {}
+    scored |= {"n_steps": of_ranks(2, 0)} if where == "nodes" else {}
+    scored |= {"function": function} if where == "function" else {}
+    batches = data()
+    if where == "several samples":
+        batches = [tuple(torch.cat(parts) for parts in zip(*batches, strict=True))]
+        scored["internal_batch_size"] = 3
+    try:
+        faig = FAIG(target, baseline, **{"objective": objective, **made})
+        faig.score(batches, **{"reducer": "layer", "n_steps": 2, **scored})
+    finally:
+        assert torch.equal(torch.get_rng_state(), state)
+        for parameter, own in zip(target.parameters(), before, strict=True):
+            assert torch.equal(parameter.to_local(), own)
+            assert parameter.grad is None
+            assert not parameter._post_accumulate_grad_hooks
+
+
+def of_ranks(first, second):
+    return (first, second)[dist.get_rank()]
+
+
+FAILING = {
+    "constructor": [0],
+    "reducer": [0],
+    "nodes": [0],
+    "value": [0],
+    "detached": [0],
+    "function": [1, 3],
+    "objective": [1, 2, 3, 4, 8],
+    "several samples": [1],
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "call"), [(where, call) for where, calls in FAILING.items() for call in calls]
+)
+def test_an_error_on_one_process_ends_the_other_at_once(two, where, call):
+    [first, second] = two.outcomes(fails_on_one, where, call)
+    kind, _, message = second[1].partition(": ")
+    assert kind in ("OutOfMemoryError", "ObjectiveError", "UnitError", "ParamattrError")
+    assert first[1].startswith("RankError: rank 1 failed: ")
+    assert ("in the middle" if call else message[:60]) in first[1]
+    expected = score("conditions", pair())
+    for found in two(sharded_score, "conditions", True):  # and the next call is as ever
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def other_call(what):
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    shard(target, mesh)
+    other, own = {
+        "n_steps": ({"n_steps": 3}, {}),
+        "at once": ({"internal_batch_size": 2}, {}),
+        "function": ({"function": squared}, {}),
+        "objective": ({}, {"objective": lambda o, t: 2 * cross_entropy(o, t)}),
+        "parameters": ({}, {"parameters": ["scale"]}),
+        "longer loader": ({}, {}),
+    }[what]
+    scored, made = of_ranks(({}, {}), (other, own))
+    loader = data(of_ranks(3, 4)) if what == "longer loader" else data()
+    faig = FAIG(target, baseline, **{"objective": cross_entropy, **made})
+    faig.score(loader, **{"reducer": "layer", "n_steps": 2, **scored})
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("n_steps", "the settings differ"),
+        ("at once", "the settings differ"),
+        ("function", "the function differs"),
+        ("objective", "the objective differs"),
+        ("parameters", "the settings differ"),
+        ("longer loader", "the data differs"),
+    ],
+)
+def test_processes_that_make_other_calls_are_refused(two, what, named):
+    outcomes = two.outcomes(other_call, what)
+    assert all(found.startswith("RankError") for _, found, _ in outcomes)
+    assert any(f"{named} between rank" in found for _, found, _ in outcomes)
+
+
+def in_a_pass():
+    """One process raises between what FSDP gathers for a layer and for the next."""
+    mesh = init_device_mesh("cpu", (2,))
+    target, baseline = pair()
+    shard(target, mesh)
+    calls, before = [], [p.to_local().clone() for p in target.parameters()]
+
+    def failing(module, inputs, output):
+        calls.append(1)
+        if len(calls) == 4 and dist.get_rank() == 1:
+            raise RuntimeError("in the middle")
+
+    target.layers[0].register_forward_hook(failing)
+    try:
+        faig = FAIG(target, baseline, objective=cross_entropy)
+        faig.score(data(), reducer="layer", n_steps=2)
+    finally:
+        for parameter, own in zip(target.parameters(), before, strict=True):
+            assert torch.equal(parameter.to_local(), own)
+
+
+def test_an_error_in_the_middle_of_a_pass_is_told_once_its_process_has_ended(tmp_path):
+    own = Ranks(2, tmp_path)
+    first, second = own.connections
+    for connection in (first, second):
+        connection.send((in_a_pass, ()))
+    assert second.recv()[1] == "RuntimeError: in the middle"
+    second.close()  # the process ends, as a program does that raises
+    assert first.poll(30)
+    message = first.recv()[1]
+    assert message.startswith("RankError: rank 1 failed: in the middle (in the middle of a pass")
+    own.close()
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])

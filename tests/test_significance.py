@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("after", [3, 6, 9, 13])
 @pytest.mark.parametrize("at_once", [(1, 1), (1, 2)])
-def test_a_resumed_run_keeps_the_pairs(planted, tmp_path, after, at_once):
+def test_a_resumed_run_keeps_the_pairs(planted, tmp_path, monkeypatch, after, at_once):
     model, baseline, data = planted
     loaders = {name: batches(own, *SIZES[name]) for name, own in data.items()}
     unbroken = FAIG(model, baseline).score(loaders, **OPTIONS)
@@ -130,15 +131,17 @@ def test_a_resumed_run_keeps_the_pairs(planted, tmp_path, after, at_once):
 
     def stopping(attributions):
         calls.append(1)
-        if len(calls) > after:
+        if len(calls) > int(os.environ["STOPS_AFTER"]):  # what a run is not known by
             raise Stopped
         return attributions
 
     options = {**OPTIONS, "checkpoint": tmp_path / "sums"}
     first, second = ({"internal_batch_size": size, **options} for size in at_once)
+    monkeypatch.setenv("STOPS_AFTER", str(after))
     with pytest.raises(Stopped):
         FAIG(model, baseline).score(loaders, function=stopping, **first)
-    calls, after = [], math.inf
+    calls.clear()
+    monkeypatch.setenv("STOPS_AFTER", "100")
     found = FAIG(model, baseline).score(loaders, function=stopping, **second)
     assert len(calls) <= 15
     exact = {"rtol": 0, "atol": 0} if at_once == (1, 1) else {}

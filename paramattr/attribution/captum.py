@@ -20,6 +20,7 @@ from paramattr.attribution.captum_layers import (
 from paramattr.attribution.captum_samples import captum_samples
 from paramattr.errors import ParamattrError
 from paramattr.hooked import copied
+from paramattr.identity import likeness
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
@@ -121,18 +122,23 @@ def captum_scores(
     >>> scores.values.tolist()  # the output 3, times the gradient 6 of its square
     [18.0]
     """
-    attr, chosen = captum_attr(), CAPTUM_METHODS.get(method)
-    if chosen is None:
-        raise ParamattrError(
-            f"method {method!r} is not known: expected one of {', '.join(CAPTUM_METHODS)}"
-        )
-    check_rule(quadrature, n_steps)
-    check_callable(objective)
-    model = unwrapped(model)
-    with undisturbed(model):
-        parameters, ranks = named_parameters(model), Ranks(distributed)
+    ranks = Ranks(distributed)
+    with ranks.together():
+        attr, chosen = captum_attr(), CAPTUM_METHODS.get(method)
+        if chosen is None:
+            raise ParamattrError(
+                f"method {method!r} is not known: expected one of {', '.join(CAPTUM_METHODS)}"
+            )
+        check_rule(quadrature, n_steps)
+        check_callable(objective)
+        model, layers = unwrapped(model), layers if isinstance(layers, str) else list(layers)
+    with ranks.together(), undisturbed(model):
+        parameters = named_parameters(model)
         if ranks.size > 1:
             ranks.compare("the model", sketch(parameters))
+            ranks.compare("the objective", likeness(objective))
+            settings = [method, layers, embedding, n_steps, quadrature]
+            ranks.compare("the settings", likeness(settings))
         frozen = copied(model).requires_grad_(False)
         watched, index = watched_layers(frozen, layers, objective)
         values = ObjectiveOfParameters(FunctionalModel(frozen), objective)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from paramattr.attribution.captum import captum_attr, check_rule
 from paramattr.attribution.captum_samples import cloned
 from paramattr.hooked import copied
-from paramattr.integration.batches import Batch
+from paramattr.integration.batches import Batch, mapped
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.objectives import Objective, check_callable, squared_error
@@ -83,7 +83,8 @@ def captum_over_weights(
                     functional_call(frozen, _unflattened(row, weights), cloned(sample).inputs)
                     for row in rows
                 )
-                return torch.cat([objective(output, sample.targets) for output in outputs])
+                targets = sample.targets  # cloned, since the objective may modify them
+                return torch.cat([objective(o, mapped(targets, torch.clone)) for o in outputs])
 
             attributions = attr.IntegratedGradients(of_weights).attribute(
                 _flattened(other), baselines=_flattened(weights), n_steps=n_steps, method=method

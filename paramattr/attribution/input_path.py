@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, ObjectiveError
+from paramattr.identity import likeness, stamped
 from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import (
@@ -27,7 +28,6 @@ from paramattr.objectives import (
     Objective,
     SelfReference,
     check_callable,
-    described,
     summed_output,
 )
 from paramattr.parameters import named_parameters, pick
@@ -144,11 +144,14 @@ class InputPathIntegratedGradients:
             ParamattrError: as `attribute`, and for an unknown reducer, an empty loader or a
                 checkpoint with other settings.
         """
-        with undisturbed(self.model):
+        ranks = Ranks(distributed)
+        with ranks.together(), undisturbed(self.model):
             parameters, rule, function = self._begin(method, n_steps)
-            request, ranks = Request(self.model, loader, reducer), Ranks(distributed)
+            request = Request(self.model, loader, reducer)
             if ranks.size > 1:
                 ranks.compare("the model", sketch(parameters))
+                ranks.compare("the objective", likeness(self.objective))
+                ranks.compare("the settings", likeness([rule, self._reported]))
 
             def read(item: Any) -> Batch:
                 return Batch.from_loader(item, device=_device(parameters), model=self.model)
@@ -162,7 +165,7 @@ class InputPathIntegratedGradients:
                     "method": "input path",
                     "rule": rule.settings(),
                     "model": fingerprint([parameters, dict(self.model.named_buffers())]),
-                    "objective": described(self.objective),
+                    **stamped("objective", self.objective),
                     "parameters": self._reported,
                 }
             scores = stream(

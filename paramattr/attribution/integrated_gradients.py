@@ -244,9 +244,9 @@ class ParameterPathIntegratedGradients:
                 value.
             show_progress: draw a bar on stderr.
             checkpoint: a file that keeps the sums after each batch; the same call, repeated with
-                it and the same batches, resumes. Of several ranks each has its own.
-            function: of each sample's attributions, by name; what it gives is reduced in their
-                place. Its name tells checkpoints apart.
+                it and the same batches, resumes. Of several ranks each has its own. It is refused
+                where the state of objective or function cannot be seen (a file, a lock).
+            function: of each sample's attributions, by name; what it gives is reduced instead.
             until: stop drawing samples as soon as the top units (of each condition's contrast) are
                 estimated to agree with those of all such samples by so much, above 0 and below 1
                 (`Scores.agreement`). The samples must come in random order.

@@ -30,7 +30,7 @@ from paramattr.integration.request import Loaders, Reducers, Request, first_batc
 from paramattr.integration.scoring import Function, as_they_are, score_samples
 from paramattr.integration.settling import Settling
 from paramattr.integration.sharded import ShardedIntegral, ShardedSamples
-from paramattr.integration.shards import Shards, is_sharded
+from paramattr.integration.shards import Shards, is_sharded, members
 from paramattr.integration.summing import Summed, check_complete, delta_of, sum_samples
 from paramattr.objectives import Objective, check_callable
 from paramattr.parameters import Baseline, pick
@@ -91,18 +91,18 @@ class Pair:
         Raises:
             ModelError: as `FAIG`.
         """
-        check_callable(self.objective)
         if is_sharded(self.model):
             self._check_shards()
             return
+        check_callable(self.objective)
         ends = path_between(
             self.model, self.baseline, self.path, self.compute, strict=self.strict, quiet=False
         )
         pick(self.model, self.wanted, ends.buffers)
 
-    def opened(self) -> AbstractContextManager[Shards | None]:
+    def opened(self, ranks: Ranks) -> AbstractContextManager[Shards | None]:
         """Give the models' shards, which may be written over inside `with`; or None."""
-        return Shards(self.model, self.baseline) if is_sharded(self.model) else nullcontext()
+        return Shards(self.model, self.baseline, ranks) if is_sharded(self.model) else nullcontext()
 
     def integral(self, n_steps: int, method: str | Rule | Adaptive) -> Integral:
         """Give the integral over samples, of whole models."""
@@ -116,7 +116,12 @@ class Pair:
         return PathIntegral(self.integrand(), get_rule(method, n_steps))
 
     def sharded(
-        self, shards: Shards, n_steps: int, method: str | Rule | Adaptive, partitions: int
+        self,
+        shards: Shards,
+        n_steps: int,
+        method: str | Rule | Adaptive,
+        partitions: int,
+        ranks: Ranks,
     ) -> ShardedIntegral:
         """Give the integral over samples, of the models' shards.
 
@@ -139,7 +144,8 @@ class Pair:
                 "for all samples"
             )
         reported, rule = pick(self.model, self.wanted), get_rule(method, n_steps)
-        return ShardedIntegral(shards, self.objective, reported, rule)
+        ranks.meet()  # before what every process must take part in
+        return ShardedIntegral(shards, self.objective, reported, rule, ranks)
 
     def integrand(self) -> Integrand:
         """Give the objective along the path: the models may have been moved or trained on since."""
@@ -223,16 +229,17 @@ class Pair:
         partitions: int,
     ) -> Found:
         """Give what `FAIG.score` gives, and how it was come by."""
-        with undisturbed(self.model, self.compute.device, sharded=True), self.opened() as shards:
+        ranks = Ranks(distributed, members(self.model))
+        isolated = undisturbed(self.model, self.compute.device, sharded=True)
+        with ranks.together(), isolated, self.opened(ranks) as shards:
             check_count("internal_batch_size", at_once, ", or None")
             check_count("partitions", partitions)
-            ranks = Ranks(distributed, () if shards is None else shards.members)
             _check_alone(settling, ranks)
             request, work = Request(self.model, loader, reducer), None
             if shards is None:
                 integral = self.integral(n_steps, method)
             else:
-                integral = sharded = self.sharded(shards, n_steps, method, partitions)
+                integral = sharded = self.sharded(shards, n_steps, method, partitions, ranks)
                 own = None if function is as_they_are else function
                 work = ShardedSamples(sharded, request.indexes, own)
             found = score_samples(
@@ -266,9 +273,11 @@ class Pair:
         distributed: Distributed,
     ) -> PathProfile:
         """Give what `FAIG.path_profile` gives."""
-        with undisturbed(self.model, self.compute.device):
+        ranks = Ranks(distributed)
+        with ranks.together(), undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", at_once, ", or None")
             integrand = self.integrand()
+            integrand.compare(ranks, n_points)
             return profile_of(
                 integrand,
                 loader,
@@ -276,7 +285,7 @@ class Pair:
                 n_points,
                 at_once,
                 show_progress=show_progress,
-                ranks=Ranks(distributed),
+                ranks=ranks,
             )
 
     def estimate(
@@ -308,6 +317,14 @@ class Pair:
         return Batch.of(inputs, targets, extra, device=integrand.device, model=self.model)
 
     def _check_shards(self) -> None:
+        ranks = Ranks(False, members(self.model))
+        with ranks.together():
+            check_callable(self.objective)
+            self._check_sharded_options()
+            pick(self.model, self.wanted)
+            Shards(self.model, self.baseline, ranks)
+
+    def _check_sharded_options(self) -> None:
         refused = {
             "path": self.path is not None,
             "device": self.compute.device is not None,
@@ -322,8 +339,6 @@ class Pair:
                     f"{option} is given, and the model is sharded: expected the straight line and "
                     "the machine and precision that fully_shard was given; leave it out"
                 )
-        Shards(self.model, self.baseline)
-        pick(self.model, self.wanted)
 
 
 def _check_alone(settling: Settling, ranks: Ranks) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paramattr.attribution.gradient_times_change import gradient_times_change
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, UnitError, warn
+from paramattr.identity import identity
 from paramattr.integration.batches import Batch
 from paramattr.integration.ends import path_between
 from paramattr.integration.functional import FunctionalModel
@@ -29,7 +30,7 @@ from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import check_evaluating, undisturbed
-from paramattr.runtime.ranks import Distributed, Ranks, sketch
+from paramattr.runtime.ranks import Distributed, Ranks
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -100,21 +101,25 @@ def substitution_effect(
     >>> substitution_effect(target, baseline, [batch], "scalar").signed.tolist()
     [8.0, 0.0]
     """
-    check_callable(objective)
-    check_count("internal_batch_size", internal_batch_size, ", or None")
-    model, other = unwrapped_pair(target, baseline)
-    check_evaluating(model)
-    request = Request(model, loader, reducer)
-    if budget is not None and candidates is None:
-        candidates = _cheap(model, other, loader, request, reducer, objective, strict, distributed)
-    chosen = _chosen(request, candidates, budget)
     compute, ranks = Compute(), Ranks(distributed)
-    with undisturbed(model, compute.device):
+    with ranks.together():
+        check_callable(objective)
+        check_count("internal_batch_size", internal_batch_size, ", or None")
+        model, other = unwrapped_pair(target, baseline)
+        check_evaluating(model)
+        if checkpoint is not None:
+            identity(objective, "the objective")  # before a budget's gradients
+        request = Request(model, loader, reducer)
+        if budget is not None and candidates is None:
+            candidates = _cheap(
+                model, other, loader, request, reducer, objective, strict, distributed
+            )
+        chosen = _chosen(request, candidates, budget)
+    with ranks.together(), undisturbed(model, compute.device):
         path = path_between(model, other, None, compute, strict=strict, quiet=False)
         function = FunctionalModel(model, compute, moving=path.buffers)
         integrand = Integrand(ObjectiveOfParameters(function, objective), path, tuple(path.start))
-        if ranks.size > 1:
-            ranks.compare("the models", sketch(*map(path.evaluate, (0.0, 1.0))))
+        integrand.compare(ranks, None if chosen is None else chosen.chosen)
         exchanges = {
             name: _Exchange(integrand, index, chosen) for name, index in request.indexes.items()
         }

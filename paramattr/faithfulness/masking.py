@@ -144,14 +144,15 @@ def curves(
         RankError: if another rank fails, or measures other models, rankings or data.
         ParamattrError: as `masking_curve`.
     """
-    if edit not in EDITS:
-        raise UnitError(f"edit {edit!r} is not known: expected {' or '.join(map(repr, EDITS))}")
-    fractions = with_fractions(fractions)
-    model, baseline = unwrapped(model), unwrapped(baseline)
-    check_evaluating(model)
-    for ranking in rankings:
-        check_units(model, ranking.index)
     ranks = Ranks(distributed)
+    with ranks.together():
+        if edit not in EDITS:
+            raise UnitError(f"edit {edit!r} is not known: expected {' or '.join(map(repr, EDITS))}")
+        fractions = with_fractions(fractions)
+        model, baseline = unwrapped(model), unwrapped(baseline)
+        check_evaluating(model)
+        for ranking in rankings:
+            check_units(model, ranking.index)
     with (
         ranks.together(),
         progress_bar(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paramattr.buffers import moving_buffers
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import CheckpointError, ObjectiveError, RankError
+from paramattr.identity import likeness
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.resume import Unfinished
 from paramattr.runtime.isolation import undisturbed
@@ -91,6 +92,7 @@ class Memory:
             return
         every = list(edits)
         names = list(dict.fromkeys(self._name(*one) for one in every))
+        ranks.compare("the settings", likeness(self.edit))
         ranks.compare("the rankings", fingerprint([{name: torch.empty(0) for name in names}]))
         mine = set(names[ranks.rank :: ranks.size])
         for selection, units in every:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Number
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from paramattr.checkpoints import content
 from paramattr.errors import DataError
+from paramattr.identity import identity, likeness
 from paramattr.integration.decoding import LABELS, decoder_inputs
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Any]
@@ -129,12 +130,21 @@ class Batch:
         """Give the number in the loader of one of the samples."""
         return self.before + self.first + self.step * place
 
-    def feed(self, update: Callable[[bytes], object]) -> None:
-        """Feed the batch's content to a digest's `update`, to tell batches apart."""
+    def feed(self, update: Callable[[bytes], object], *, is_resumed: bool = False) -> None:
+        """Feed the batch's content to a digest's `update`, to tell batches apart.
+
+        Args:
+            update: takes bytes.
+            is_resumed: whether a file is known by them: then what cannot be seen is an error.
+
+        Raises:
+            CheckpointError: as `identity`, of what is no tensor.
+        """
         for tensor in tensors_in(self._parts()):
             update(content(tensor))
-        if self.keywords:
-            update(repr(sorted(self.keywords)).encode())
+        # Of the rest: names, structure, and what is no tensor; a class holds a tensor's place.
+        rest = mapped(self._parts(), cast(Any, lambda _: Tensor))
+        update((identity(rest, "the batch") if is_resumed else likeness(rest)).encode())
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Cut the batch into batches of at most `size` samples, in order."""

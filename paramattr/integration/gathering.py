@@ -34,7 +34,7 @@ def add_up(
     Raises:
         RankError: if another rank failed, or has other data.
     """
-    ranks.meet()
+    ranks.meet("the end")
     if ranks.size == 1:
         return
     for one in conditions.values():

@@ -251,7 +251,8 @@ class ObjectiveOfParameters:
         rows: Rows | None = None,
     ) -> Tensor:
         output = self.model(parameters, batch, compiled=compiled, rows=rows)
-        values = self.objective(output, batch.targets)
+        # Cloned, since the objective may modify them, as the model may modify its inputs.
+        values = self.objective(output, mapped(batch.targets, torch.clone))
         check_shape(values, len(batch))
         return values
 

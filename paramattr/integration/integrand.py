@@ -13,14 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.checkpoints import fingerprint
+from paramattr.identity import likeness, stamped
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import Gradients, ObjectiveOfParameters, Take
 from paramattr.integration.points import Points, PointsInPlace
 from paramattr.integration.reduction import chunks
-from paramattr.objectives import described
 from paramattr.paths import FittedPath
 from paramattr.runtime.compute import wide
 from paramattr.runtime.halving import in_parts
+from paramattr.runtime.ranks import Ranks, sketch
 
 Attributions = dict[str, Tensor]
 """Names to tensors shaped like the parameters, or `(B, *shape)` per sample."""
@@ -160,6 +161,26 @@ class Integrand:
                 zeros[name] = torch.zeros_like(like, dtype=kind)
         return zeros
 
+    def compare(self, ranks: Ranks, *settings: Any) -> None:
+        """Compare with other ranks what is integrated, and how.
+
+        Args:
+            ranks: the processes that share the samples.
+            settings: what else must be the same.
+
+        Raises:
+            RankError: naming what differs.
+        """
+        if ranks.processes == 1:
+            return
+        if not ranks.are_in_step:  # shards differ, as they must
+            ranks.compare("the models", sketch(*map(self.path.evaluate, (0.0, 1.0))))
+        ranks.compare("the objective", likeness(self.objective.objective))
+        if not self.path.is_piecewise_linear:
+            ranks.compare("the path", likeness(self.path.given))
+        dtype = self.objective.model.compute.dtype
+        ranks.compare("the settings", likeness([self.reported, dtype, *settings]))
+
     def settings(self) -> dict[str, Any]:
         """Describe the integrand, to tell runs apart."""
         places = self.path.breakpoints
@@ -170,7 +191,9 @@ class Integrand:
         return {
             "method": "parameter path",
             "path": fingerprint(chain(points, buffers)),
-            "objective": described(self.objective.objective),
+            **stamped("objective", self.objective.objective),
+            # Of a curve a few points are no identity.
+            **({} if self.path.is_piecewise_linear else stamped("path's curve", self.path.given)),
             "dtype": str(model.compute.dtype),
             "parameters": list(self.reported),
         }

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from paramattr.identity import likeness, stamped
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import Attributions
 from paramattr.integration.partitions import reduced_samples, split
@@ -20,7 +21,7 @@ from paramattr.integration.settling import GROUPS, Settling
 from paramattr.integration.streaming import Work, stream
 from paramattr.integration.sums import Missed, Sample, totalled
 from paramattr.integration.unit_integral import UnitIntegral
-from paramattr.runtime.ranks import ALONE, Ranks, sketch
+from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.units.scores import Cost, Scores
 
 Function = Callable[[Attributions], Attributions]
@@ -65,7 +66,7 @@ def score_samples(
     Args:
         integral: the integral over samples.
         request: the conditions and units.
-        function: applied to each sample's attributions; its name identifies checkpoints.
+        function: applied to each sample's attributions; its state identifies checkpoints.
         preflight: the checks on the first batch.
         at_once: samples that are differentiated together.
         workers: threads that process samples in parallel.
@@ -84,9 +85,10 @@ def score_samples(
     integrand, spent = integral.integrand, list[Spent]()
     costs, started = dict.fromkeys(request.loaders, Cost()), time.perf_counter()
     model = integrand.objective.model.model
-    if ranks.size > 1 and not ranks.are_in_step:  # shards differ, as they must
-        ends = (integrand.path.evaluate(alpha) for alpha in (0.0, 1.0))
-        ranks.compare("the models", sketch(*ends))
+    how = [getattr(integral, name, None) for name in ("rule", "adaptive", "strata")]
+    integrand.compare(ranks, how, at_once if ranks.are_in_step else None)
+    if ranks.processes > 1:
+        ranks.compare("the function", likeness(function))
 
     def check(condition: str, batch: Batch) -> Batch:
         batch = integrand.referenced(batch, at_once)
@@ -118,9 +120,9 @@ def score_samples(
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
     if checkpoint is not None:
-        settings = {**integral.settings(), "function": function.__name__}
+        settings = {**integral.settings(), **stamped("function", function)}
         if settling is not None and settling.until is not None:
-            settings["groups"] = GROUPS
+            settings |= {"groups": GROUPS, "until": settling.until, "fraction": settling.fraction}
     scores = stream(
         [work or partial(of_pieces, split(one, partitions)) for one in copies],
         request.loaders,

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.errors import ObjectiveError
+from paramattr.errors import ObjectiveError, ParamattrError, one_line
 from paramattr.integration.batches import Batch, joined, mapped
 from paramattr.integration.gradients import Gradients, Take, check_finite_values, check_shape
 from paramattr.integration.integrand import Attributions, Integrand
@@ -32,7 +32,9 @@ from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.paths import FittedPath, StraightLine
 from paramattr.quadrature import Rule
 from paramattr.runtime.compute import Compute
+from paramattr.runtime.halving import is_out_of_memory
 from paramattr.runtime.memory import give_back_free, giving_back_after
+from paramattr.runtime.ranks import Ranks
 from paramattr.units.index import UnitIndex
 
 
@@ -90,12 +92,13 @@ class ShardedObjective:
     Args:
         shards: of the target, inside `with`.
         objective: `(output, targets)` to a tensor `(B,)`.
+        ranks: the processes that take part.
     """
 
     is_batchable = False
 
-    def __init__(self, shards: Shards, objective: Objective) -> None:
-        self.shards, self.objective = shards, objective
+    def __init__(self, shards: Shards, objective: Objective, ranks: Ranks) -> None:
+        self.shards, self.objective, self.ranks = shards, objective, ranks
         self.model = _ShardedModel(shards)
 
     def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "b"]:
@@ -104,10 +107,19 @@ class ShardedObjective:
         Raises:
             ObjectiveError: if the objective does not give one finite number per sample.
         """
-        with torch.no_grad():
-            values = self._evaluate(batch)
+        try:
+            with torch.no_grad():
+                values = self._evaluate(batch, is_last=True)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # Halved on one process alone, samples would be gathered for with others' parameters.
+            raise ParamattrError(
+                f"the device has no room for {len(batch)} samples ({one_line(error)}), and the "
+                "model is sharded: give a smaller internal_batch_size, or shards over more "
+                "processes"
+            ) from error
         reshard(self.shards.model)
-        check_finite_values([values], batch.first, batch.step)
         return values
 
     def backward(self, batch: Batch, take: Take) -> Float[Tensor, "b"]:
@@ -125,11 +137,6 @@ class ShardedObjective:
                 on the parameters.
         """
         values = self._evaluate(batch)
-        if not values.requires_grad:
-            raise ObjectiveError(
-                "the objective does not depend on the parameters: expected a value that autograd "
-                "can follow; remove detach(), .item() and no_grad() from model and objective"
-            )
         left = LARGE
 
         def handed(name: str, gradient: Tensor) -> None:
@@ -173,9 +180,28 @@ class ShardedObjective:
         reshard(self.shards.model)
         return replace(batch, targets=joined(outputs))
 
-    def _evaluate(self, batch: Batch) -> Tensor:
-        values = self.objective(self.model({}, batch), batch.targets)
+    def _evaluate(self, batch: Batch, *, is_last: bool = False) -> Tensor:
+        """Evaluate, and go on where that went well on every process.
+
+        Args:
+            batch: samples.
+            is_last: whether no gradient is asked for.
+        """
+        output = self.model({}, batch)
+        with self.ranks.agreeing(self.shards.all_of):
+            return self._checked(output, batch, is_last=is_last)
+
+    def _checked(self, output: Any, batch: Batch, *, is_last: bool) -> Tensor:
+        # Cloned, since the objective may modify them, as the model may modify its inputs.
+        values = self.objective(output, mapped(batch.targets, torch.clone))
         check_shape(values, len(batch))
+        if is_last:
+            check_finite_values([values], batch.first, batch.step)
+        elif not values.requires_grad:
+            raise ObjectiveError(
+                "the objective does not depend on the parameters: expected a value that autograd "
+                "can follow; remove detach(), .item() and no_grad() from model and objective"
+            )
         return values
 
 
@@ -189,13 +215,19 @@ class ShardedIntegral:
         objective: `(output, targets)` to a tensor `(B,)`.
         reported: the names whose attributions are kept.
         rule: nodes and weights on [0, 1].
+        ranks: the processes that take part.
     """
 
     def __init__(
-        self, shards: Shards, objective: Objective, reported: Sequence[str], rule: Rule
+        self,
+        shards: Shards,
+        objective: Objective,
+        reported: Sequence[str],
+        rule: Rule,
+        ranks: Ranks,
     ) -> None:
-        self.shards, self.rule = shards, rule
-        self.objective = ShardedObjective(shards, objective)
+        self.shards, self.rule, self.ranks = shards, rule, ranks
+        self.objective = ShardedObjective(shards, objective, ranks)
         function: Any = self.objective  # what looks at the first samples asks for values alone
         path = FittedPath(_LineInPlace(shards), shards.start)
         self.integrand = Integrand(function, path, tuple(reported), PointsInPlace(path))
@@ -340,7 +372,9 @@ class ShardedSamples:
                 own = tally.reduced()
             else:
                 found = self.integral.over(sample, whole=False)
-                own, values = self.reduction.of(self.function(found.attributions)), found.values
+                with self.integral.ranks.agreeing(self.integral.shards.all_of):
+                    own = self.reduction.of(self.function(found.attributions))
+                values = found.values
             sums = {name: self.integral.shards.added(one) for name, one in own.items()}
             for one in sums.values():  # the same on every process
                 if not math.isfinite(float(one.magnitudes.sum()) + one.rest):

@@ -18,6 +18,7 @@ from paramattr.integration.gradients import Take
 from paramattr.integration.reduction import Reduced, Reduction
 from paramattr.parameters import Baseline, is_shard, named_parameters, state_of
 from paramattr.runtime.isolation import check_evaluating
+from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.units.index import UnitIndex
 
 LARGE = 2**24
@@ -30,10 +31,10 @@ class Shards:
     Args:
         model: the target, sharded by `fully_shard` over a mesh of one dimension.
         baseline: sharded in the same way, or a plain model or mapping, whose shards are cut out.
+        ranks: the processes that take part, so that none waits for one that has failed.
 
     Attributes:
         group: the processes that hold the other shards.
-        members: their numbers in the world.
         start: the target's shards; a copy while inside `with`.
         end: the baseline's.
 
@@ -42,7 +43,7 @@ class Shards:
             differ, or a baseline that does not fit.
     """
 
-    def __init__(self, model: nn.Module, baseline: Baseline) -> None:
+    def __init__(self, model: nn.Module, baseline: Baseline, ranks: Ranks = ALONE) -> None:
         check_evaluating(model)
         self.model = model
         self.parameters: dict[str, Any] = {
@@ -53,7 +54,6 @@ class Shards:
         if any(p.device_mesh != first.device_mesh for p in self.parameters.values()):
             raise ModelError("the parameters are sharded over several meshes: expected one mesh")
         self.group = first.device_mesh.get_group()
-        self.members = dist.get_process_group_ranks(self.group)
         if moving_buffers(model, baseline):
             raise ModelError(
                 "the models' buffers differ, and the model is sharded: expected equal buffers; "
@@ -63,6 +63,7 @@ class Shards:
         self.start = dict(self.locals)
         self.end = self._aligned(baseline)
         self._before: dict[str, _State] = {}
+        ranks.meet()
         self._check()
 
     def __enter__(self) -> Shards:
@@ -253,6 +254,15 @@ def is_sharded(model: object) -> bool:
         return False
     reshard(model)
     return any(is_shard(parameter) for parameter in model.parameters())
+
+
+def members(model: nn.Module) -> list[int]:
+    """List the numbers in the world of the processes that hold a model's shards; none if whole."""
+    found = next((p for p in model.parameters() if is_shard(p)), None)
+    mesh = getattr(found, "device_mesh", None)
+    if mesh is None or mesh.ndim != 1:  # the latter is refused later
+        return []
+    return dist.get_process_group_ranks(mesh.get_group())
 
 
 def reshard(model: nn.Module) -> None:

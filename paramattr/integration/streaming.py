@@ -30,6 +30,8 @@ from paramattr.units.covariances import Paired
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 
+VERSION = 2
+"""Of progress files. Those before it knew objectives and batches by a part of their state."""
 Work = Callable[[Batch], Iterator[Sample]]
 """A batch to its samples, one by one: each sample's attributions reduced to every set of units."""
 
@@ -203,12 +205,12 @@ def _parts(
         whole = replace(read(item), before=given)
         one.drawn += 1
         if checkpoint is not None or ranks.processes > 1:
-            whole.feed(one.digest.update)
+            whole.feed(one.digest.update, is_resumed=checkpoint is not None)
         data = one.digest.hexdigest()
         if is_looked_at(one.drawn) or ranks.are_in_step:
             ranks.compare(f"the data up to batch {one.drawn}{_of(name)}", data)
         if ranks.are_in_step:  # before FSDP averages the gradients of different samples
-            ranks.meet()
+            ranks.meet("a batch")
         if one.drawn == one.held and data != one.data:
             raise CheckpointError(
                 f"checkpoint {checkpoint} was made with other data: expected a loader that "
@@ -282,12 +284,25 @@ def _resumed(
     stamp: dict[str, Any] = {}
     if checkpoint is not None:
         units = {name: index.fingerprint() for name, index in indexes.items()}
-        stamp = {"kind": "sums", "units": units, "conditions": list(conditions), **settings}
+        stamp = {
+            "kind": "sums",
+            "version": VERSION,
+            "units": units,
+            "conditions": list(conditions),
+            **settings,
+        }
     file = Unfinished(checkpoint, stamp)
     if not file.notes and not file.tensors:
         return file
     for name, one in conditions.items():
         one.resume(name, file)
+        most = settling.max_samples
+        if most is not None and one.held_samples > most:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} holds {one.held_samples} samples{_of(name)} and "
+                f"max_samples is {most}: sums cannot be taken apart; give max_samples of at least "
+                f"{one.held_samples}, or another file"
+            )
     for reducer, crossed in together.items():
         held = under(f"together/{reducer}/", file.tensors)
         # Pairs may have been given up; of the samples that wait there may be any number.

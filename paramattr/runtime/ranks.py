@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from paramattr.errors import ParamattrError, RankError
+from paramattr.errors import ParamattrError, RankError, one_line
 
 Distributed = Any
 """False for this process alone, True for all ranks of `torch.distributed`, or a process group."""
@@ -25,6 +25,8 @@ BEAT = 2.0
 """Seconds between two signs of life."""
 SILENCE = 40.0
 """Seconds without a sign of life after which a rank is taken for gone."""
+_SEVERAL = ("the models", "the units", "the settings")
+_STATES = ("the objective", "the function", "the settings", "the path")
 _calls: dict[str, int] = {}
 
 
@@ -59,6 +61,7 @@ class Ranks:
         self.rank, self.size = 0, 1
         self.process, self.processes = 0, 1
         self._name, self._points, self._compared = "", count(), set[str]()
+        self._is_together = False
         members = list(shards)
         # A sharded model that is all ranks' has no replica: there is one share.
         if distributed is not False and not (distributed is True and shards):
@@ -76,8 +79,7 @@ class Ranks:
         if members:
             self.process, self.processes = members.index(dist.get_rank()), len(members)
             name = hashlib.sha256(str(members).encode()).hexdigest()[:16]
-            _calls[name] = _calls.get(name, 0) + 1  # all members make the same calls
-            self._name = f"paramattr/{name}/{_calls[name]}"
+            self._name = self._begin(f"paramattr/{name}")
 
     def _join(self, distributed: Distributed) -> None:
         if not dist.is_available() or not dist.is_initialized():
@@ -97,6 +99,15 @@ class Ranks:
             raise RankError(
                 "this process is not in the group: call the method on the group's ranks alone"
             )
+
+    def _begin(self, members: str) -> str:
+        """Number this call: all members make the same calls, but those that went on without one."""
+        with _lost_errors():
+            while True:
+                _calls[members] = _calls.get(members, 0) + 1
+                name = f"{members}/{_calls[members]}"
+                if not self._store.check([f"{name}/without/{self.process}"]):
+                    return name
 
     @property
     def is_first(self) -> bool:
@@ -163,23 +174,50 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """Tell the other ranks of an error inside the block, and show them signs of life.
 
+        An error of a connection that another rank's failure has cut is told as that failure. Blocks
+        inside blocks are one.
+
         Raises:
             RankError: if another rank failed; see `meet`.
         """
-        if self.processes == 1:
+        if self.processes == 1 or self._is_together:
             yield
             return
-        done = threading.Event()
+        self._is_together, done = True, threading.Event()
         beating = threading.Thread(target=self._beat, args=(done,), name="paramattr", daemon=True)
         beating.start()
         try:
             yield
         except BaseException as error:
-            self._tell(error)
-            raise
+            cause = self._cause(error)
+            self._tell(cause)
+            if cause is error:
+                raise
+            raise cause from None
         finally:
+            self._is_together = False
             done.set()
             beating.join()
+
+    @contextmanager
+    def agreeing(self, all_of: Callable[[bool], bool]) -> Iterator[None]:
+        """Let no process go on from a block that raised on another, which it would wait for.
+
+        Args:
+            all_of: says whether it is so on every process that takes the same samples.
+
+        Raises:
+            RankError: with the message of the process whose block raised.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self._tell(error)
+            all_of(False)
+            raise
+        if not all_of(True):
+            self.check()
+            raise RankError("another rank failed: look at its own output")
 
     def check(self) -> None:
         """Stop where another rank has failed.
@@ -196,30 +234,43 @@ class Ranks:
                 if int(rank) != self.process:
                     raise RankError(f"rank {rank} failed: {message}")
 
-    def meet(self) -> None:
+    def meet(self, what: str = "") -> None:
         """Wait until every rank has come to this point.
 
+        Args:
+            what: the ranks do here. Ranks that meet before different things have different data.
+
         Raises:
-            RankError: if another rank failed, or gives no sign of life.
+            RankError: if another rank failed, does something else, or gives no sign of life.
         """
         if self.processes == 1:
             return
         point, beats, pause = next(self._points), _Beats(), 0.001
         with _lost_errors():
-            self._store.set(self._key("at", point, self.process), "")
+            self._store.set(self._key("at", point, self.process), what)
             missing = [rank for rank in range(self.processes) if rank != self.process]
             while missing:
                 self.check()
                 missing = [r for r in missing if not self._store.check([self._key("at", point, r)])]
                 for rank in missing:
                     key = self._key("beat", rank)
-                    beats.see(rank, self._store.get(key) if self._store.check([key]) else b"")
+                    beat = self._store.get(key) if self._store.check([key]) else b""
+                    try:
+                        beats.see(rank, beat)
+                    except RankError:
+                        self._store.set(self._key("without", rank), "")
+                        raise
                 time.sleep(pause)
                 pause = min(0.1, 1.5 * pause)
-            for what in sorted(self._compared):
-                own = self._store.get(self._key("same", what, self.process)).decode()
-                self.compare(what, own)
+            for compared in sorted(self._compared):
+                own = self._store.get(self._key("same", compared, self.process)).decode()
+                self.compare(compared, own)
             self._compared.clear()
+            for other in range(self.processes):
+                if self._store.get(self._key("at", point, other)).decode() != what:
+                    error = _differing("the data", self.process, other)
+                    self._tell(error)
+                    raise error
 
     def added(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sum tensors over the ranks; every rank gives the same names and shapes."""
@@ -264,6 +315,19 @@ class Ranks:
         except Exception:  # the store went with the rank that kept it
             return
 
+    def _cause(self, error: BaseException) -> BaseException:
+        """Give the failure that has cut a connection; any other error as it is."""
+        if not _is_lost(error):
+            return error
+        try:
+            self.check()
+        except RankError as cause:
+            return RankError(
+                f"{cause} (in the middle of a pass, so that the ranks have lost each other: start "
+                "them all again)"
+            )
+        return _lost(error)
+
     def _beat(self, done: threading.Event) -> None:
         for number in count():
             try:
@@ -275,11 +339,17 @@ class Ranks:
 
 
 def _differing(what: str, rank: int, other: int) -> RankError:
-    verb = "differ" if what.startswith(("the models", "the units")) else "differs"
+    verb = "differ" if what.startswith(_SEVERAL) else "differs"
+    message = f"{what} {verb} between rank {rank} and rank {other}: expected "
+    if what.startswith(_STATES):
+        return RankError(
+            f"{message}the same call on every rank, with the same settings, and an objective and a "
+            "function of the same code and state; what they hold of a rank alone, such as its "
+            "number, counts"
+        )
     return RankError(
-        f"{what} {verb} between rank {rank} and rank {other}: expected the same models and the "
-        "same loader on every rank, each of which takes its own share of it; give shuffles the "
-        "same seed, and leave out DistributedSampler"
+        f"{message}the same models and the same loader on every rank, each of which takes its own "
+        "share of it; give shuffles the same seed, and leave out DistributedSampler"
     )
 
 
@@ -324,10 +394,21 @@ def _lost_errors() -> Iterator[None]:
     except ParamattrError:
         raise
     except RuntimeError as error:  # torch's, of a connection that is closed
-        raise RankError(
-            f"the ranks have lost each other ({str(error).splitlines()[0][:120]}): one of them is "
-            "gone; look at its own output, then start all ranks again"
-        ) from None
+        raise _lost(error) from None
+
+
+def _lost(error: BaseException) -> RankError:
+    return RankError(
+        f"the ranks have lost each other ({one_line(error, 120)}): one of them is gone; look at "
+        "its own output, then start all ranks again"
+    )
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Say whether an error is torch's, of a connection that is closed or that nobody answers."""
+    words = ("gloo", "NCCL", "Connection closed", "pair closure")
+    is_torchs = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+    return is_torchs and any(word in str(error) for word in words)
 
 
 ALONE = Ranks()
