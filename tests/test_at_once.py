@@ -56,7 +56,8 @@ def test_it_is_one_pass():
     alone = len(seen)
     seen.clear()
     faig.score([(x, y)], reducer="kernel", n_steps=2, internal_batch_size=5)
-    assert alone == 5 * 2 + 5 * 2  # each sample at both ends, then at the nodes
+    # each sample at both ends, then at the nodes; the first one beside a node, where cuts show
+    assert alone == 5 * 2 + 5 * 2 + 2
     assert len(seen) == 2 + 2
 
 

@@ -7,7 +7,7 @@ quotient of differences, and what is attributed is wrong however many nodes ther
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -78,6 +78,7 @@ def look_for_cuts(
     sample: Batch,
     ends: tuple[float, float] | None = None,
     *,
+    taken: tuple[float, float] | None = None,
     warns: bool = True,
 ) -> None:
     """Compare gradient times speed with a central difference of the objective along the path.
@@ -89,6 +90,8 @@ def look_for_cuts(
         integrand: the objective along the path.
         sample: one sample, with the targets that the objective compares with.
         ends: its objective at the path's start and end, where they are known.
+        taken: a node of the run and the slope there by the run's own gradients, where it has them:
+            the look is then two forward passes.
         warns: whether to speak. Of processes that hold one model's shards, one does.
 
     Raises:
@@ -98,11 +101,14 @@ def look_for_cuts(
         UserWarning: with the share that is missing, and with the modules where it is lost.
     """
     exact = exactly(integrand)
-    first, second = _places(integrand.path)
+    second, first = _places(integrand.path)
+    if taken is not None:
+        first = node_inside(integrand.path, [taken[0]]) or first
     if ends is None or exact is not integrand:
         ends = (float(exact.values(0.0, sample, 1)), float(exact.values(1.0, sample, 1)))
     whole = ends[1] - ends[0]
-    gap = _gap(exact, sample, first, whole)
+    slope = sum(exact.slopes(first.alpha, sample).values()) if taken is None else taken[1]
+    gap = Gap(slope, _quotient(exact, sample, first, STEP), whole)
     _check_unwritten(exact)
     if abs(gap.share) <= TOLERANCE:
         return
@@ -110,7 +116,13 @@ def look_for_cuts(
     if all(_is_cut(gaps) for gaps in looks):
         gap = looks[0][STEPS.index(STEP)]
         if warns:
-            warn(_said("half way along the path", gap, list(_culprits(exact, sample, first, gap))))
+            warn(
+                _said(
+                    f"at {first.alpha:.2g} of the path",
+                    gap,
+                    list(_culprits(exact, sample, first, gap)),
+                )
+            )
     elif not any(_is_small(gaps) for gaps in looks):
         few, many = (_all_along(exact, sample, whole, nodes) for nodes in NODES)
         if abs(many.share) > max(JUMP, 2 * abs(many.share - few.share)) and warns:
@@ -158,9 +170,20 @@ def _places(path: FittedPath) -> tuple[Place, Place]:
     return Place(start + 0.5 * width, width), Place(start + 0.7 * width, width)
 
 
-def _gap(integrand: Integrand, sample: Batch, place: Place, whole: float) -> Gap:
-    slope = sum(integrand.slopes(place.alpha, sample).values())
-    return Gap(slope, _quotient(integrand, sample, place, STEP), whole)
+def node_inside(path: FittedPath, alphas: Iterable[float]) -> Place | None:
+    """Choose a place past the middle, around which a difference lies in one smooth piece.
+
+    At the target, which was trained, slopes are small, and a cut hardly shows. A straight piece goes on beyond the path's ends, which rules of one node may stand on.
+    """
+    beyond = 1.0 if path.is_piecewise_linear else 0.0
+    for alpha in sorted(alphas, key=lambda alpha: abs(alpha - 0.7)):
+        for start, end in pairwise(path.breakpoints):
+            reach = STEP * (end - start)
+            low = start - beyond if start == 0 else start
+            high = end + beyond if end == 1 else end
+            if low + reach <= alpha <= high - reach and start <= alpha <= end:
+                return Place(alpha, end - start)
+    return None
 
 
 def _quotient(integrand: Integrand, sample: Batch, place: Place, step: float) -> float:

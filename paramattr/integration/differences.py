@@ -14,18 +14,15 @@ _OF_A_COPY = ("_name_or_path", "name_or_path", "transformers_version", "dtype", 
 """Entries of a configuration that say where a model comes from, not what it computes."""
 
 
-def differences(
-    model: nn.Module, baseline: nn.Module, moving: Iterable[str], kept: Iterable[str] = ()
-) -> list[str]:
+def differences(model: nn.Module, baseline: nn.Module, moving: Iterable[str]) -> list[str]:
     """List what differs and is not attributed: structure, whole numbers, settings, hooks.
 
     Args:
         model: the target.
         baseline: the model that it is compared with.
         moving: names of the parameters and buffers that move along the path.
-        kept: names of the parameters that keep the target's values along it.
     """
-    found = [f"{name!r} keeps the target's values (strict=False)" for name in kept]
+    found: list[str] = []
     there = dict(baseline.named_modules())
     for path, own in model.named_modules():
         where = f"layer {path!r}" if path else "the model"

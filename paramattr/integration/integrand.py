@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, pairwise
@@ -27,6 +27,36 @@ Attributions = dict[str, Tensor]
 """Names to tensors shaped like the parameters, or `(B, *shape)` per sample."""
 
 
+class Watch:
+    """A place at which a run's own gradients of the first sample give the slope, once.
+
+    Args:
+        alpha: the place, a node of the run.
+        names: all that moves there. Partitions ask for some of them at a time.
+        then: called with the slope as soon as all have been asked for.
+    """
+
+    def __init__(self, alpha: float, names: Iterable[str], then: Callable[[float], None]) -> None:
+        self.alpha, self._missing, self._then = alpha, set(names), then
+        self._slope, self._is_over = 0.0, False
+
+    def is_due(self, alpha: float, batch: Batch) -> bool:
+        """Say whether these gradients are those that are waited for."""
+        return not self._is_over and alpha == self.alpha and batch.number(0) == 0
+
+    def add(self, name: str, slope: float) -> None:
+        """Take in one parameter's part of the slope."""
+        if name in self._missing:
+            self._slope += slope
+
+    def was_asked(self, names: Iterable[str]) -> None:
+        """Note the parameters that a pass was asked for; some may have had no gradient."""
+        self._missing.difference_update(names)
+        if not self._missing:
+            self._is_over = True
+            self._then(self._slope)
+
+
 @dataclass(frozen=True)
 class Integrand:
     """∂L(γ(α), x)/∂γ(α)_i · ∂γ(α)_i/∂α of Eq. 5, at any α and for any batch.
@@ -36,6 +66,7 @@ class Integrand:
         path: the path from the target to the baseline.
         reported: the names whose attributions are kept.
         points: the parameters at points of the path, held where they come again.
+        watch: what is handed the slope at one place, if anything.
     """
 
     objective: ObjectiveOfParameters
@@ -46,6 +77,7 @@ class Integrand:
         repr=False,
         compare=False,
     )
+    watch: Watch | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.points is None:
@@ -103,9 +135,25 @@ class Integrand:
             take: as in `ObjectiveOfParameters.gradient`; only for a sum over the batch.
         """
         point = self.points.at(alpha, keep=True)
+        watch = self.watch
+        if watch is None or not watch.is_due(alpha, batch):
+            if each:
+                return self.objective.sample_gradients(point, batch, names)
+            return self.objective.gradient(point, batch, names, take)
+
+        def also(name: str, gradient: Tensor) -> None:
+            watch.add(name, self._along(name, alpha, gradient))
+            if take is not None:
+                take(name, gradient)
+
         if each:
-            return self.objective.sample_gradients(point, batch, names)
-        return self.objective.gradient(point, batch, names, take)
+            found = self.objective.sample_gradients(point, batch, names)
+        else:
+            found = self.objective.gradient(point, batch, names, None if take is None else also)
+        for name, gradient in found.by_name.items():
+            watch.add(name, self._along(name, alpha, gradient[0] if each else gradient))
+        watch.was_asked(names)
+        return found
 
     def slopes(self, alpha: float, batch: Batch) -> dict[str, float]:
         """Give the slope of the objective's sum along the path, as the gradients have it.

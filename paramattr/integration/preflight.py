@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -10,11 +11,16 @@ from torch import nn
 
 from paramattr.errors import warn
 from paramattr.integration.batches import Batch
-from paramattr.integration.completeness import exactly, look_for_cuts, precision_of
+from paramattr.integration.completeness import (
+    exactly,
+    look_for_cuts,
+    node_inside,
+    precision_of,
+)
 from paramattr.integration.differences import differences, said
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.integrand import Integrand
+from paramattr.integration.integrand import Integrand, Watch
 from paramattr.integration.profile import PathProfile
 from paramattr.integration.readings import check_readings
 from paramattr.integration.sums import LOOKED_AT, Missed, Sample
@@ -69,6 +75,7 @@ class Preflight:
         self._seen: dict[str, dict[float, list[float]]] = {}
         self._samples: dict[str, int] = {}
         self._changes: dict[str, dict[int, float]] = {}
+        self._first: tuple[Batch, tuple[float, float] | None] | None = None
 
     def __call__(self, batch: Batch, condition: str = "", at_once: int = 1) -> bool:
         """Look at a batch, if it is the first of its condition or the earlier ones leave a doubt.
@@ -116,10 +123,30 @@ class Preflight:
         if ends is None and (self.looks_for_cuts or self.baseline is not None):
             start, end = (float(self.integrand.values(alpha, sample, 1)) for alpha in (0.0, 1.0))
             ends = (start, end)
-        if self.looks_for_cuts:
+        if self.looks_for_cuts and self.integrand.watch is None:
             look_for_cuts(self.integrand, sample, ends, warns=self.ranks.is_first)
+        elif self.looks_for_cuts:
+            self._first = sample, ends
         if self.baseline is not None and ends is not None and self.ranks.is_first:
             compare_baseline(self.integrand, sample, self.baseline, ends)
+
+    def ride(self, nodes: Iterable[float]) -> None:
+        """Let the run's own gradients of the first sample stand in for a pass of the look's own.
+
+        Args:
+            nodes: of the run, at each of which it takes the gradients of all that moves.
+        """
+        node = node_inside(self.integrand.path, nodes)
+        is_exact = exactly(self.integrand) is self.integrand
+        if node is None or not (is_exact and self.looks_for_cuts and self.ranks.rank == 0):
+            return
+
+        def look(slope: float) -> None:
+            if self._first is not None:
+                look_for_cuts(self.integrand, *self._first, taken=(node.alpha, slope))
+
+        moving = self.integrand.moving(node.alpha)
+        object.__setattr__(self.integrand, "watch", Watch(node.alpha, moving, look))
 
     def _is_doubtful(self, condition: str) -> bool:
         """Say whether the few samples so far show a barrier that more of them may not."""
@@ -278,10 +305,11 @@ def compare_baseline(
         compute = replace(compute, dtype=_common_dtype(function.model.model, baseline))
     start, end = ends
     # The baseline may write on what it is given: it gets the path's end, and copies of the rest.
+    # What keeps the target's values along the path was said; here it has them too.
     point, own = integrand.points.at(1.0), named_parameters(baseline)
-    fits = {n for n, value in own.items() if n in point and point[n].shape == value.shape}
-    copies = {name: value.clone() for name, value in own.items() if name not in fits}
-    values = {n: point[n] for n in fits} | replace(compute, device=integrand.device).placed(copies)
+    copies = {name: value.clone() for name, value in own.items() if name not in point}
+    values = {name: point[name] for name in own if name in point}
+    values |= replace(compute, device=integrand.device).placed(copies)
     state = state_of(baseline)
     kept = [
         n for n, v in named_parameters(model).items() if n not in state or state[n].shape != v.shape
@@ -294,14 +322,14 @@ def compare_baseline(
         except Exception:
             if not kept:
                 raise
-            return  # another head may not take these targets; what keeps its values was said
+            return  # a baseline without the target's new head may not take these targets
     gap, change = abs(found - end), abs(end - start)
     precision = max(torch.finfo(value.dtype).eps for value in integrand.path.start.values())
     if compute.is_mixed and compute.dtype is not None:
         precision = torch.finfo(compute.dtype).eps
     if gap > max(GAP_TOLERANCE * change, 64 * precision * max(abs(start), abs(end))):
         share = f"{gap / change:.0%} of the change" if change else "while the path changes nothing"
-        cause = said(differences(model, baseline, integrand.path.start, kept))
+        cause = said(differences(model, baseline, integrand.path.start))
         warn(
             f"on the first sample the baseline model's own objective is {found:.4g}, and at the "
             f"path's end {end:.4g} ({share}): something that does not move along the path differs "

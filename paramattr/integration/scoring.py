@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from paramattr.identity import likeness, stamped
 from paramattr.integration.batches import Batch
@@ -117,6 +117,8 @@ def score_samples(
     of_units: dict[int, UnitIntegral] = {}
     if partitions == at_once == 1 and work is None and function is as_they_are:
         of_units = _by_units(copies, request, memory)
+    if len(copies) == 1 and work is None and _has_nodes(integral) and integral.reports_all:
+        preflight.ride([n.alpha for stretch in integral.stretches for n in stretch.nodes])
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
     if checkpoint is not None:
@@ -142,6 +144,11 @@ def score_samples(
     plan = next((one.plan for one in of_units.values()), None)
     every = tuple(one for of_rank in ranks.gathered(spent) for one in of_rank)
     return Scored(scores, every, plan)
+
+
+def _has_nodes(integral: Integral) -> TypeGuard[PathIntegral]:
+    """Say whether all samples meet the same nodes of one rule."""
+    return isinstance(integral, PathIntegral) and integral.has_fixed_nodes
 
 
 def _by_units(
