@@ -31,6 +31,10 @@ Checkpoint = nn.Module | Mapping[str, Tensor] | str | Path
 """A model, its state dict, or a file that `load_state_dict` reads."""
 
 
+WORSE = "the target is worse than its baseline"
+"""How that warning begins. Checkpoints have an order of their own, and a step may do harm."""
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """What each unit did for the objective between neighbouring checkpoints.
@@ -176,7 +180,9 @@ def trajectory(
             for earlier, later in pairwise(_models(plain, checkpoints)):
                 pieces.append(between(later, earlier, n_steps))
                 advance(1)
-        straight = between(later, first, 4 * n_steps)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", WORSE)
+            straight = between(later, first, 4 * n_steps)
         advance(1)
     found = {
         name: Trajectory(places, tuple(piece[name] for piece in pieces), own)
@@ -214,11 +220,12 @@ def _models(model: nn.Module, checkpoints: Sequence[Checkpoint]) -> Iterator[nn.
 
 @contextmanager
 def _barriers_named_once() -> Iterator[None]:
-    """Count the warnings of barriers, and pass the others on."""
+    """Count the warnings of barriers, and pass the others on but those of a worse target."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     said = dict.fromkeys(str(one.message) for one in caught)
+    said = {message: None for message in said if not message.startswith(WORSE)}
     barriers = [message for message in said if message.startswith("barrier")]
     for message in said.keys() - set(barriers):
         warn(message)

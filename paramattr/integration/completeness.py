@@ -173,7 +173,8 @@ def _places(path: FittedPath) -> tuple[Place, Place]:
 def node_inside(path: FittedPath, alphas: Iterable[float]) -> Place | None:
     """Choose a place past the middle, around which a difference lies in one smooth piece.
 
-    At the target, which was trained, slopes are small, and a cut hardly shows. A straight piece goes on beyond the path's ends, which rules of one node may stand on.
+    At the target, which was trained, slopes are small, and a cut hardly shows. A straight piece
+    goes on beyond the path's ends, which rules of one node may stand on.
     """
     beyond = 1.0 if path.is_piecewise_linear else 0.0
     for alpha in sorted(alphas, key=lambda alpha: abs(alpha - 0.7)):
