@@ -147,6 +147,7 @@ def substitution_effect(
     for of_units in scores.values():
         for name, of_reducer in of_units.items():
             of_reducer.standard_error[exchanges[name].unknown] = torch.nan
+            of_reducer.signed_error[exchanges[name].unknown] = torch.nan
     return request.answer(scores)
 
 

@@ -14,7 +14,7 @@ from paramattr.errors import CheckpointError, UnitError
 from paramattr.units.covariances import Covariances, Paired
 from paramattr.units.index import UnitIndex
 
-PER_UNIT = ("values", "signed", "standard_error")
+PER_UNIT = ("values", "signed", "standard_error", "signed_error")
 
 
 def write_scores(
@@ -41,12 +41,14 @@ def write_scores(
     metadata |= {"kind": "scores", **notes}
     if paired is not None:
         tensors["covariances"] = paired.covariances.of_pairs
+        if paired.covariances.of_signed is not None:
+            tensors["signed_covariances"] = paired.covariances.of_signed
         metadata["weights"] = paired.weights
     save_state_dict(path, tensors, metadata)
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
-    """Read what `write_scores` wrote: the arguments that `Scores` takes, and `agreement`.
+    """Read what `write_scores` wrote: the arguments that `Scores` takes, `agreement` and `rank`.
 
     Raises:
         CheckpointError: if the file is missing, broken, or holds no scores.
@@ -70,22 +72,25 @@ def _numbers(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict
     if "covariances" in tensors:
         weights = [float(weight) for weight in metadata["weights"]]
         pairs = len(weights) * (len(weights) + 1) // 2
-        of_pairs = tensors["covariances"]
-        if of_pairs.shape != (pairs, len(index)):
-            raise UnitError(
-                f"the covariances have shape {tuple(of_pairs.shape)}: expected "
-                f"({pairs}, {len(index)})"
-            )
-        paired = Paired(Covariances(len(weights), of_pairs), weights)
+        of_pairs, of_signed = tensors["covariances"], tensors.get("signed_covariances")
+        for table in (of_pairs, of_signed):
+            if table is not None and table.shape != (pairs, len(index)):
+                raise UnitError(
+                    f"the covariances have shape {tuple(table.shape)}: expected "
+                    f"({pairs}, {len(index)})"
+                )
+        paired = Paired(Covariances(len(weights), of_pairs, of_signed), weights)
     residual = metadata.get("residual")
     return {
         "index": index,
         "values": tensors["values"],
         "signed": tensors.get("signed"),
         "standard_error": tensors.get("standard_error"),
+        "signed_error": tensors.get("signed_error"),
         "unassigned": metadata.get("unassigned", 0.0),
         "samples": metadata.get("samples", 0),
         "paired": paired,
         "residual": math.nan if residual is None else float(residual),
         "agreement": metadata.get("agreement"),
+        "rank": metadata.get("rank", "magnitude"),
     }
