@@ -435,7 +435,7 @@ def _of_one_rank(one: Scores, other: Scores) -> tuple[Scores, Scores]:
     """
     if one._magnitudes is None or other._magnitudes is None:
         raise UnitError(
-            'of two scores one ranks by sign, the other does not: expected both alike; write '
+            "of two scores one ranks by sign, the other does not: expected both alike; write "
             '.by("sign") of both, or .by("magnitude")'
         )
     return one._magnitudes, other._magnitudes
