@@ -147,6 +147,7 @@ def test_a_budget_exchanges_the_best_candidates_and_says_so():
         substitution_effect(target, baseline, data, ["kernel"], budget=3)
 
 
+@pytest.mark.filterwarnings("ignore:3 of 12 units are exchanged")
 def test_candidates_resume_and_have_errors_by_sign(tmp_path):
     target, baseline, x, y = case(convnet)
     loaders = {name: [(x + s, y), (x - s, y)] for name, s in (("a", 0.0), ("b", 0.5))}
