@@ -75,8 +75,8 @@ class Comparison:
 
         Returns:
             Rows of `method`, `function`, `measured`, `fraction`, `value`, `low`, `high`; with the
-            truth also `lost_share`, `lost_low`, `lost_high` of the measured function, `damage` and
-            `reason` of the edit.
+            truth also `lost_share`, `lost_low`, `lost_high` of the measured function, `damage`,
+            `selective` and `reason` of the edit.
         """
         wanted = self.fractions if fractions is None else with_fractions(fractions)
         rows = []
@@ -93,8 +93,9 @@ class Comparison:
         """Say which edits are damage, by the objective against the truth.
 
         A large drop is no proof that a function was found: a broken network drops too. An edit is
-        damage where the interval of the lost share lies above 1 (the edited model is worse than the
-        baseline), and a masking also where it costs another condition more than its own.
+        damage where the interval of the lost share lies above 1.1: the edited model is worse than
+        the baseline, by more than taking back an exact list comes to. A masking that costs another
+        condition more than its own is not selective.
 
         Args:
             fractions: some of those that were measured; all by default.
@@ -103,7 +104,8 @@ class Comparison:
             Rows of `method`, `function`, `fraction`; `lost_share`, `low`, `high`: the share of the
             fine-tuning's gain on the function that the edit loses, NaN where there was none;
             `selectivity`: the measured drop over the largest of another function (None if there is
-            no other, or no start at 0); `damage`, and the `reason`.
+            no other, or no start at 0); `damage`; `selective`, None where it is not known; and the
+            `reason`, what is wrong in words.
 
         Raises:
             UnitError: if the comparison was not given the truth.
@@ -123,8 +125,7 @@ class Comparison:
                         **{"method": method, "function": function, "fraction": fraction},
                         **dict(zip(("lost_share", "low", "high"), verdict.lost, strict=True)),
                         "selectivity": self._least_selective(method, function, fraction),
-                        "damage": verdict.damage,
-                        "reason": verdict.reason,
+                        **verdict.marks,
                     }
                 )
         return rows
