@@ -13,6 +13,7 @@ from torch import nn
 
 from paramattr.attribution.random import random_scores_of
 from paramattr.errors import UnitError
+from paramattr.faithfulness.comparison_files import Parts, read_comparison, write_comparison
 from paramattr.faithfulness.curves import Bootstrap, Curve
 from paramattr.faithfulness.damage import Truth, measure_ends
 from paramattr.faithfulness.masking import FRACTIONS, Measure, curves, with_fractions
@@ -21,6 +22,7 @@ from paramattr.runtime.ranks import Distributed
 from paramattr.units.agreement import agreement
 from paramattr.units.index import check_same_units
 from paramattr.units.scores import Scores
+from paramattr.units.showing import frame
 
 Ranking = Scores | Sequence[Scores]
 """One ranking, or several of one kind (random draws) whose curves are averaged."""
@@ -54,6 +56,36 @@ class Comparison:
             f"Comparison({', '.join(self.rankings)}; {functions} functions, "
             f"{len(self.fractions)} fractions)"
         )
+
+    def to_dataframe(self, fractions: Sequence[float] | None = None) -> Any:
+        """Give a pandas `DataFrame` of the measured values, with the columns of `rows`.
+
+        Args:
+            fractions: some of those that were measured; all by default.
+
+        Raises:
+            ParamattrError: if pandas is not installed.
+        """
+        rows = self.rows(fractions)
+        return frame({name: [row[name] for row in rows] for name in rows[0]})
+
+    def save(self, path: str | Path) -> None:
+        """Write the comparison, with its rankings and the truth, to a safetensors file.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        own = Parts(self.rankings, self.curves, self.fractions, self.bootstrap, self.truth)
+        write_comparison(path, own)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read a comparison that `save` wrote.
+
+        Raises:
+            CheckpointError: if the file is missing, broken, or holds no comparison.
+        """
+        return cls(*read_comparison(path))
 
     def on(self, samples: slice) -> Comparison:
         """Give the comparison on some of the samples, with intervals over these alone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,13 @@ from paramattr.units.cost import Cost as Cost
 from paramattr.units.covariances import Paired
 from paramattr.units.fitting import one_each
 from paramattr.units.index import Unit, UnitIndex, check_same_units
-from paramattr.units.score_files import PER_UNIT, read_scores, write_scores
+from paramattr.units.score_files import (
+    PER_UNIT,
+    read_scores,
+    scores_apart,
+    scores_together,
+    write_scores,
+)
 from paramattr.units.selection import Selection
 from paramattr.units.shares import how_many
 from paramattr.units.showing import draw_scores, scores_as_frame, scores_as_html
@@ -342,9 +348,9 @@ class Scores:
         """
         return {path: float(self.values[own].sum()) for path, own in self.index.layers().items()}
 
-    def save(self, path: str | Path) -> None:
-        """Write the scores and their units to a safetensors file."""
-        own = self.by("magnitude")  # the file holds both, and which of them ranks
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give tensors and JSON metadata from which `from_tensors` restores the scores."""
+        own = self.by("magnitude")  # a file holds both, and which of them ranks
         numbers = {name: getattr(own, name) for name in PER_UNIT}
         notes = {
             "unassigned": own.unassigned,
@@ -354,7 +360,26 @@ class Scores:
         }
         if own is not self:
             notes["rank"] = "sign"
-        write_scores(path, self.index, numbers, notes, own._paired)
+        return scores_apart(numbers, notes, own._paired)
+
+    @classmethod
+    def from_tensors(
+        cls, index: UnitIndex, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    ) -> Scores:
+        """Restore scores of these units from the result of `to_tensors`.
+
+        Raises:
+            UnitError: if they do not fit together.
+        """
+        arguments = scores_together(index, tensors, metadata)
+        agreement, rank = arguments.pop("agreement"), arguments.pop("rank")
+        scores = cls(index, **arguments)
+        scores.agreement = math.nan if agreement is None else agreement
+        return scores.by(rank)
+
+    def save(self, path: str | Path) -> None:
+        """Write the scores and their units to a safetensors file."""
+        write_scores(path, self.index, *self.to_tensors())
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -364,11 +389,7 @@ class Scores:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
         with taken_apart(path, "scores"):
-            arguments = read_scores(path)
-            agreement, rank = arguments.pop("agreement"), arguments.pop("rank")
-            scores = cls(**arguments)
-            scores.agreement = math.nan if agreement is None else agreement
-            return scores.by(rank)
+            return cls.from_tensors(*read_scores(path))
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]
