@@ -65,18 +65,21 @@ class CrossSums:
         [samples, *more] = {one.samples for one in sums.values()}
         if not self.is_paired or more or samples < 2:
             return None
-        of_pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for one, other in combinations_with_replacement(sums, 2):
+        pairs = list(combinations_with_replacement(sums, 2))
+        first = sums[pairs[0][0]]
+        # Written where they stay: with single weights as units, every copy counts.
+        found = torch.empty(2, len(pairs), len(first.magnitudes), dtype=torch.float64)
+        for number, (one, other) in enumerate(pairs):
             own, its = sums[one], sums[other]
-            squares = torch.stack([own.squares, own.signed_squares])
-            products = squares if one == other else self.products[one, other]
+            same = own.squares, own.signed_squares
+            products = same if one == other else self.products[one, other].unbind()
             totals = (own.magnitudes, its.magnitudes), (own.signed, its.signed)
-            for kind, product, (first, second) in zip(of_pairs, products, totals, strict=True):
-                spread = product - first * second / samples
+            for place, product, (a, b) in zip(found[:, number], products, totals, strict=True):
+                torch.mul(a, b, out=place).div_(-samples).add_(product)
                 if one == other:
-                    spread = spread.clamp(min=0)
-                kind.append(spread / (samples * (samples - 1)))
-        return Covariances(len(sums), *map(torch.stack, of_pairs))
+                    place.clamp_(min=0)
+                place.div_(samples * (samples - 1))
+        return Covariances(len(sums), *found)
 
     def state(self) -> dict[str, Tensor]:
         """Give what `resume` takes."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.parameters import owners
-from paramattr.units.blocks import group_of
+from paramattr.units.blocks import group_of, joined
 from paramattr.units.followers import Following, followers, is_norm
 from paramattr.units.grid import (
     UNKNOWN,
@@ -117,8 +117,8 @@ def channel(model: nn.Module) -> Reducer:
         if is_norm(module):
             for attribute in STATISTICS:
                 if isinstance(module._buffers.get(attribute), Tensor):
-                    own = _of_norms(model, [(path, attribute)], following, sizes)
-                    answers[f"{path}.{attribute}" if path else attribute] = own
+                    answer = _of_norms(model, [(path, attribute)], following, sizes)
+                    answers[joined(path, attribute)] = answer
     return looked_up(answers)
 
 

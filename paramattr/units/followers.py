@@ -276,9 +276,8 @@ def _shapes(channels: int, size: int, norm: nn.Module) -> Iterator[tuple[int, ..
         for beside in ((5,), (), (5, 6), normalized[:-1]):
             yield (2, *beside, size)
         return
-    beside = -channels - 1
-    yield (2, size, *_ASIDE[:beside])
-    if len(normalized) == beside + 1:
+    yield (2, size, *_ASIDE[: -channels - 1])
+    if len(normalized) == -channels:
         yield (2, *normalized)
 
 

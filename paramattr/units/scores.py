@@ -352,7 +352,7 @@ class Scores:
         """Give tensors and JSON metadata from which `from_tensors` restores the scores."""
         own = self.by("magnitude")  # a file holds both, and which of them ranks
         numbers = {name: getattr(own, name) for name in PER_UNIT}
-        notes = {
+        notes: dict[str, Any] = {
             "unassigned": own.unassigned,
             "samples": own.samples,
             "agreement": None if math.isnan(own.agreement) else own.agreement,
@@ -401,7 +401,8 @@ class Scores:
             if not shifts:
                 return Scores(self.index, values, unassigned=math.nan)
             if self._magnitudes is not None or other._magnitudes is not None:
-                return operation(*_of_one_rank(self, other)).by("sign")
+                one, two = _of_one_rank(self, other)
+                return one._combined(two, operation).by("sign")
             sign, paired = 1.0 if operation is operator.add else -1.0, None
             errors = [
                 torch.hypot(self.standard_error, other.standard_error),
@@ -427,7 +428,7 @@ class Scores:
             )
         if isinstance(other, Real) or (isinstance(other, Tensor) and other.ndim == 0):
             if self._magnitudes is not None:
-                return operation(self._magnitudes, other).by("sign")
+                return self._magnitudes._combined(other, operation).by("sign")
             number, paired = float(other), self._paired
             errors = [self.standard_error, self.signed_error]
             if not shifts:
