@@ -35,6 +35,7 @@ from paramattr import (
     FAIG,
     Scores,
     Selection,
+    contrast,
     cross_entropy,
     lora_config,
     masks,
@@ -86,7 +87,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         for task, other in permutations(ranked):
             for units in config.units:
                 mine, its = ranked[task][units], ranked[other][units]
-                scores = Scores(mine.index, mine.signed - its.signed)
+                scores = contrast(mine, its).by("sign")
                 for share in config.shares:
                     chosen = scores.top(count=_count(scores, share), warn=False)
                     what = {"task": task, "units": units, "share": share, "count": len(chosen)}

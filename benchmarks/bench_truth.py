@@ -136,7 +136,7 @@ def _of(plain: dict[str, Scores], task: str, kind: str) -> Scores:
     scores, others = plain[task], [own for other, own in plain.items() if other != task]
     if "contrast" in kind:
         scores = contrast(scores, *others, weight="share" if "shares" in kind else 1.0)
-    return Scores(scores.index, scores.signed) if "signed" in kind else scores
+    return scores.by("sign") if "signed" in kind else scores
 
 
 def _methods(pair: GroundTruth, seed: int) -> dict[str, tuple[Callable[[], Any], int]]:

@@ -70,7 +70,7 @@ class Judge:
                 lambda mean: (mean[..., 0] - mean[..., 1]) / (mean[..., 2] - mean[..., 3]),
             )
             row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
-        return row | {"damage": verdict.damage, "reason": verdict.reason}
+        return row | verdict.marks
 
     def profile(
         self, places: Sequence[float], errors: Float[Tensor, "places conditions photographs"]

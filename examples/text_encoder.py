@@ -236,7 +236,14 @@ def conductance(target: nn.Module, given: Texts, index: UnitIndex, config: Confi
         n_steps=config.nodes,
     )
     # Both count the neurons of one block after the other.
-    return Scores(index, found.values, signed=-found.signed)
+    return Scores(
+        index,
+        found.values,
+        signed=-found.signed,
+        standard_error=found.standard_error,
+        signed_error=found.signed_error,
+        samples=found.samples,
+    )
 
 
 CHANGE = r"\|change\|"
@@ -295,7 +302,7 @@ def single_weights(
 def signed(scores: dict[str, dict[str, Scores]]) -> dict[str, dict[str, Scores]]:
     """Rank by the mean attribution in place of its mean magnitude."""
     return {
-        task: {units: Scores(each.index, each.signed) for units, each in own.items()}
+        task: {units: each.by("sign") for units, each in own.items()}
         for task, own in scores.items()
     }
 

@@ -26,6 +26,7 @@ from paramattr.units.showing import name_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 
@@ -44,7 +45,7 @@ def plot_comparison(
     The first method is drawn thick with its interval, the control grey with its interval. The
     horizontal axis is a square root, so that small shares can be read. Each method has the colour
     that it has in every figure (`paramattr.figures.METHOD_COLOURS`). Where the comparison knows
-    the truth, edits that are damage are crossed out.
+    the truth, edits that are damage are crossed out, and the legend says so.
 
     Args:
         comparison: of `paramattr.compare`.
@@ -93,6 +94,9 @@ def plot_comparison(
             if row == len(functions) - 1:
                 axis.set_xlabel(f"{units} {verb}, % (square-root axis)")
     handles, names = grid[0][0].get_legend_handles_labels()
+    if damaged:
+        handles.append(_cross())
+        names.append("damage")
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
@@ -177,7 +181,13 @@ def _cross_out(axis: Axes, curve: Curve, fractions: Sequence[float]) -> None:
     values = [means[fraction] for fraction in fractions]
     if values:
         percents = [100 * fraction for fraction in fractions]
-        axis.plot(percents, values, "x", color="black", markersize=5, zorder=4)
+        axis.add_line(_cross(percents, values))
+
+
+def _cross(x: Sequence[float] = (), y: Sequence[float] = ()) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D(x, y, linestyle="", marker="x", color="black", markersize=5, zorder=4)
 
 
 def plot_profile(

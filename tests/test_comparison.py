@@ -4,17 +4,21 @@ import pytest
 import torch
 
 from paramattr import (
+    FAIG,
+    Comparison,
     Scores,
     StraightLine,
     absolute_change,
     agreement,
     compare,
+    contrast,
     insertion_curve,
     masking_curve,
     random_scores,
     squared_error,
     weight_magnitude,
 )
+from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, ModelError, UnitError
 from paramattr.faithfulness.comparison import CONTROL, distinct_scores
 from paramattr.faithfulness.curves import Bootstrap
@@ -356,3 +360,88 @@ def test_edits_toward_a_near_point_are_judged_against_the_baseline(pair, measure
     for function, ends in found.truth.ends.items():
         assert torch.equal(ends.baseline, plain.truth.ends[function].baseline)
         assert not torch.equal(ends.baseline, alone.truth.ends[function].baseline)
+
+
+# Files and frames
+
+
+def known(pair, measures, **options):
+    target, baseline = pair
+    given = {"fractions": FEW, "bootstrap": BOOTSTRAP, "truth": measures, **options}
+    return compare(target, baseline, rankings_of(target, baseline), measures, **given)
+
+
+@pytest.mark.parametrize("options", [{}, {"truth": None}, {"edit": "insertion"}])
+def test_a_comparison_that_was_saved_says_all_it_said(pair, measures, tmp_path, options):
+    found = known(pair, measures, **options)
+    found.save(tmp_path / "found.safetensors")
+    loaded = Comparison.load(tmp_path / "found.safetensors")
+    assert (loaded.fractions, loaded.bootstrap) == (found.fractions, found.bootstrap)
+    asked = [
+        lambda c: c.rows(),
+        lambda c: c.areas(),
+        lambda c: c.leads(0.5),
+        lambda c: c.selectivity(0.5),
+        lambda c: c.agreements(0.5),
+        lambda c: c.on(slice(0, 2)).rows(),
+        *([] if found.truth is None else [lambda c: c.damage()]),
+    ]
+    for ask in asked:
+        assert repr(ask(loaded)) == repr(ask(found))  # NaN, too
+
+
+def test_saved_rankings_are_the_scores_they_were(pair, measures, tmp_path):
+    target, baseline = pair
+    loaders = {name: [(m.x, m.targets)] for name, m in measures.items()}
+    scores = FAIG(target, baseline).score(loaders, reducer="kernel", n_steps=2)
+    signed = {name: own.by("sign") for name, own in scores.items()}
+    found = compare(target, baseline, {"FAIG": scores, "signed": signed}, measures, fractions=FEW)
+    found.save(tmp_path / "found")
+    loaded = Comparison.load(tmp_path / "found").rankings
+    assert {name: list(own) for name, own in loaded.items()} == {
+        name: list(own) for name, own in found.rankings.items()
+    }
+    for method in ("FAIG", "signed"):
+        for both in (found.rankings, loaded):
+            assert len(both["random"]["blur"]) == 3
+        difference, expected = (
+            contrast(*(both[method][name][0] for name in measures))
+            for both in (loaded, found.rankings)
+        )
+        assert torch.equal(difference.values, expected.values)
+        assert torch.equal(difference.standard_error, expected.standard_error)  # paired
+    # One ranking that serves several functions is kept once.
+    one, two = (loaded["random"][name][0] for name in measures)
+    assert one is two
+
+
+def test_a_frame_has_a_row_for_each_measured_value(pair, measures):
+    pandas = pytest.importorskip("pandas")
+    found = known(pair, measures)
+    rows, frame = found.rows(), found.to_dataframe()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == list(rows[0])
+    assert len(frame) == len(rows) == 3 * 2 * 2 * len(FEW)
+    assert frame["value"].tolist() == [row["value"] for row in rows]
+    assert len(found.to_dataframe([0.5])) == len(rows) / len(FEW)
+
+
+def test_a_file_of_something_else_is_no_comparison(pair, measures, tmp_path):
+    found = known(pair, measures)
+    scores = next(iter(found.rankings.values()))["blur"][0]
+    scores.save(tmp_path / "scores")
+    with pytest.raises(CheckpointError, match=r"holds scores: expected a comparison"):
+        Comparison.load(tmp_path / "scores")
+    with pytest.raises(CheckpointError, match="nothing"):
+        Comparison.load(tmp_path / "nothing")
+    found.save(tmp_path / "found")
+    tensors, metadata = load_tensors(tmp_path / "found")
+    name = next(name for name in tensors if name.startswith("curves."))
+    for broken in ({name: tensors[name][1:]}, {name: tensors[name].to(torch.int64)}):
+        save_state_dict(tmp_path / "broken", {**tensors, **broken}, metadata)
+        with pytest.raises(CheckpointError, match="does not hold a comparison"):
+            Comparison.load(tmp_path / "broken")
+    del tensors[name]
+    save_state_dict(tmp_path / "broken", tensors, metadata)
+    with pytest.raises(CheckpointError, match="does not hold a comparison"):
+        Comparison.load(tmp_path / "broken")

@@ -92,35 +92,67 @@ def test_rows_carry_the_verdict_only_with_the_truth():
     known, unknown = comparison(), comparison(truth=None)
     for row, plain in zip(known.rows(), unknown.rows(), strict=True):
         assert {key: row[key] for key in plain} == plain
-        assert set(row) - set(plain) == {"lost_share", "lost_low", "lost_high", "damage", "reason"}
+        assert set(row) - set(plain) == {
+            *("lost_share", "lost_low", "lost_high", "damage", "selective", "reason")
+        }
         is_gained = row["measured"] == "own"
         assert math.isnan(row["lost_share"]) != is_gained  # on "other" there is nothing to lose
     with pytest.raises(UnitError, match="does not know the truth"):
         unknown.damage()
 
 
-def test_an_edit_that_costs_another_condition_more_is_damage():
+@pytest.fixture
+def judged():
+    """Judge an edit by how far the objective rises on the own condition and on the other."""
     draw = torch.Generator().manual_seed(0)
     target, baseline = (torch.rand(10, generator=draw).double() + k for k in (0, 5))
     ends = {"own": Ends(target, baseline), "other": Ends(target, baseline)}
+    gain = baseline - target
 
-    def judged(own, other, edit="masking"):
+    def judge(own, other, edit="masking", conditions=("own", "other")):
         curves = {
-            ("m", "own", name): Curve((0.0, 0.5), torch.stack([target, target + rise]))
+            ("m", "own", name): Curve((0.0, 0.5), torch.stack([target, target + gain * rise]))
             for name, rise in (("own", own), ("other", other))
         }
-        return Truth(ends, curves, edit).judged("m", "own", 0.5, BOOTSTRAP)
+        known = {name: ends[name] for name in conditions}
+        return Truth(known, curves, edit).judged("m", "own", 0.5, BOOTSTRAP)
 
-    assert judged(1.0, 2.0).reason == "costs 'other' more than 'own'"
-    assert not judged(2.0, 1.0).damage
-    assert not judged(1.0, 1.0).damage
-    noise = 10 * torch.randn(10, generator=draw).double()
-    chance = noise - noise.mean() + 0.1
-    assert not judged(1.0, 1.0 + chance).damage  # over samples it could be chance
-    assert not judged(5.1 + 10 * chance, 0.0).damage  # a little beyond the baseline, by chance
-    assert judged(9.0, 20.0).reason == "worse than the baseline; costs 'other' more than 'own'"
+    return judge
+
+
+def chance():
+    """Give what ten samples differ by, by chance: 0.02 on average."""
+    noise = 2 * torch.randn(10, generator=torch.Generator().manual_seed(1)).double()
+    return noise - noise.mean() + 0.02
+
+
+def test_damage_is_a_lost_share_whose_interval_lies_above_a_tenth_more_than_all(judged):
+    exact = judged(1.016, 0.0)  # as an exact planted list
+    assert exact.lost.low > 1
+    assert exact.lost.value == pytest.approx(1.016)
+    assert (exact.damage, exact.reason) == (False, "")
+    assert not judged(1.09, 0.0).damage
+    assert judged(1.2, 0.0).damage
+    assert judged(1.2, 0.0).reason == "worse than the baseline"
+    assert not judged(1.2 + chance(), 0.0).damage  # over samples it could be chance
+
+
+def test_what_costs_another_condition_more_is_not_selective_and_no_damage(judged):
+    costly = judged(0.2, 0.4)
+    assert (costly.damage, costly.selective) == (False, False)
+    assert costly.reason == "not selective: costs 'other' more than 'own'"
+    for own, other in ((0.4, 0.2), (0.2, 0.2), (0.2, 0.2 + chance())):
+        assert (judged(own, other).selective, judged(own, other).reason) == (True, "")
+    both = judged(1.8, 4.0)
+    assert (both.damage, both.selective) == (True, False)
+    assert both.reason == ("worse than the baseline; not selective: costs 'other' more than 'own'")
+
+
+def test_where_nothing_is_beside_it_selectivity_is_not_known(judged):
     # An insertion gives the own function back first, which is what it is for.
-    assert not judged(1.0, 2.0, edit="insertion").damage
+    assert judged(0.2, 0.4, edit="insertion").selective is None
+    assert judged(0.2, 0.4, conditions=("own",)).selective is None
+    assert judged(0.2, 0.4, edit="insertion").reason == ""
 
 
 def test_the_lost_share_is_that_of_the_means_with_paired_samples():
@@ -161,7 +193,8 @@ def test_conditions_beside_the_functions_are_watched_too():
         bootstrap=BOOTSTRAP,
     )
     rows = {(r["method"], r["fraction"]): r for r in found.damage()}
-    assert rows["all", 0.25]["reason"] == "costs 'other' more than 'own'"
+    assert rows["all", 0.25]["reason"] == "not selective: costs 'other' more than 'own'"
+    assert (rows["all", 0.25]["damage"], rows["all", 0.25]["selective"]) == (False, False)
     assert rows["all", 0.25]["selectivity"] is None
     with pytest.raises(UnitError, match="function 'own' has no truth: found 'other'"):
         compare(TARGET, BASELINE, {"a": everything}, watched, truth={"other": measures()["other"]})
@@ -188,3 +221,17 @@ def test_a_figure_crosses_damage_out():
     assert damaged > 0
     assert crosses(known) == damaged * len(measures())
     assert crosses(comparison(truth=None)) == 0
+
+
+def test_the_legend_says_what_crosses_are_where_there_are_some():
+    pytest.importorskip("matplotlib")
+    from paramattr.plots import plot_comparison
+
+    def legend(found):
+        (own,) = plot_comparison(found).legends
+        return [text.get_text() for text in own.get_texts()]
+
+    methods = list(comparison().rankings)
+    assert legend(comparison()) == [*methods, "damage"]
+    assert legend(comparison(truth=None)) == methods
+    assert legend(comparison(fractions=(0.0, 1.0))) == methods  # nothing is crossed out

@@ -1,6 +1,7 @@
 """`paramattr diff` on folders and state dicts made here, and what it refuses in one line."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -357,9 +358,12 @@ def test_the_sign_ranks_what_lowered_the_objective(ran, folder, tmp_path):
         rows = [
             r for r in result["top"] if r["units"] == "attention_head" and r["condition"] == name
         ]
-        expected = contrasted.signed.sort(descending=True).values[: len(rows)].tolist()
-        assert [row["score"] for row in rows] == pytest.approx(expected)
-        assert all(row["standard_error"] is None for row in rows)
+        ranked = contrasted.by("sign")
+        order = ranked.rank()[: len(rows)]
+        assert [row["score"] for row in rows] == pytest.approx(ranked.values[order].tolist())
+        errors = ranked.standard_error[order].tolist()
+        assert [row["standard_error"] for row in rows] == pytest.approx(errors)
+        assert not all(math.isnan(error) for error in errors)
     code, _, err = ran("diff", *words, "--rank", "size")
     assert (code, err.count("\n")) == (2, 1)
     assert "magnitude or sign" in err

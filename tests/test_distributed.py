@@ -59,6 +59,7 @@ def plain(scores):
         "values": scores.values,
         "signed": scores.signed,
         "standard_error": scores.standard_error,
+        "signed_error": scores.signed_error,
         "unassigned": torch.tensor(scores.unassigned, dtype=torch.float64),
         "residual": torch.tensor(scores.residual, dtype=torch.float64),
         "samples": scores.samples,
@@ -84,7 +85,7 @@ def conditions(first, second, distributed):
         distributed=distributed,
     )
     difference = found["blur"] - found["noise"]
-    return [plain(found), difference.standard_error]
+    return [plain(found), difference.standard_error, difference.by("sign").standard_error]
 
 
 def referenced(sizes, distributed):

@@ -147,6 +147,23 @@ def test_a_budget_exchanges_the_best_candidates_and_says_so():
         substitution_effect(target, baseline, data, ["kernel"], budget=3)
 
 
+@pytest.mark.filterwarnings("ignore:3 of 12 units are exchanged")
+def test_candidates_resume_and_have_errors_by_sign(tmp_path):
+    target, baseline, x, y = case(convnet)
+    loaders = {name: [(x + s, y), (x - s, y)] for name, s in (("a", 0.0), ("b", 0.5))}
+    chosen = random_scores(target, reducer="kernel").top(count=3)
+    file = tmp_path / "run.safetensors"
+    options = {"candidates": chosen, "checkpoint": file}
+    first = substitution_effect(target, baseline, loaders, "kernel", **options)
+    again = substitution_effect(target, baseline, loaders, "kernel", **options)
+    for found in (first, again):
+        difference = contrast(found["a"], found["b"]).by("sign")
+        known = ~difference.standard_error.isnan()
+        assert torch.equal(known, chosen.chosen)
+        assert torch.equal(difference.values[known], (first["a"] - first["b"]).signed[known])
+        assert not difference.values[~known].any()
+
+
 def test_mistakes_are_found_before_any_exchange():
     target, baseline, x, y = case(convnet)
     data = [(x, y)]

@@ -5,6 +5,9 @@ Nothing here imports torch: the command line lists these names in its help.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 MASKS = ("blur", "noise")
 """The functions whose filters are sought: removing blur, removing noise."""
 INPUTS = ("blur", "noise", "clean")
@@ -27,6 +30,9 @@ INPUT_LABELS = {
 }
 PAIR_LABELS = {"srresnet": "SRResNet", "srcnn": "SRCNN-style"}
 """The paper's networks with a baseline and a target: those that `reproduce` runs on."""
+
+VERDICTS = "!: damage, worse than the baseline; ~: not selective, it costs another input more"
+"""What the marks beside an edit say."""
 
 NO_CONTRAST = "-no-contrast"
 """What the name of a method ends in that leaves the other function's scores alone."""
@@ -79,3 +85,10 @@ RULES = (
     "gausskronrod",
 )
 """The quadrature rules of `paramattr.quadrature`."""
+
+
+def marked(name: str, *verdicts: Mapping[str, Any]) -> str:
+    """Mark a name whose edits are damage, or not selective: see `VERDICTS`."""
+    damage = any(row.get("damage", False) for row in verdicts)
+    costly = any(row.get("selective") is False for row in verdicts)
+    return name + " !" * damage + " ~" * costly

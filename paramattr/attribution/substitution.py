@@ -151,7 +151,9 @@ def substitution_effect(
         )
     for of_units in scores.values():
         for name, of_reducer in of_units.items():
-            of_reducer.standard_error[exchanges[name].unknown] = torch.nan
+            # Only now: a checkpoint holds finite sums alone.
+            for known in (of_reducer.signed, of_reducer.standard_error, of_reducer.signed_error):
+                known[exchanges[name].unknown] = torch.nan
     return request.answer(scores)
 
 
@@ -193,8 +195,7 @@ class _Exchange:
 
     def reduced(self, effects: Float[Tensor, "units"]) -> Reduced:
         """Give one sample's effects; what has no unit was not exchanged, and is not known."""
-        signed = effects.masked_fill(self.unknown, torch.nan)
-        return Reduced(effects.abs(), signed, torch.nan)
+        return Reduced(effects.abs(), effects, torch.nan)
 
 
 def _samples(exchanges: Mapping[str, _Exchange], batch: Batch) -> Iterator[Sample]:

@@ -261,12 +261,7 @@ def _rankings(scores: dict[str, Scores], counts: dict[str, int]) -> dict[str, Sc
 
 
 def _by(rank: str, rankings: dict[str, Scores]) -> dict[str, Scores]:
-    if rank == "magnitude":
-        return rankings
-    return {
-        name: Scores(one.index, one.signed, unassigned=one.unassigned, samples=one.samples)
-        for name, one in rankings.items()
-    }
+    return {name: one.by(rank) for name, one in rankings.items()}
 
 
 def _share(config: Config, units: int) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 from paramattr.attribution.random import random_scores_of
 from paramattr.errors import UnitError
+from paramattr.faithfulness.comparison_files import Parts, read_comparison, write_comparison
 from paramattr.faithfulness.curves import Bootstrap, Curve
 from paramattr.faithfulness.damage import Truth, measure_ends
 from paramattr.faithfulness.masking import FRACTIONS, Measure, curves, with_fractions
@@ -21,6 +22,7 @@ from paramattr.runtime.ranks import Distributed
 from paramattr.units.agreement import agreement
 from paramattr.units.index import check_same_units
 from paramattr.units.scores import Scores
+from paramattr.units.showing import frame
 
 Ranking = Scores | Sequence[Scores]
 """One ranking, or several of one kind (random draws) whose curves are averaged."""
@@ -55,6 +57,36 @@ class Comparison:
             f"{len(self.fractions)} fractions)"
         )
 
+    def to_dataframe(self, fractions: Sequence[float] | None = None) -> Any:
+        """Give a pandas `DataFrame` of the measured values, with the columns of `rows`.
+
+        Args:
+            fractions: some of those that were measured; all by default.
+
+        Raises:
+            ParamattrError: if pandas is not installed.
+        """
+        rows = self.rows(fractions)
+        return frame({name: [row[name] for row in rows] for name in rows[0]})
+
+    def save(self, path: str | Path) -> None:
+        """Write the comparison, with its rankings and the truth, to a safetensors file.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        own = Parts(self.rankings, self.curves, self.fractions, self.bootstrap, self.truth)
+        write_comparison(path, own)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read a comparison that `save` wrote.
+
+        Raises:
+            CheckpointError: if the file is missing, broken, or holds no comparison.
+        """
+        return cls(*read_comparison(path))
+
     def on(self, samples: slice) -> Comparison:
         """Give the comparison on some of the samples, with intervals over these alone.
 
@@ -75,8 +107,8 @@ class Comparison:
 
         Returns:
             Rows of `method`, `function`, `measured`, `fraction`, `value`, `low`, `high`; with the
-            truth also `lost_share`, `lost_low`, `lost_high` of the measured function, `damage` and
-            `reason` of the edit.
+            truth also `lost_share`, `lost_low`, `lost_high` of the measured function, `damage`,
+            `selective` and `reason` of the edit.
         """
         wanted = self.fractions if fractions is None else with_fractions(fractions)
         rows = []
@@ -93,8 +125,9 @@ class Comparison:
         """Say which edits are damage, by the objective against the truth.
 
         A large drop is no proof that a function was found: a broken network drops too. An edit is
-        damage where the interval of the lost share lies above 1 (the edited model is worse than the
-        baseline), and a masking also where it costs another condition more than its own.
+        damage where the interval of the lost share lies above 1.1: the edited model is worse than
+        the baseline, by more than taking back an exact list comes to. A masking that costs another
+        condition more than its own is not selective.
 
         Args:
             fractions: some of those that were measured; all by default.
@@ -103,7 +136,8 @@ class Comparison:
             Rows of `method`, `function`, `fraction`; `lost_share`, `low`, `high`: the share of the
             fine-tuning's gain on the function that the edit loses, NaN where there was none;
             `selectivity`: the measured drop over the largest of another function (None if there is
-            no other, or no start at 0); `damage`, and the `reason`.
+            no other, or no start at 0); `damage`; `selective`, None where it is not known; and the
+            `reason`, what is wrong in words.
 
         Raises:
             UnitError: if the comparison was not given the truth.
@@ -123,8 +157,7 @@ class Comparison:
                         **{"method": method, "function": function, "fraction": fraction},
                         **dict(zip(("lost_share", "low", "high"), verdict.lost, strict=True)),
                         "selectivity": self._least_selective(method, function, fraction),
-                        "damage": verdict.damage,
-                        "reason": verdict.reason,
+                        **verdict.marks,
                     }
                 )
         return rows

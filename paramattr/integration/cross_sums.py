@@ -1,4 +1,4 @@
-"""Sums over samples of what two conditions' magnitudes have in common, unit by unit."""
+"""Sums over samples of what two conditions have in common, unit by unit."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations, combinations_with_replacement
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from paramattr.integration.reduction import Reduced
 from paramattr.integration.sums import RunningSums
 from paramattr.units.covariances import Covariances
 
 
 class CrossSums:
     """Σ_x m(x_c) m(x_d) for every two conditions c and d, over samples of one number.
+
+    So for the magnitudes m, and for the signed sums.
 
     A sample waits until every condition has come to its number. Conditions that take turns keep
     few waiting; those that hold different numbers of samples are not paired.
@@ -27,27 +29,30 @@ class CrossSums:
 
     def __init__(self, conditions: Sequence[str], units: int) -> None:
         self.products = {
-            pair: torch.zeros(units, dtype=torch.float64) for pair in combinations(conditions, 2)
+            pair: torch.zeros(2, units, dtype=torch.float64) for pair in combinations(conditions, 2)
         }
-        self.waiting: dict[str, deque[Tensor]] = {name: deque() for name in conditions}
+        self.waiting: dict[str, deque[tuple[Tensor, Tensor]]] = {
+            name: deque() for name in conditions
+        }
         self.is_paired = len(conditions) > 1
 
-    def add(self, condition: str, magnitudes: Float[Tensor, "units"], most: int) -> None:
-        """Add one sample's magnitudes.
+    def add(self, condition: str, sample: Reduced, most: int) -> None:
+        """Add one sample's magnitudes and signed sums.
 
         Args:
             condition: of the sample.
-            magnitudes: of each unit.
+            sample: what each unit gets.
             most: how many samples may wait, where conditions take turns. More means that another
                 condition has ended: the pairing is given up.
         """
         if not self.is_paired:
             return
-        self.waiting[condition].append(magnitudes)
+        self.waiting[condition].append((sample.magnitudes, sample.signed))
         if all(self.waiting.values()):
             row = {name: samples.popleft() for name, samples in self.waiting.items()}
             for (one, other), product in self.products.items():
-                product.addcmul_(row[one], row[other])
+                for own, first, second in zip(product, row[one], row[other], strict=True):
+                    own.addcmul_(first, second)
         elif len(self.waiting[condition]) > most:
             self._give_up()
 
@@ -60,15 +65,21 @@ class CrossSums:
         [samples, *more] = {one.samples for one in sums.values()}
         if not self.is_paired or more or samples < 2:
             return None
-        of_pairs = []
-        for one, other in combinations_with_replacement(sums, 2):
-            own = sums[one]
-            products = own.squares if one == other else self.products[one, other]
-            spread = products - own.magnitudes * sums[other].magnitudes / samples
-            if one == other:
-                spread = spread.clamp(min=0)
-            of_pairs.append(spread / (samples * (samples - 1)))
-        return Covariances(len(sums), torch.stack(of_pairs))
+        pairs = list(combinations_with_replacement(sums, 2))
+        first = sums[pairs[0][0]]
+        # Written where they stay: with single weights as units, every copy counts.
+        found = torch.empty(2, len(pairs), len(first.magnitudes), dtype=torch.float64)
+        for number, (one, other) in enumerate(pairs):
+            own, its = sums[one], sums[other]
+            same = own.squares, own.signed_squares
+            products = same if one == other else self.products[one, other].unbind()
+            totals = (own.magnitudes, its.magnitudes), (own.signed, its.signed)
+            for place, product, (a, b) in zip(found[:, number], products, totals, strict=True):
+                torch.mul(a, b, out=place).div_(-samples).add_(product)
+                if one == other:
+                    place.clamp_(min=0)
+                place.div_(samples * (samples - 1))
+        return Covariances(len(sums), *found)
 
     def state(self) -> dict[str, Tensor]:
         """Give what `resume` takes."""
@@ -77,7 +88,7 @@ class CrossSums:
         found = {"products": torch.stack(list(self.products.values()))}
         for number, samples in enumerate(self.waiting.values()):
             if samples:
-                found[f"waiting {number}"] = torch.stack(list(samples))
+                found[f"waiting {number}"] = torch.stack([torch.stack(own) for own in samples])
         return found
 
     def products_alone(self) -> dict[str, Tensor]:
@@ -91,7 +102,8 @@ class CrossSums:
             return
         self.products = dict(zip(self.products, state["products"].unbind(), strict=True))
         for number, name in enumerate(self.waiting):
-            self.waiting[name] = deque(state.get(f"waiting {number}", torch.empty(0)).unbind())
+            held = state.get(f"waiting {number}", torch.empty(0, 2, 0))
+            self.waiting[name] = deque((own[0], own[1]) for own in held)
 
     def _give_up(self) -> None:
         self.is_paired, self.products = False, {}

@@ -21,8 +21,8 @@ from paramattr.runtime.compute import wide
 from paramattr.runtime.memory import available, distinct_bytes, peak_of_tensors, shown
 from paramattr.units.index import UnitIndex
 
-VECTORS = 11
-"""Numbers per unit, in float64: three sums, a sample's two, the three of its scores, and three that
+VECTORS = 13
+"""Numbers per unit, in float64: four sums, a sample's two, the four of its scores, and three that
 are on their way."""
 NODES = 4
 """Nodes of the rule that a call takes by default; with one, no sums are held."""

@@ -165,7 +165,7 @@ def _streamed(
                     for units, sums in one.sums.items():
                         own = sample.reduced[units]
                         sums.add(own, missed)
-                        together[units].add(part.condition, own.magnitudes, len(samples))
+                        together[units].add(part.condition, own, len(samples))
                     settling.add(part.condition, sample.reduced)
                 advance(part.share)
                 ranks.check()
@@ -307,9 +307,9 @@ def _resumed(
         held = under(f"together/{reducer}/", file.tensors)
         # Pairs may have been given up; of the samples that wait there may be any number.
         like = {key: t for key, t in crossed.state().items() if key in held}
-        row = torch.zeros(len(indexes[reducer]), dtype=torch.float64)
+        row = torch.zeros(2, len(indexes[reducer]), dtype=torch.float64)
         for key in held.keys() - like.keys():
-            like[key] = row.expand(len(held[key]) if held[key].ndim else 0, -1)
+            like[key] = row.expand(len(held[key]) if held[key].ndim else 0, -1, -1)
         file.check(held, like)
         crossed.resume(held)
     of_settling = under("settling/", file.tensors)

@@ -78,8 +78,8 @@ class RunningSums:
     def __init__(self, index: UnitIndex) -> None:
         self.index, self.samples, self.rest = index, 0, 0.0
         self.missed = self.change = 0.0
-        self.magnitudes, self.squares, self.signed = (
-            torch.zeros(len(index), dtype=torch.float64) for _ in range(3)
+        self.magnitudes, self.squares, self.signed, self.signed_squares = (
+            torch.zeros(len(index), dtype=torch.float64) for _ in range(4)
         )
 
     def add(self, sample: Reduced, missed: Missed | None = None) -> None:
@@ -88,33 +88,31 @@ class RunningSums:
             self.missed += missed.missed
             self.change += missed.change
         self.magnitudes += sample.magnitudes
-        self.squares += sample.magnitudes.square()
+        self.squares.addcmul_(sample.magnitudes, sample.magnitudes)
         self.signed += sample.signed
+        self.signed_squares.addcmul_(sample.signed, sample.signed)
         self.rest += sample.rest
         self.samples += 1
 
     def scores(self, paired: Paired | None = None) -> Scores:
-        """Give the means over the samples, and the standard error of the mean magnitude.
+        """Give the means over the samples, and their standard errors.
 
             S_u = 1/n Σ_x m_u(x),    SE_u = sqrt( Σ_x (m_u(x) - S_u)² / (n (n - 1)) )
 
-        with m_u(x) the summed magnitude in the unit. The absolute value and the sum over the unit
-        come before the mean: the two do not commute.
+        with m_u(x) the summed magnitude in the unit, and so for its signed sum. The absolute value
+        and the sum over the unit come before the mean: the two do not commute.
 
         Args:
             paired: what is known of them together with other conditions' scores.
         """
-        n, mean = self.samples, self.magnitudes / self.samples
-        error = None
-        if n > 1:
-            spread = (self.squares - n * mean.square()).clamp(min=0)
-            error = (spread / (n * (n - 1))).sqrt()
+        n, mean, signed = self.samples, self.magnitudes / self.samples, self.signed / self.samples
         total = float(self.magnitudes.sum()) + self.rest
         return Scores(
             self.index,
             mean,
-            signed=self.signed / n,
-            standard_error=error,
+            signed=signed,
+            standard_error=_error(n, mean, self.squares),
+            signed_error=_error(n, signed, self.signed_squares),
             unassigned=self.rest / total if total else 0.0,
             samples=n,
             paired=paired,
@@ -127,6 +125,7 @@ class RunningSums:
             "magnitudes": self.magnitudes,
             "squares": self.squares,
             "signed": self.signed,
+            "signed_squares": self.signed_squares,
             "rest": torch.tensor(self.rest, dtype=torch.float64),
             "residual": torch.tensor([self.missed, self.change], dtype=torch.float64),
             "samples": torch.tensor(self.samples),
@@ -135,6 +134,14 @@ class RunningSums:
     def resume(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a state that `state` gave."""
         self.magnitudes, self.squares = state["magnitudes"], state["squares"]
-        self.signed, self.samples = state["signed"], int(state["samples"])
-        self.rest = float(state["rest"])
+        self.signed, self.signed_squares = state["signed"], state["signed_squares"]
+        self.samples, self.rest = int(state["samples"]), float(state["rest"])
         self.missed, self.change = state["residual"].tolist()
+
+
+def _error(samples: int, mean: Tensor, squares: Tensor) -> Tensor | None:
+    """Give the standard error of a mean over samples; None of one sample."""
+    if samples < 2:
+        return None
+    spread = (squares - samples * mean.square()).clamp(min=0)
+    return (spread / (samples * (samples - 1))).sqrt()

@@ -69,12 +69,12 @@ def curve_section(comparison: Comparison, wording: Wording) -> Section:
             wording.measures(row["measured"]),
             100 * row["fraction"],
             Spread(row["value"], row["low"], row["high"]),
-            *([row["reason"] if row["damage"] else ""] if judged else []),
+            *([row["reason"]] if judged else []),
         ]
         for row in comparison.rows()
     ]
     head = ["method", f"{wording.units} of", "measured on", "%", wording.measure]
-    table = Table("Curves", [*head, *(["damage"] if judged else [])], rows)
+    table = Table("Curves", [*head, *(["what is wrong"] if judged else [])], rows)
     blocks: list[Block] = [panels, *_areas(comparison, wording), table]
     lead = (
         f"{wording.measure.capitalize()}, as the {wording.units} that a method ranks first are "

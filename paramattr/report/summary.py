@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.integration.profile import PathProfile
@@ -65,12 +66,19 @@ def of_comparison(comparison: Comparison, fraction: float, wording: Wording) -> 
     if comparison.truth is None:
         sentences.append("Whether an edit is damage is not known: no truth was given.")
     else:
-        judged = [row for row in comparison.damage([fraction]) if row["damage"]]
-        named = ", ".join(f"{wording.label(r['method'])} ({wording.label(r['function'])})"
-                          for r in judged)  # fmt: skip
+        judged = comparison.damage([fraction])
+
+        def listed(rows: list[dict[str, Any]]) -> str:
+            named = (f"{wording.label(r['method'])} ({wording.label(r['function'])})" for r in rows)
+            return ", ".join(named) or "none"
+
+        damaged = listed([row for row in judged if row["damage"]])
         sentences.append(
-            f"Damage at {100 * fraction:g}%, by the objective against the truth: {named or 'none'}."
+            f"Damage at {100 * fraction:g}%, by the objective against the truth: {damaged}."
         )
+        if any(row["selective"] is False for row in judged):
+            costly = listed([row for row in judged if row["selective"] is False])
+            sentences.append(f"Not selective, costing another condition more: {costly}.")
     return sentences
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from paramattr.errors import ModelError
 from paramattr.surgery.plain_models import check_code, copied
+from paramattr.units.followers import Tracer
 
 Convolution = nn.modules.conv._ConvNd
 # Kinds are looked up exactly: a subclass, as of quantisation, may do something else.
@@ -97,7 +97,7 @@ def traced(model: nn.Module) -> fx.Graph:
     check_code(model)
     other = copied(model).eval()  # the tracer keeps constants in what it traces
     try:
-        return _Tracer().trace(other)
+        return Tracer().trace(other)
     except Exception as error:  # control flow that depends on values fails in many ways
         raise ModelError(
             f"the model ({type(model).__name__}) cannot be traced ({error}): expected one without "
@@ -121,25 +121,6 @@ def channel_spaces(model: nn.Module, graph: fx.Graph | None = None) -> list[Spac
     for node in (graph or traced(model)).nodes:
         trace.visit(node)
     return trace.spaces()
-
-
-class _Value(fx.Proxy):
-    """A value of the traced model, which says that it is an ordinary tensor on the CPU."""
-
-    device, dtype, is_cuda = torch.device("cpu"), torch.float32, False
-
-
-class _Tracer(fx.Tracer):
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Value(node, self)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
-    ) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except NameError:  # a part that the model made while it ran, as a slice of a Sequential
-            return forward(*args, **kwargs)
 
 
 class _Trace:

@@ -29,7 +29,7 @@ def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) ->
         weight: of the others: 1 as in the paper, 0 leaves them out, more keeps away from what they
             need. `"share"` divides each condition's scores by their total first, so that a
             condition of larger attributions does not weigh more; the errors take the totals as
-            known.
+            known. The total is that of the magnitudes, also of scores by sign.
 
     Returns:
         Scores that are high where the condition of interest alone needs the unit.
@@ -61,7 +61,7 @@ def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) ->
 
 
 def _share(scores: Scores) -> Scores:
-    total = float(scores.values.sum())
+    total = float(scores.by("magnitude").values.sum())  # signed values may sum to nothing
     if not total > 0:
         raise UnitError(
             f"the scores sum to {total:.4g}: expected more than 0, to divide by; a weight of "

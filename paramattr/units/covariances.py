@@ -20,29 +20,43 @@ class Covariances:
     Args:
         conditions: how many.
         of_pairs: `(pairs, units)`, in the order of `combinations_with_replacement(range(c), 2)`.
+        of_signed: the same of the signed sums in place of the magnitudes; None if not known.
     """
 
-    def __init__(self, conditions: int, of_pairs: Float[Tensor, "pairs units"]) -> None:
-        self.conditions, self.of_pairs = conditions, of_pairs
+    def __init__(
+        self,
+        conditions: int,
+        of_pairs: Float[Tensor, "pairs units"],
+        of_signed: Float[Tensor, "pairs units"] | None = None,
+    ) -> None:
+        self.conditions, self.of_pairs, self.of_signed = conditions, of_pairs, of_signed
 
     def __eq__(self, other: object) -> bool:
         """Say whether two are of the same samples."""
         if not isinstance(other, Covariances):
             return NotImplemented
+        # One pass makes both, so magnitudes alone tell samples apart: also in files without signs.
         return self is other or (
             self.conditions == other.conditions and torch.equal(self.of_pairs, other.of_pairs)
         )
 
     __hash__ = None  # type: ignore[assignment]
 
-    def error(self, weights: Sequence[float]) -> Float[Tensor, "units"]:
+    def error(self, weights: Sequence[float], *, signed: bool = False) -> Float[Tensor, "units"]:
         """Give the standard error of Σ_c weight_c S_c.
 
         sqrt( Σ_c Σ_d weight_c weight_d cov(c, d) )
+
+        Args:
+            weights: of each condition.
+            signed: of the signed sums, in place of the magnitudes; NaN if they are not known.
         """
-        variance = torch.zeros(self.of_pairs.shape[1], dtype=torch.float64)
+        of_pairs = self.of_signed if signed else self.of_pairs
+        if of_pairs is None:
+            return torch.full(self.of_pairs.shape[1:], torch.nan, dtype=torch.float64)
+        variance = torch.zeros(of_pairs.shape[1], dtype=torch.float64)
         pairs = combinations_with_replacement(range(self.conditions), 2)
-        for (one, other), covariance in zip(pairs, self.of_pairs, strict=True):
+        for (one, other), covariance in zip(pairs, of_pairs, strict=True):
             twice = 1 if one == other else 2
             variance += twice * weights[one] * weights[other] * covariance
         return variance.clamp(min=0).sqrt()
@@ -59,9 +73,9 @@ class Paired:
     def __init__(self, covariances: Covariances, weights: Sequence[float]) -> None:
         self.covariances, self.weights = covariances, tuple(weights)
 
-    def error(self) -> Float[Tensor, "units"]:
-        """Give the standard error of the sum."""
-        return self.covariances.error(self.weights)
+    def error(self, *, signed: bool = False) -> Float[Tensor, "units"]:
+        """Give the standard error of the sum: of magnitudes, or of signed attributions."""
+        return self.covariances.error(self.weights, signed=signed)
 
     def scaled(self, factor: float) -> Paired:
         """Multiply the sum by a number."""

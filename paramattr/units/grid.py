@@ -61,9 +61,11 @@ class OfModel:
 
     Attributes:
         rule: a function from a model to the reducer of its parameters.
+        of_buffers: whether it is called on floating-point buffers too.
     """
 
     rule: Callable[[nn.Module], Reducer]
+    of_buffers: bool = False
 
     @property
     def __name__(self) -> str:

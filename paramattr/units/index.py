@@ -90,7 +90,9 @@ class UnitIndex:
         ask = getattr(rule, "of_buffers", False) is True
         for name, answer in labels_or_answers(model, asked, labels, ask=ask).items():
             buffer = model.get_buffer(name)
-            if answer is not None and answer is not UNKNOWN:
+            if answer is UNKNOWN:
+                unknown.append(name)
+            elif answer is not None:
                 numbers = (
                     answer if isinstance(answer, Tensor) else grids.labels(answer, name, buffer)
                 )

@@ -161,6 +161,11 @@ def _axes(module: nn.Module, attribute: str, ndim: int) -> tuple[int | None, int
     return 0, 1
 
 
+def is_dense(module: nn.Module) -> bool:
+    """Say whether a module is a linear layer or a convolution, transposed or not."""
+    return isinstance(module, nn.Linear | CONVOLUTIONS) or _is_transformers_conv1d(module)
+
+
 def _is_transformers_conv1d(module: nn.Module) -> bool:
     named = any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
     return named and hasattr(module, "nf") and hasattr(module, "nx")

@@ -92,7 +92,7 @@ class Judge:
         """
         make = _make(place, proposals)
         if make not in self._found:
-            with _aside():
+            with aside():
                 self._found[make] = _first_right(proposals, place)
         return self._found[make]
 
@@ -139,7 +139,7 @@ class _Probe:
         self._draw = torch.Generator().manual_seed(0)
         self._numbers = torch.randn(_PERIOD, generator=self._draw)
         self._new: dict[int, nn.Parameter] = {}
-        self._block = _copied(place.block, self._parameter, self._new)
+        self._block = copied(place.block, self._parameter, self._new)
         self._block.eval()
         self._read, self._channels = list[Tensor](), place.channels
         self._block.get_submodule(place.out).register_forward_pre_hook(
@@ -261,7 +261,7 @@ def _row(parameter: nn.Parameter, dimension: int, row: int) -> Bool[Tensor, "...
     return (torch.arange(shape[dimension]) == row).reshape(shape)
 
 
-def _copied(
+def copied(
     block: nn.Module,
     parameter: Callable[[nn.Parameter], nn.Parameter],
     new: dict[int, nn.Parameter],
@@ -272,10 +272,10 @@ def _copied(
         if own.is_floating_point():
             new[id(own)] = memo[id(own)] = parameter(own)
 
-    def copied(module: nn.Module) -> None:
+    def copy_of(module: nn.Module) -> None:
         for child in module.children():
             if id(child) not in memo:
-                copied(child)
+                copy_of(child)
         kind = type(module)
         if kind.__bases__[0].__name__ == "FSDPModule":  # fully_shard's own class refuses copies
             kind = kind.__bases__[1]
@@ -287,7 +287,7 @@ def _copied(
             one._buffers[name] = _plain(value)
         _eager(getattr(one, "config", None))
 
-    copied(block)
+    copy_of(block)
     found: nn.Module = memo[id(block)]
     return found
 
@@ -325,7 +325,7 @@ def _eager(config: Any) -> None:
 
 
 @contextmanager
-def _aside() -> Iterator[None]:
+def aside() -> Iterator[None]:
     """Run apart from the caller's random state, gradients and warnings."""
     dtype = torch.get_default_dtype()
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002

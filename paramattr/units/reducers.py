@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from paramattr.errors import UnitError
 from paramattr.units.channels import (
+    channel,
     embedding_row,
     input_channel,
     kernel,
@@ -37,6 +38,7 @@ REDUCERS: dict[str, Reducer] = {
     "kernel": kernel,
     "output_channel": output_channel,
     "input_channel": input_channel,
+    "channel": channel,
     "layer": layer,
     "attention_head": attention_head,
     "neuron": neuron,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,20 @@ from paramattr.units.cost import Cost as Cost
 from paramattr.units.covariances import Paired
 from paramattr.units.fitting import one_each
 from paramattr.units.index import Unit, UnitIndex, check_same_units
-from paramattr.units.score_files import PER_UNIT, read_scores, write_scores
+from paramattr.units.score_files import (
+    PER_UNIT,
+    read_scores,
+    scores_apart,
+    scores_together,
+    write_scores,
+)
 from paramattr.units.selection import Selection
 from paramattr.units.shares import how_many
 from paramattr.units.showing import draw_scores, scores_as_frame, scores_as_html
 from paramattr.units.significance import check_level, discoveries, quantile, two_sided
+
+RANKS = ("magnitude", "sign")
+"""What scores rank by."""
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,13 +42,14 @@ if TYPE_CHECKING:
 class Scores:
     """One number per unit, higher for units that matter more.
 
-    Scores of the same units, and numbers, combine by `+ - * /`.
+    Scores of the same units, and numbers, combine by `+ - * /`. `by("sign")` ranks by `signed`.
 
     Attributes:
         index: the units.
         values: `(units,)` float64: the scores, such as the mean over samples of |A|.
         signed: `(units,)` float64: the mean over samples of A, NaN where it was not measured. It
             combines as the values do, under `+`, `-` and scaling by a number; else it is NaN.
+        signed_error: `(units,)` float64, the standard error of `signed`: as `standard_error`.
         standard_error: `(units,)` float64, of `values` over samples; NaN where it is not known.
             Under `+` and `-` of scores that one call measured on several conditions, it takes into
             account that their samples are paired by their numbers; of others the squares add up,
@@ -66,6 +76,7 @@ class Scores:
         values: `(units,)`, finite.
         signed: `(units,)`; None for NaN.
         standard_error: `(units,)`; None for NaN.
+        signed_error: `(units,)`; None for NaN.
         unassigned: the share in entries of no unit.
         samples: how many samples; 0 for not known.
         paired: what a call on several conditions knows of them together.
@@ -82,6 +93,7 @@ class Scores:
         *,
         signed: Float[Tensor, "units"] | None = None,
         standard_error: Float[Tensor, "units"] | None = None,
+        signed_error: Float[Tensor, "units"] | None = None,
         unassigned: float = 0.0,
         samples: int = 0,
         paired: Paired | None = None,
@@ -95,13 +107,15 @@ class Scores:
                 f"the score of unit {index[bad]} is {self.values[bad].item()}: expected a finite "
                 "number; a division by scores that hold zeros gives such"
             )
-        nothing = torch.full_like(self.values, math.nan)
-        self.signed = nothing if signed is None else one_each(index, signed, "signed scores")
-        self.standard_error = (
-            nothing.clone()
-            if standard_error is None
-            else one_each(index, standard_error, "standard errors")
-        )
+
+        def known(given: Tensor | None, what: str) -> Tensor:
+            nothing = torch.full_like(self.values, math.nan)
+            return nothing if given is None else one_each(index, given, what)
+
+        self.signed = known(signed, "signed scores")
+        self.standard_error = known(standard_error, "standard errors")
+        self.signed_error = known(signed_error, "standard errors of signed scores")
+        self._magnitudes: Scores | None = None
         self.unassigned, self.samples, self._paired = float(unassigned), int(samples), paired
         self.residual = float(residual)
         self.spent: Cost | None = None
@@ -123,6 +137,57 @@ class Scores:
         `scores[int(scores.rank()[0])]` is the unit that matters most.
         """
         return self.index[number], float(self.values[number])
+
+    def by(self, rank: str) -> Scores:
+        """Rank by the mean attribution, or by its mean magnitude.
+
+            "magnitude":  S_u = mean_x Σ_i |A_i(x)|        "sign":  S_u = mean_x Σ_i A_i(x)
+
+        By sign, `values` is `signed` and `standard_error` its own: a unit that raises the objective
+        on some samples and lowers it on others comes to little. Sums, contrasts and scaling may
+        come before or after: `contrast(a, b).by("sign")` is `contrast(a.by("sign"),
+        b.by("sign"))`, and its errors are paired where those of the magnitudes are.
+
+        Args:
+            rank: `"magnitude"`, the paper's, or `"sign"`.
+
+        Returns:
+            Scores of the same units. The share `unassigned` and the `residual` stay those of the
+            call that measured them. `by("magnitude")` of scores by sign gives the magnitudes back.
+
+        Raises:
+            UnitError: for another rank, and where the sign was not measured.
+
+        >>> model = torch.nn.Linear(1, 2, bias=False)
+        >>> units = UnitIndex.of(model, "scalar")
+        >>> scores = Scores(units, torch.tensor([3.0, 2.0]), signed=torch.tensor([-1.0, 2.0]))
+        >>> scores.rank().tolist(), scores.by("sign").rank().tolist()
+        ([0, 1], [1, 0])
+        """
+        if rank not in RANKS:
+            raise UnitError(f"rank is {rank!r}: expected {' or '.join(map(repr, RANKS))}")
+        magnitudes = self if self._magnitudes is None else self._magnitudes
+        if rank == "magnitude":
+            return magnitudes
+        unknown = self.signed.isnan()
+        if bool(unknown.all()) or bool((unknown & (magnitudes.values != 0)).any()):
+            raise UnitError(
+                f"{int(unknown.sum())} of the {len(self)} units have no sign: expected scores that "
+                "hold the mean attribution beside its magnitude (`signed`), such as those of "
+                "FAIG.score, their sums and contrasts"
+            )
+        found = Scores(
+            self.index,
+            self.signed.nan_to_num(nan=0.0),
+            signed=self.signed,
+            standard_error=self.signed_error,
+            signed_error=self.signed_error,
+            unassigned=self.unassigned,
+            samples=self.samples,
+            residual=self.residual,
+        )
+        found.spent, found._magnitudes = self.spent, magnitudes
+        return found
 
     def to_dataframe(self) -> Any:
         """Give a pandas `DataFrame` of a row per unit, in the units' order.
@@ -226,8 +291,8 @@ class Scores:
 
         Of each unit, Student's t test of score over standard error, with `samples - 1` degrees of
         freedom; of all units, as many as keep the expected share of false ones among those named
-        below the level (Benjamini and Hochberg). Take it of a contrast: a mean of magnitudes is
-        above zero wherever a unit does anything at all.
+        below the level (Benjamini and Hochberg). Take it of a contrast, or by sign: a mean of
+        magnitudes is above zero wherever a unit does anything at all.
 
         Args:
             level: of false discoveries, above 0 and below 1.
@@ -283,16 +348,38 @@ class Scores:
         """
         return {path: float(self.values[own].sum()) for path, own in self.index.layers().items()}
 
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give tensors and JSON metadata from which `from_tensors` restores the scores."""
+        own = self.by("magnitude")  # a file holds both, and which of them ranks
+        numbers = {name: getattr(own, name) for name in PER_UNIT}
+        notes: dict[str, Any] = {
+            "unassigned": own.unassigned,
+            "samples": own.samples,
+            "agreement": None if math.isnan(own.agreement) else own.agreement,
+            "residual": None if math.isnan(own.residual) else own.residual,
+        }
+        if own is not self:
+            notes["rank"] = "sign"
+        return scores_apart(numbers, notes, own._paired)
+
+    @classmethod
+    def from_tensors(
+        cls, index: UnitIndex, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    ) -> Scores:
+        """Restore scores of these units from the result of `to_tensors`.
+
+        Raises:
+            UnitError: if they do not fit together.
+        """
+        arguments = scores_together(index, tensors, metadata)
+        agreement, rank = arguments.pop("agreement"), arguments.pop("rank")
+        scores = cls(index, **arguments)
+        scores.agreement = math.nan if agreement is None else agreement
+        return scores.by(rank)
+
     def save(self, path: str | Path) -> None:
         """Write the scores and their units to a safetensors file."""
-        numbers = {name: getattr(self, name) for name in PER_UNIT}
-        notes = {
-            "unassigned": self.unassigned,
-            "samples": self.samples,
-            "agreement": None if math.isnan(self.agreement) else self.agreement,
-            "residual": None if math.isnan(self.residual) else self.residual,
-        }
-        write_scores(path, self.index, numbers, notes, self._paired)
+        write_scores(path, self.index, *self.to_tensors())
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -302,11 +389,7 @@ class Scores:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
         with taken_apart(path, "scores"):
-            arguments = read_scores(path)
-            agreement = arguments.pop("agreement")
-            scores = cls(**arguments)
-            scores.agreement = math.nan if agreement is None else agreement
-            return scores
+            return cls.from_tensors(*read_scores(path))
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]
@@ -317,40 +400,67 @@ class Scores:
             values = operation(self.values, other.values)
             if not shifts:
                 return Scores(self.index, values, unassigned=math.nan)
+            if self._magnitudes is not None or other._magnitudes is not None:
+                one, two = _of_one_rank(self, other)
+                return one._combined(two, operation).by("sign")
             sign, paired = 1.0 if operation is operator.add else -1.0, None
-            error = torch.hypot(self.standard_error, other.standard_error)
+            errors = [
+                torch.hypot(self.standard_error, other.standard_error),
+                torch.hypot(self.signed_error, other.signed_error),
+            ]
             if self._paired is not None:
                 paired = self._paired.plus(other._paired, sign)
-                if paired is not None:
-                    error = torch.where(error.isnan(), error, paired.error())
+            if paired is not None:
+                errors = [
+                    torch.where(error.isnan(), error, paired.error(signed=signed))
+                    for error, signed in zip(errors, (False, True), strict=True)
+                ]
             return Scores(
                 self.index,
                 values,
                 signed=operation(self.signed, other.signed),
-                standard_error=error,
+                standard_error=errors[0],
+                signed_error=errors[1],
                 unassigned=_larger(self.unassigned, other.unassigned),
                 samples=min(self.samples, other.samples),
                 paired=paired,
                 residual=_larger(self.residual, other.residual),
             )
         if isinstance(other, Real) or (isinstance(other, Tensor) and other.ndim == 0):
-            number = float(other)
-            error, paired = self.standard_error, self._paired
+            if self._magnitudes is not None:
+                return self._magnitudes._combined(other, operation).by("sign")
+            number, paired = float(other), self._paired
+            errors = [self.standard_error, self.signed_error]
             if not shifts:
-                error = operation(error, abs(number))
+                errors = [operation(error, abs(number)) for error in errors]
                 factor = 1 / number if operation is operator.truediv and number else number
                 paired = None if paired is None else paired.scaled(factor)
             return Scores(
                 self.index,
                 operation(self.values, number),
                 signed=operation(self.signed, number),
-                standard_error=error,
+                standard_error=errors[0],
+                signed_error=errors[1],
                 unassigned=self.unassigned,
                 samples=self.samples,
                 paired=paired,
                 residual=self.residual,
             )
         return NotImplemented
+
+
+def _of_one_rank(one: Scores, other: Scores) -> tuple[Scores, Scores]:
+    """Give the magnitudes of two scores by sign.
+
+    Raises:
+        UnitError: where one ranks by sign and the other does not.
+    """
+    if one._magnitudes is None or other._magnitudes is None:
+        raise UnitError(
+            "of two scores one ranks by sign, the other does not: expected both alike; write "
+            '.by("sign") of both, or .by("magnitude")'
+        )
+    return one._magnitudes, other._magnitudes
 
 
 def _larger(one: float, other: float) -> float:

@@ -12,7 +12,7 @@ from blind_sr.cli import app
 from blind_sr.compare.report import comparison_tables
 from blind_sr.console import fitted
 from blind_sr.data.measures import PLANES
-from blind_sr.labels import LABELS, MASKS, METHODS, RULES, UNITS
+from blind_sr.labels import LABELS, MASKS, METHODS, RULES, UNITS, marked
 from paramattr.cli import main
 
 COMMANDS = typer.main.get_command(app).commands
@@ -106,7 +106,7 @@ def test_tables_fold_and_cut_no_number():
         ],
         "areas": [{**name, "value": -0.55} for name in names],
         "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
-        "damage": [{**name, "damage": True} for name in names],
+        "damage": [{**name, "damage": True, "selective": False} for name in names],
     }
     for width in (30, 40):
         for table in comparison_tables(result):
@@ -122,3 +122,13 @@ def test_a_table_that_fits_is_left_alone():
     table.add_row("123.4567", "765.4321")
     assert fitted(table, 40) is table
     assert printed(table, 16).split() == ["123.4567", "b:", "765.4321"]
+
+
+def test_damage_and_what_is_not_selective_have_marks_of_their_own():
+    fine, broken, costly = (
+        {"damage": damage, "selective": selective}
+        for damage, selective in ((False, True), (True, None), (False, False))
+    )
+    assert [marked("FAIG", row) for row in (fine, broken, costly)] == ["FAIG", "FAIG !", "FAIG ~"]
+    assert marked("FAIG", fine, broken, costly) == "FAIG ! ~"
+    assert marked("FAIG", {"damage": True}) == "FAIG !"  # a result of before

@@ -63,7 +63,7 @@ def test_each_plane_is_compared_as_if_it_were_measured_alone(data):
         measures = {condition: alone(plane, condition) for condition in MASKS}
         fractions = found[name].fractions
         expected = compare(pair.target, pair.baseline, rankings, measures, fractions=fractions)
-        truth = ("lost_share", "lost_low", "lost_high", "damage", "reason")
+        truth = ("lost_share", "lost_low", "lost_high", "damage", "selective", "reason")
         rows = [{k: v for k, v in row.items() if k not in truth} for row in found[name].rows()]
         assert rows == expected.rows()
         assert found[name].areas() == expected.areas()
@@ -154,7 +154,7 @@ def test_any_number_of_methods_fits_a_narrow_terminal():
                 ],
                 "areas": [{**name, "value": -0.55} for name in names],
                 "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
-                "damage": [{**name, "damage": True} for name in names],
+                "damage": [{**name, "damage": True, "selective": False} for name in names],
             }
         ):
             console.print(table)

@@ -59,7 +59,7 @@ def test_json_rows_files_and_figure(folder, tmp_path, monkeypatch, capsys):
         assert set(result["psnr"][model]) == {"blur", "noise", "clean"}
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert "NaN" not in out
-    assert {"lost_share", "damage", "reason"} <= result["ratios"][0].keys()
+    assert {"lost_share", "damage", "selective", "reason"} <= result["ratios"][0].keys()
     assert set(result["barriers"]) == {"blur", "noise"}
     assert max(result["barriers"].values()) < 1  # of the bundled pair
 

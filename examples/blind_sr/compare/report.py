@@ -12,7 +12,16 @@ from rich.table import Table
 from blind_sr.compare.experiment import CompareResult
 from blind_sr.console import narrow_table
 from blind_sr.data.measures import PLANE_LABELS, PLANES
-from blind_sr.labels import EDITS, FUNCTIONS, INPUT_LABELS, LABELS, MASKS, UNITS
+from blind_sr.labels import (
+    EDITS,
+    FUNCTIONS,
+    INPUT_LABELS,
+    LABELS,
+    MASKS,
+    UNITS,
+    VERDICTS,
+    marked,
+)
 from blind_sr.run import save_figure, write_json, write_rows
 from paramattr.plots import plot_comparison
 
@@ -21,7 +30,6 @@ def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
     """Lay Tab. 2 out: a table per function, a line per method, with intervals and areas."""
     rows = {(r["method"], r["mask"], r["input"], r["pct"]): r for r in result["rows"]}
     areas = {(r["method"], r["mask"]): r for r in result["areas"]}
-    damaged = {(r["method"], r["mask"]) for r in result["damage"] if r["damage"]}
     ratios = {(r["method"], r["mask"], r["fraction"]): r["value"] for r in result["selectivity"]}
     percents = list(dict.fromkeys(r["pct"] for r in result["rows"]))
     units, verb = UNITS[result["units"]], EDITS[result["edit"]]
@@ -32,8 +40,8 @@ def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
             f"{FUNCTIONS[function].capitalize()} {units} {verb}: output difference x1000",
             f"{own} input, grey outputs, 95% interval over photographs; blue: on the blue channel, "
             "as the paper's tables. x other: over the other input, "
-            f"{percents[0]:g}%; area under the curve: 0 random, 1 all at once. !: damage at one of "
-            "the shares: the network is worse than the baseline, or loses more on the other input.",
+            f"{percents[0]:g}%; area under the curve: 0 random, 1 all at once. At one of the "
+            f"shares {VERDICTS}.",
             "method",
             [f"{pct:g}%{plane.replace('_', ' ')}" for pct in percents for plane in PLANES]
             + ["x other", "area"],
@@ -45,10 +53,13 @@ def comparison_tables(result: Mapping[str, Any]) -> list[Table]:
                 for pct in percents
                 for cell in _measured(rows[method, function, function, pct])
             ]
+            verdicts = [
+                r for r in result["damage"] if (r["method"], r["mask"]) == (method, function)
+            ]
             ratio = ratios[method, function, percents[0] / 100]
             area = areas[method, function]
             table.add_row(
-                LABELS[method] + " !" * ((method, function) in damaged),
+                marked(LABELS[method], *verdicts),
                 *cells,
                 "" if ratio is None else f"{ratio:.1f}",
                 f"{area['value']:.2f}",

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from blind_sr.conditions.experiment import ConditionsResult
 from blind_sr.console import narrow_table
-from blind_sr.labels import FUNCTION_LABELS, INPUT_LABELS
+from blind_sr.labels import FUNCTION_LABELS, INPUT_LABELS, VERDICTS, marked
 from blind_sr.run import write_json
 from paramattr.plots import COLOURS, GREY
 
@@ -95,7 +95,7 @@ def _mask_table(unit: str, own: Mapping[str, Any], content: Mapping[str, Any]) -
     table = narrow_table(
         f"{UNIT_LABELS[unit].capitalize()} masked, of {own['count']:,}",
         "Output difference x1000 on grey outputs, and after it the share of what fine-tuning "
-        "gained in squared error that is lost: 0 is the target, 1 the baseline; !: damage.",
+        f"gained in squared error that is lost: 0 is the target, 1 the baseline; {VERDICTS}.",
         "mask",
         ["units", *inputs, *(f"lost,\n{name}" for name in inputs)],
     )
@@ -109,7 +109,7 @@ def _mask_table(unit: str, own: Mapping[str, Any], content: Mapping[str, Any]) -
                 name = FUNCTION_LABELS[mask] if method == "faig" else "random"
                 cells = [f"{row['value']:.2f}" for row in rows]
                 lost = [_share(row["lost_share"]) for row in rows]
-                name += " !" * (method == "faig" and rows[0]["damage"])
+                name = marked(name, *rows[:1]) if method == "faig" else name
                 table.add_row(f"{name} {size['pct']:g}%", str(size["units"]), *cells, *lost)
                 if method == "random":  # one ranking serves all functions
                     break

@@ -232,14 +232,14 @@ def mask_rows(drawn: MaskCurves, photographs: Photographs, percents: Sequence[fl
 
 
 def verdicts(compared: Rows, truth: Truth) -> Rows:
-    """Say beside each ratio what share of the fine-tuning's gain is lost, and whether by damage.
+    """Say beside each ratio what share of the fine-tuning's gain is lost, and the verdict on it.
 
     Args:
         compared: of `ratios`.
         truth: what the squared error says of every edit.
 
     Returns:
-        The rows with `lost_share`, `lost_low`, `lost_high`, `damage` and `reason`.
+        The rows with `lost_share`, `lost_low`, `lost_high`, `damage`, `selective` and `reason`.
     """
     bootstrap = Bootstrap()
     found = []

@@ -14,7 +14,7 @@ from blind_sr.console import narrow_table
 from blind_sr.data.images import write_image
 from blind_sr.data.measures import PLANE_LABELS, PLANES, Plane, grey, output_difference, psnr
 from blind_sr.data.photographs import Photographs
-from blind_sr.labels import FUNCTIONS, INPUT_LABELS, INPUTS, LABELS, MASKS
+from blind_sr.labels import FUNCTIONS, INPUT_LABELS, INPUTS, LABELS, MASKS, VERDICTS, marked
 from blind_sr.mask.experiment import MaskResult, Rows, masked
 from blind_sr.models.outputs import Outputs, restore
 from blind_sr.models.pairs import Pair
@@ -64,7 +64,7 @@ def mask_tables(rows: Rows, ratios: Rows) -> list[Table]:
             f"{FUNCTIONS[function].capitalize()} filters masked: output difference x1000",
             f"On grey outputs; {own} blue: on the blue channel, as the paper's tables. x random: "
             f"{own} input, over random masking. x other: over {other} input. lost: the share of "
-            "what fine-tuning gained in squared error, 1 is the baseline; !: damage.",
+            f"what fine-tuning gained in squared error, 1 is the baseline; {VERDICTS}.",
             "method",
             ("filters", own, f"{own}\nblue", other, clean, "x random", "x other", "lost"),
             width=16,
@@ -89,10 +89,9 @@ def mask_tables(rows: Rows, ratios: Rows) -> list[Table]:
 
 
 def lost(ratio: Mapping[str, Any]) -> str:
-    """Write the lost share, marked where the edit is damage; nothing where it is not known."""
+    """Write the lost share, with the marks of `VERDICTS`; nothing where it is not known."""
     share = ratio.get("lost_share")
-    known = "" if share is None else f"{share:.2f}"
-    return known + " !" * bool(ratio.get("damage", False))
+    return marked("" if share is None else f"{share:.2f}", ratio)
 
 
 def psnr_table(quality: dict[str, dict[str, float]]) -> Table:
