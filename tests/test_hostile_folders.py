@@ -18,7 +18,7 @@ from paramattr.apply import Config, Result, run
 from paramattr.errors import CheckpointError, warn
 from paramattr.huggingface import read_pair
 from paramattr.info import describe
-from tests.folders import bert, moved, saved, some
+from tests.folders import bert, moved, saved, some, write_lines
 
 SECRET = "the owner's alone"
 
@@ -322,10 +322,27 @@ def test_names_from_files_are_printed_without_control_characters(place, monkeypa
     (place / "rows.json").write_text('{"\\u001b[31m": 1, "\\ud800": 2}')
     (place / "tuned" / "nested").mkdir()
     (place / "tuned" / f"x{evil[:9]}.onnx").write_text("")
+    rows = write_lines(place / "texts.jsonl", conditions=(evil, "x\x1b[2J"))
+    diffed = ran(
+        "diff",
+        place / "base",
+        place / "tuned",
+        "--data",
+        rows,
+        "--units",
+        "layer",
+        "--draws",
+        1,
+        "--steps",
+        1,
+        "--out",
+        place / "o\x1b[31m",
+    )
     (place / "tuned" / "config.json").write_text(
         (place / "tuned" / "config.json").read_text().replace('"bert"', '"\\u001b[31m"')
     )
     said = [
+        diffed,
         ran("info", place / "scores.safetensors"),
         ran("info", place / "state.pth"),
         ran("info", place / "none.pth"),
@@ -348,7 +365,8 @@ def test_names_from_files_are_printed_without_control_characters(place, monkeypa
     for text in said:
         assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
         assert "\nparamattr: all is well" not in text
-    assert "\\x1b[31m" in said[3]
+    assert "lost" in diffed
+    assert "\\x1b[31m" in said[4]
 
 
 def test_a_message_holds_no_control_characters():
