@@ -3,6 +3,8 @@
 Each call runs in a process of its own, twice: on a good file and on the attacked one. An attack is
 well met if it is refused by one clear error that names the file, nothing is left behind, and no
 more than twice the memory of the good call is taken; a right file that is merely large is read.
+Nothing but the output may be written, no more than twice the good call's, and no control character
+may be printed.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from typing import Any
 import torch
 
 from benchmarks.benchmark import say, start
-from benchmarks.hostile import images, material, model_folders, own_files, tensor_files, texts
+from benchmarks.hostile import (
+    images,
+    linked_folders,
+    material,
+    model_folders,
+    own_files,
+    tensor_files,
+    texts,
+)
 from benchmarks.hostile.attack import Attack
 from benchmarks.hostile.calls import CALLS
 from benchmarks.hostile.trial import Trial, tried
@@ -25,6 +35,7 @@ ATTACKS: list[Attack] = [
     *tensor_files.ATTACKS,
     *own_files.ATTACKS,
     *model_folders.ATTACKS,
+    *linked_folders.ATTACKS,
     *texts.ATTACKS,
     *images.ATTACKS,
 ]
@@ -65,7 +76,8 @@ def run(config: Config) -> dict[str, Any]:
 def row(attack: Attack, good: Trial, found: Trial, folder: Path) -> dict[str, Any]:
     """Say how an attack ended beside the good call, and whether that is well."""
     message = found.message.replace(str(folder), "DIR")
-    left = list(found.left) if attack.outcome == "refused" else []
+    made = good.left if attack.outcome == "read" else ()
+    left = [name for name in found.left if name not in made and not _is_output(name, attack)]
     return {
         "call": attack.call,
         "file": attack.file,
@@ -80,11 +92,17 @@ def row(attack: Attack, good: Trial, found: Trial, folder: Path) -> dict[str, An
             found.outcome == attack.outcome
             and (attack.outcome != "refused" or attack.must_say in message)
             and not left
+            and not found.steers
+            and found.written <= 2 * good.written
             and found.mib <= 2 * good.mib + SLACK
             and good.outcome == "read"
             and len(message) < 2000
         ),
     }
+
+
+def _is_output(name: str, attack: Attack) -> bool:
+    return attack.outcome == "read" and name.startswith("out/")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,19 +18,15 @@ from torch import Tensor
 
 from paramattr.errors import CheckpointError, ModelError, ParamattrError, UnitError
 from paramattr.folders import check_folder, config
+from paramattr.json_text import parsed_file
+from paramattr.listing import Listing, listing
 from paramattr.units.selection import Selection
 from paramattr.weights import Stored, rewrite, weights_of
+from paramattr.whole_files import whole_folder
 
-NOT_COPIED = (
-    ".git",
-    ".cache",
-    "checkpoint-*",
-    "consolidated*",
-    "openvino*",
-    *("*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.gguf", "*.ot", "*.tflite"),
-)
-"""What holds the model in a form that is not edited: a copy would be of another model."""
 ADAPTER = "adapter_config.json"
+_PART = 2**20
+"""Bytes that are copied at once."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +130,11 @@ def run(config: Config) -> Result:
     edits, notes = _edits(selection, names, held, base)
     if is_adapter and config.base is not None:
         notes.append(f"{config.base} is not read: without its adapter a base has zeros there.")
-    with _whole(config.out) as made:
-        notes += _copy(config.folder, made)
+    listed = listing(config.folder)
+    notes += _passed_over(listed)
+    _check_room(config, listed)
+    with whole_folder(config.out) as made:
+        _copy(config.folder, listed, made)
         if config.strength != 1:
             _write(edits, held, made, config.strength)
     return Result(
@@ -168,7 +165,7 @@ def _base(config: Config) -> Path:
 def _noted_base(given: Config) -> Path | None:
     noted: list[Any] = [config(given.folder).get("_name_or_path")]
     with suppress(OSError, ValueError, KeyError, TypeError):
-        beside = json.loads((given.selection.parent / "diff.json").read_text())
+        beside = parsed_file(given.selection.parent / "diff.json")
         noted.insert(0, beside["settings"]["base"])
     places = [Path(name) for name in noted if name and isinstance(name, str)]
     return next((place for place in places if place.is_dir()), None)
@@ -263,38 +260,34 @@ def _aliases(
                 yield own, other
 
 
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """Give a folder beside the one that is made, which becomes it where the block ends well."""
-    made = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
-        yield made
-        made.replace(out)
-    except OSError as error:
+def _copy(folder: Path, listed: Listing, made: Path) -> None:
+    """Copy what is listed, and of each file no more than was listed."""
+    for name, size in listed.files.items():
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("rb") as given, (made / name).open("xb") as copied:
+            while size and (part := given.read(min(size, _PART))):
+                size -= copied.write(part)
+
+
+def _check_room(config: Config, listed: Listing) -> None:
+    place = config.out.resolve()
+    place = next(parent for parent in place.parents if parent.is_dir())
+    size, free = sum(listed.files.values()), shutil.disk_usage(place).free
+    if size > free:
         raise CheckpointError(
-            f"folder {out} cannot be written ({error}): choose a place that you can write to"
-        ) from None
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _copy(folder: Path, made: Path) -> list[str]:
-    left = list[str]()
-
-    def ignored(place: str, names: list[str]) -> list[str]:
-        found = [name for name in names if any(fnmatch(name, own) for own in NOT_COPIED)]
-        left.extend(name for name in found if not name.startswith("."))
-        return found
-
-    try:
-        shutil.copytree(
-            folder, made, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True
+            f"folder {config.folder} lists {size} bytes, and {place} has {free} free: expected "
+            "room for a copy; choose another --out"
         )
-    except shutil.Error as error:  # it lists every file that failed
-        raise CheckpointError(f"{folder} cannot be copied: {error.args[0][0][2]}") from None
-    return [f"{_some(sorted(left))} hold the model unedited: they are not copied."] if left else []
+
+
+def _passed_over(listed: Listing) -> list[str]:
+    found = []
+    if listed.other_forms:
+        forms = _some(list(listed.other_forms))
+        found.append(f"{forms} hold the model unedited: they are not copied.")
+    if listed.linked:
+        found.append(f"{_some(list(listed.linked))} are links to folders: they are not copied.")
+    return found
 
 
 def _write(

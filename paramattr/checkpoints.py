@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from paramattr.errors import CheckpointError, ParamattrError, one_line
 from paramattr.json_text import parsed
-from paramattr.stopping import is_written
 from paramattr.torch_files import check_held, load_torch_file
+from paramattr.whole_files import write_whole
 
 WRAPPINGS = ("params_ema", "params", "state_dict", "model_state_dict")
 """Keys under which trainers store the state dict, in order of preference (BasicSR: the EMA)."""
@@ -85,33 +85,6 @@ def save_state_dict(
             f"file {path} cannot be written ({error}): expected tensors that safetensors can hold"
         ) from None
     write_whole(path, data)
-
-
-def write_whole(path: str | Path, data: bytes | str) -> None:
-    """Write a file in full or not at all: a killed process leaves the old file, or none.
-
-    Args:
-        path: the file; a missing folder is created.
-        data: the content; text is written as UTF-8.
-
-    Raises:
-        CheckpointError: if the file cannot be written.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
-        partial.replace(path)  # with the user's own file permissions
-        is_written(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"file {path} cannot be written ({error}): choose a folder that you can write to, "
-            "with room"
-        ) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import entry_points, version
 from typing import Annotated, NoReturn
 
-from paramattr.errors import ParamattrError
+from paramattr.errors import ParamattrError, printable
 from paramattr.runtime.launch import alone, shared
 from paramattr.stopping import signals
 
@@ -71,7 +71,9 @@ def _run() -> None:
         try:
             app.add_typer(study.load(), name=study.name)
         except Exception as error:  # noqa: PERF203 (one broken study must not take others along)
-            print(f"paramattr: study {study.name!r} is left out: {error}", file=sys.stderr)
+            print(
+                f"paramattr: study {study.name!r} is left out: {printable(error)}", file=sys.stderr
+            )
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # a full disk shows here, not while the interpreter ends
@@ -98,5 +100,5 @@ def _stop(reason: str) -> NoReturn:
         sys.stdout.flush()
     except OSError:  # the interpreter would try again, and say so
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    print(f"paramattr: {' '.join(reason.split())}", file=sys.stderr)
+    print(f"paramattr: {printable(' '.join(reason.split()))}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -9,8 +9,12 @@ import warnings
 class ParamattrError(ValueError):
     """The base class of paramattr's errors: catch it to catch them all.
 
-    Every message names the object, what was expected, what was found and how to fix it.
+    Every message names the object, what was expected, what was found and how to fix it. Names in
+    it may be a stranger's: it holds no control characters.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ModelError(ParamattrError):
@@ -37,6 +41,18 @@ class RankError(ParamattrError):
     """Several processes do not fit together: one failed, is gone, or was given other data."""
 
 
+def printable(text: object) -> str:
+    r"""Write what could steer a terminal as its escape: control characters, ends of lines.
+
+    >>> print(printable("weight\x1b[31m\n"), printable("Grüße 日本"))
+    weight\x1b[31m\n Grüße 日本
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shown)
+
+
 def one_line(error: BaseException, most: int = 200) -> str:
     r"""Give the first line of what an error says, cut where it is long.
 
@@ -56,7 +72,7 @@ def warn(message: str) -> None:
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(printable(message), UserWarning, stacklevel=level)
 
 
 def _is_internal(module: str) -> bool:

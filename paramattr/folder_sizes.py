@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from paramattr.errors import CheckpointError
-from paramattr.folders import config, weight_files
+from paramattr.folders import config
+from paramattr.listing import weight_files
 
 SIZES = (
     "hidden_size",

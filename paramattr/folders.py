@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from paramattr.errors import CheckpointError, ModelError, ParamattrError
-from paramattr.json_text import parsed
+from paramattr.json_text import parsed_file
+from paramattr.listing import WEIGHTS, weight_files
+from paramattr.torch_files import check_archive
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,9 +23,6 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
 )
-_WEIGHTS = ("*.safetensors", "*.bin")
-MOST_BYTES = 2**24
-"""Of a file of settings."""
 _NEEDED = 'folders of Hugging Face need its library: pip install "paramattr[hf]"'
 
 
@@ -33,10 +32,12 @@ def is_folder_of_model(path: str | Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that is missing, or that holds no model.
+    """Refuse a folder that is missing, that holds no model, or that leads out of itself.
+
+    transformers and PEFT follow every link and take compressed archives, so this comes before them.
 
     Raises:
-        CheckpointError: saying what is missing.
+        CheckpointError: saying what is missing, or what does not belong there.
     """
     if not folder.is_dir():
         raise CheckpointError(
@@ -47,16 +48,15 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(
             f"folder {folder} holds no config.json: expected a folder that save_pretrained wrote"
         )
-    if not weight_files(folder):
+    files = weight_files(folder)
+    if not files:
         raise CheckpointError(
-            f"folder {folder} holds no weights: expected .safetensors or .bin files"
+            f"folder {folder} holds no weights: expected {', '.join(WEIGHTS)}, as save_pretrained "
+            "writes them"
         )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """List the files of a folder that hold tensors."""
-    found = (file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern)))
-    return [file for file in found if file.is_file()]
+    for file in files:
+        if file.suffix != ".safetensors":
+            check_archive(file)
 
 
 def config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -66,11 +66,7 @@ def config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         CheckpointError: if it cannot be read.
     """
     try:
-        with (folder / name).open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it is longer than {MOST_BYTES} bytes")
-        found = parsed(text)
+        found = parsed_file(folder / name)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"file {folder / name} cannot be read: {error}; expected a JSON object, as "

@@ -10,7 +10,8 @@ from paramattr.checkpoints import load_state_dict, load_tensors
 from paramattr.errors import CheckpointError
 from paramattr.folders import config as config_of
 from paramattr.folders import is_folder_of_model
-from paramattr.json_text import parsed
+from paramattr.json_text import parsed_file
+from paramattr.listing import weight_files
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 from paramattr.units.showing import name_of
@@ -86,26 +87,24 @@ def _folder(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"folder {path} holds no model: expected one of Hugging Face, or a file"
         )
+    files = weight_files(path)
     if (path / "adapter_config.json").is_file():
         found = config_of(path, "adapter_config.json")
         keys = ("peft_type", "task_type", "r", "base_model_name_or_path", "target_modules")
         return {"kind": "adapter", **{key: found.get(key) for key in keys}}
     found = config_of(path)
-    files = sorted(
-        file.name for pattern in ("*.safetensors", "*.bin") for file in path.glob(pattern)
-    )
     return {
         "kind": "model",
         "architectures": found.get("architectures"),
         "model_type": found.get("model_type"),
         "quantised": "quantization_config" in found,
-        "weights": sorted(files),
+        "weights": [file.name for file in files],
     }
 
 
 def _rows(path: Path) -> dict[str, Any]:
     try:
-        found = parsed(path.read_bytes())
+        found = parsed_file(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"file {path} cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paramattr.errors import CheckpointError
-
-FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
-"""Names of files that transformers and PEFT read weights from."""
+from paramattr.errors import CheckpointError, one_line
+from paramattr.listing import weight_files
+from paramattr.torch_files import check_held, load_torch_file
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def weights_of(folder: Path) -> dict[str, list[Stored]]:
         CheckpointError: if a file is not whole, holds pickled code, or there is none.
     """
     found: dict[str, list[Stored]] = {}
-    files = sorted(path for pattern in FILES for path in folder.glob(pattern) if path.is_file())
-    for file in files:
+    for file in weight_files(folder):
         for name, shape, is_floating in _entries(file):
             found.setdefault(name, []).append(Stored(file, name, shape, is_floating))
     if not found:
@@ -104,19 +103,19 @@ def _entries(file: Path) -> Iterator[tuple[str, tuple[int, ...], bool]]:
         raise CheckpointError(f"file {file} is not a whole safetensors file ({error})") from None
 
 
-def _tensors(file: Path, names: list[str] | None = None) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
+def _tensors(file: Path, names: list[str] | None = None) -> dict[str, Any]:
+    if file.suffix == ".safetensors":
+        try:
             with safe_open(file, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in names or opened.keys()}
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle may raise anything
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise CheckpointError(
-            f"file {file} cannot be read: expected tensors alone; {reason}"
-        ) from None
+        except Exception as error:  # a broken file may raise anything
+            raise CheckpointError(
+                f"file {file} cannot be read: expected tensors alone; {one_line(error)}"
+            ) from None
+    state = load_torch_file(file)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"file {file} holds a {type(state).__name__}: expected a state dict")
+    check_held({name: value for name, value in state.items() if isinstance(value, Tensor)}, file)
     return dict(state)
 
 

@@ -217,7 +217,9 @@ def test_forms_that_are_not_edited_are_not_copied(place, tmp_path):
     folder = tmp_path / "tuned"
     shutil.copytree(place / "tuned", folder)
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").symlink_to(place / "tuned" / "model.safetensors")
+    (folder / "weights").mkdir()
+    shutil.copy(place / "tuned" / "model.safetensors", folder / "weights")
+    (folder / "model.safetensors").symlink_to("weights/model.safetensors")
     (folder / "tf_model.h5").write_bytes(b"old")
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"old")

@@ -1,3 +1,4 @@
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -189,17 +190,15 @@ def test_a_failing_write_leaves_the_old_file_whole(tmp_path, monkeypatch, step):
     save_state_dict(path, STATE)
     before = path.read_bytes()
 
-    whole = Path.write_bytes
-
-    def half(self, data):
-        whole(self, b"half of it")
+    def half(number):
+        os.ftruncate(number, 9)
         raise OSError("No space left on device")
 
     def unmoved(self, target):
         raise OSError("No space left on device")
 
     if step == "write":
-        monkeypatch.setattr(Path, "write_bytes", half)
+        monkeypatch.setattr(os, "fsync", half)
     else:
         monkeypatch.setattr(Path, "replace", unmoved)
     with pytest.raises(CheckpointError, match=rf"file {path} cannot be written \(No space left"):
@@ -213,13 +212,11 @@ def test_a_write_that_is_cut_short_leaves_the_old_file_whole(tmp_path, monkeypat
     save_state_dict(path, STATE)
     before = path.read_bytes()
 
-    whole = Path.write_bytes
-
-    def stopped(self, data):
-        whole(self, b"half of it")
+    def stopped(number):
+        os.ftruncate(number, 9)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_bytes", stopped)
+    monkeypatch.setattr(os, "fsync", stopped)
     with pytest.raises(KeyboardInterrupt):
         save_state_dict(path, OTHER)
     assert path.read_bytes() == before

@@ -2,10 +2,11 @@
 
 import errno
 import gc
+import os
 import re
+import stat
 import warnings
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -166,16 +167,15 @@ def test_a_shuffled_loader_names_the_batch_and_what_is_no_loader_raises_its_own(
 @pytest.fixture
 def full(monkeypatch):
     """A disk that has room for a few bytes of a file, from the third file on."""
-    write, count = Path.write_bytes, [0]
+    sync, count = os.fsync, [0]
 
-    def limited(self, data):
-        count[0] += 1
+    def limited(number):
+        count[0] += stat.S_ISREG(os.fstat(number).st_mode)
         if count[0] < 3:
-            return write(self, data)
-        write(self, data[:20])
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+            return sync(number)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", limited)
+    monkeypatch.setattr(os, "fsync", limited)
     return count
 
 
@@ -192,10 +192,10 @@ def test_a_full_disk_leaves_the_progress_so_far_and_the_run_resumes(tmp_path, fu
 
 
 def test_a_folder_that_cannot_be_written_to_shows_before_the_work(tmp_path, monkeypatch):
-    def refused(self, data):
-        raise OSError(errno.EROFS, "Read-only file system", str(self))
+    def refused(path, flags, *others, **options):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(Path, "write_bytes", refused)
+    monkeypatch.setattr(os, "open", refused)
     faig = cramped(9)
     faig.model.seen.clear()
     with pytest.raises(CheckpointError, match=r"Read-only file system.*choose a folder"):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from paramattr import stopping
-from paramattr.checkpoints import write_whole
 from paramattr.resume import Unfinished
+from paramattr.whole_files import write_whole
 
 PATIENCE = 300
 """Seconds that a busy machine may take."""

@@ -55,6 +55,15 @@ def _photographs(folder: Path) -> None:
     load_photographs(folder / "photographs", crop=16)
 
 
+def _saved(folder: Path) -> None:
+    Scores.load(folder / "scores.safetensors").save(folder / "saved.safetensors")
+
+
+def _applied(tuned: str) -> Callable[[Path], None]:
+    words = ("--selection", "{}/heads.safetensors", "--base", "{}/base", "--out", "{}/out")
+    return command("apply", f"{{}}/{tuned}", *words)
+
+
 def command(*words: str) -> Callable[[Path], None]:
     """Make a call of the command line, with the folder in the place of `{}`."""
 
@@ -72,6 +81,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     "load_state_dict, torch.save": lambda f: load_state_dict(f / "state.pth"),
     "load_state_dict, old torch.save": lambda f: load_state_dict(f / "legacy.pth"),
     "attribute": _attributed,
+    "Scores.save": _saved,
     "Scores.load": lambda f: Scores.load(f / "scores.safetensors"),
     "Selection.load": lambda f: Selection.load(f / "selection.safetensors"),
     "score, resumed": _resumed,
@@ -80,12 +90,18 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     "read_pair, sharded": _pair("sharded"),
     "read_pair, adapter": _pair("adapter"),
     "read_pair, factors": _pair("adapter", adapter="factors"),
+    "read_pair, torch.save": _pair("binary"),
     "read_texts": _texts,
     "read_image": _image,
     "load_photographs": _photographs,
     "paramattr info, state": command("info", "{}/state.safetensors"),
     "paramattr info, scores": command("info", "{}/scores.safetensors"),
+    "paramattr info, torch.save": command("info", "{}/state.pth"),
+    "paramattr info, rows": command("info", "{}/rows.json"),
     "paramattr info, folder": command("info", "{}/tuned"),
+    "paramattr apply": _applied("tuned"),
+    "paramattr apply, torch.save": _applied("binary"),
+    "paramattr apply, hub": _applied("hub/models--me--tuned/snapshots/main"),
     "paramattr diff": command(
         "diff", "{}/base", "{}/tuned", "--data", "{}/texts.jsonl", "--draws", "1", "--out", "{}/out"
     ),

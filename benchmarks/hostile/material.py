@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,21 @@ def write(folder: Path) -> Path:
         samples(), reducer="layer", n_steps=1, checkpoint=folder / "progress.safetensors"
     )
     compared(folder)
+    (folder / "rows.json").write_text(json.dumps({"rows": [1, 2]}))
     _write_photographs(folder / "photographs")
     _write_folders(folder)
     return folder
+
+
+def _write_cache(folder: Path) -> None:
+    """Lay the tuned folder out as the cache of the Hugging Face hub does."""
+    repository = folder / "hub" / "models--me--tuned"
+    snapshot = repository / "snapshots" / "main"
+    for place in (snapshot, repository / "blobs"):
+        place.mkdir(parents=True)
+    for number, file in enumerate(sorted((folder / "tuned").iterdir())):
+        shutil.copy(file, repository / "blobs" / f"{number:040x}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
 
 
 def write_lines(path: Path, lines: list[Any]) -> None:
@@ -147,7 +160,11 @@ def _write_folders(folder: Path) -> None:
     ):
         model.save_pretrained(folder / name, **options)
         tokenizer.save_pretrained(folder / name)
-    torch.save(target.state_dict(), folder / "weights.bin")
+    random_scores(target, reducer="attention_head").top(count=2).save(folder / "heads.safetensors")
+    shutil.copytree(folder / "tuned", folder / "binary")
+    (folder / "binary" / "model.safetensors").unlink()
+    torch.save(target.state_dict(), folder / "binary" / "pytorch_model.bin")
+    _write_cache(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS")

@@ -10,8 +10,9 @@ import signal
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.process import field, forget_peak
@@ -33,6 +34,8 @@ class Trial:
         mib: the most memory that it took, beyond what the process held before.
         seconds: how long it took.
         left: files that it made or changed.
+        written: their bytes.
+        steers: whether it said or printed a control character.
     """
 
     outcome: str
@@ -40,6 +43,8 @@ class Trial:
     mib: float
     seconds: float
     left: tuple[str, ...] = ()
+    written: int = 0
+    steers: bool = False
 
 
 def tried(call: Callable[[Path], object], folder: Path) -> Trial:
@@ -67,8 +72,8 @@ def tried(call: Callable[[Path], object], folder: Path) -> Trial:
     if not said:
         code = os.waitstatus_to_exitcode(status)
         return Trial("hung" if code == -signal.SIGKILL else f"died with {code}", "", 0, 0, left)
-    found = Trial(**json.loads(said))
-    return Trial(found.outcome, found.message, found.mib, found.seconds, left)
+    written = sum(after[name][0] for name in left)
+    return replace(Trial(**json.loads(said)), left=left, written=written)
 
 
 def _in_child(call: Callable[[Path], object], folder: Path, writing: int) -> int:
@@ -86,17 +91,26 @@ def _in_child(call: Callable[[Path], object], folder: Path, writing: int) -> int
     taken, seconds = field("VmHWM") - before, time.monotonic() - started
     sys.stdout.flush()
     sys.stderr.flush()
-    os.lseek(err, 0, 0)
-    with os.fdopen(err, errors="replace") as file:
-        said = file.read()
+    printed, said = _read(out), _read(err)
     if outcome.startswith("exit"):
         lines = said.strip().splitlines()
         clear = outcome == "exit 2" and len(lines) == 1
         outcome = {"exit 0": "read"}.get(outcome, "refused" if clear else outcome)
         message = said.strip()
-    found = Trial(outcome, message, taken / 2**20, seconds)
+    steers = any(_steers(text) for text in (printed, said, message))
+    found = Trial(outcome, message, taken / 2**20, seconds, steers=steers)
     os.write(writing, json.dumps(asdict(found)).encode())
     return 0
+
+
+def _read(number: int) -> str:
+    os.lseek(number, 0, 0)
+    with os.fdopen(number, errors="replace") as file:
+        return file.read()
+
+
+def _steers(text: str) -> bool:
+    return any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in text)
 
 
 def _outcome(call: Callable[[Path], object], folder: Path) -> tuple[str, str]:

@@ -39,20 +39,21 @@ def apply(
     Example: paramattr apply tuned --selection found/selection-neuron-all.safetensors --out undone
     """
     from paramattr.apply import Config, Result, run
+    from paramattr.errors import printable
 
     out = out or folder.resolve().with_name(f"{folder.resolve().name}-edited")
     found: Result = run(Config(folder, selection, out, strength, base))
     if as_json:
         print(json.dumps(_rows(found), indent=1))
         return
-    print(
+    said = (
         f"{found.out}: {found.entries:,} of {found.all_entries:,} entries in {found.tensors} "
         f"tensors ({found.units} of {found.all_units} units) are at strength {found.strength:g} "
         f"between {found.base or 'zero'} (0) and {folder} (1). All others are {folder}'s, bit for "
         "bit."
     )
-    for note in found.notes:
-        print(f"Note: {note}")
+    for line in (said, *(f"Note: {note}" for note in found.notes)):
+        print(printable(line))
 
 
 def _rows(found: Any) -> dict[str, Any]:

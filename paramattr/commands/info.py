@@ -30,13 +30,15 @@ def info(
 
 def lines(found: dict[str, Any], indent: str = "") -> list[str]:
     """Write nested entries, one per line."""
+    from paramattr.errors import printable
+
     said = []
     for key, value in found.items():
-        label = f"{indent}{key}"
+        label = f"{indent}{printable(key)}"
         if isinstance(value, dict):
             said += [f"{label}:", *lines(value, f"{indent}  ")]
         elif isinstance(value, list):
-            said.append(f"{label}: {', '.join(map(str, value)) or '()'}")
+            said.append(f"{label}: {', '.join(map(printable, value)) or '()'}")
         else:
-            said.append(f"{label}: {'none' if value is None else value}")
+            said.append(f"{label}: {'none' if value is None else printable(value)}")
     return said

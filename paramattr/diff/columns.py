@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from paramattr.errors import printable
+
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
     """Lay out rows whose first cell is a name and whose others are numbers.
@@ -25,7 +27,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> s
     encoder.0
         53.6%
     """
-    table = [list(head), *map(list, rows)]
+    table = [[printable(cell) for cell in cells] for cells in (head, *rows)]
     widths = [max(map(len, own)) for own in zip_longest(*table, fillvalue="")]
     name, numbers = widths[0], widths[1:]
     fits = name + sum(numbers) + 2 * len(numbers) <= width

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from paramattr.errors import printable
 from paramattr.figures import COLOURS, GREY, empty_figure
 
 LAYERS = 24
@@ -28,10 +29,12 @@ def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
     for number, name in enumerate(names):
         places = [place + number * height for place in range(len(shown))]
         shares = [100 * row["attributed"][name] for row in shown]
-        left.barh(places, shares, height, color=COLOURS[number % len(COLOURS)], label=name)
+        left.barh(
+            places, shares, height, color=COLOURS[number % len(COLOURS)], label=printable(name)
+        )
     places = [place + len(names) * height for place in range(len(shown))]
     left.barh(places, [100 * row["change"] for row in shown], height, color=GREY, label="|change|")
-    left.set_yticks(range(len(shown)), [row["layer"] for row in shown], fontsize=7)
+    left.set_yticks(range(len(shown)), [printable(row["layer"]) for row in shown], fontsize=7)
     left.invert_yaxis()
     left.set_xlabel("share, %")
     left.set_title("by layer", fontsize=9)
@@ -44,7 +47,9 @@ def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
         places = [place + number * height for place in range(len(masked))]
         right.barh(places, [row[key] or 0.0 for row in masked], height, color=colour, label=label)
     right.set_yticks(
-        range(len(masked)), [f"{row['units']}\n{row['sought']}" for row in masked], fontsize=7
+        range(len(masked)),
+        [f"{row['units']}\n{printable(row['sought'])}" for row in masked],
+        fontsize=7,
     )
     right.invert_yaxis()
     right.set_xlabel("objective lost")

@@ -13,6 +13,7 @@ from paramattr.diff.material import gather
 from paramattr.diff.page import save_page
 from paramattr.diff.report import as_json as rows_of
 from paramattr.diff.report import plan_as_json, print_plan, print_result, save
+from paramattr.errors import printable
 from paramattr.runtime.launch import is_first, is_joined
 
 
@@ -47,4 +48,4 @@ def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
     else:
         print_result(console, config, result)
     for line in said:
-        print(f"paramattr: {line}", file=sys.stderr)
+        print(f"paramattr: {printable(line)}", file=sys.stderr)

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from paramattr.checkpoints import write_whole
 from paramattr.diff.columns import columns
 from paramattr.diff.config import Config
 from paramattr.diff.experiment import LAYER, Plan, Result
 from paramattr.diff.figure import draw
 from paramattr.diff.measuring import Loss
-from paramattr.errors import ParamattrError
+from paramattr.errors import ParamattrError, printable
+from paramattr.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,14 +197,15 @@ def print_result(console: Console, config: Config, result: Result) -> None:
     _print_masked(console, config, result)
     _print_notes(console, [*result.notes, *unassigned(result)])
     if config.out is not None:
-        console.print(f"Scores, selections, figure and rows are in {config.out}.")
+        console.print(f"Scores, selections, figure and rows are in {printable(config.out)}.")
 
 
 def _print_distance(console: Console, config: Config, planned: Plan) -> None:
     apart = planned.distance
-    samples = ", ".join(f"{count} {name}" for name, count in planned.counts.items())
+    samples = ", ".join(f"{count} {printable(name)}" for name, count in planned.counts.items())
     console.print(
-        f"{config.tuned} and {config.base}: {apart.changed:,} of {apart.parameters:,} parameters "
+        f"{printable(config.tuned)} and {printable(config.base)}: {apart.changed:,} of "
+        f"{apart.parameters:,} parameters "
         f"differ; the change is {100 * apart.relative:.3g}% of the base's length, cosine "
         f"{apart.cosine:.5f}. Samples: {samples}."
     )
@@ -293,7 +294,7 @@ def _print_masked(console: Console, config: Config, result: Result) -> None:
 
 
 def _of(condition: str, result: Result) -> str:
-    return f", {condition}" if len(result.plan.counts) > 1 else ""
+    return f", {printable(condition)}" if len(result.plan.counts) > 1 else ""
 
 
 def _unit(row: dict[str, Any]) -> str:
@@ -306,7 +307,7 @@ def _print_columns(console: Console, head: list[str], rows: list[list[str]]) -> 
 
 def _print_notes(console: Console, notes: Sequence[str]) -> None:
     for note in notes:
-        console.print(f"Note: {note}")
+        console.print(f"Note: {printable(note)}")
 
 
 def unassigned(result: Result) -> list[str]:

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from paramattr.checkpoints import write_whole
 from paramattr.errors import DataError, ParamattrError
 from paramattr.figures import COLOURS
 from paramattr.report.blocks import (
@@ -29,6 +28,7 @@ from paramattr.report.blocks import (
     Table,
 )
 from paramattr.report.panels import known, modulation_panel
+from paramattr.whole_files import write_whole
 
 IMAGES = {
     b"\x89PNG": "image/png",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from paramattr.errors import ParamattrError
+from paramattr.errors import ParamattrError, printable
 from paramattr.figures import COLOURS, GREY, empty_figure
 from paramattr.units.index import Unit, UnitIndex
 
@@ -166,7 +166,7 @@ def _bars(
     errors: list[float] | None = None,
 ) -> None:
     axis.barh(range(len(names)), values, color=colour, xerr=errors, ecolor=GREY)
-    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set_yticks(range(len(names)), list(map(printable, names)), fontsize=7)
     axis.invert_yaxis()
     axis.set_title(title, fontsize=9)
     axis.tick_params(axis="x", labelsize=8)
