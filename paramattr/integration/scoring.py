@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from paramattr.identity import likeness, stamped
 from paramattr.integration.batches import Batch
@@ -117,8 +117,8 @@ def score_samples(
     of_units: dict[int, UnitIntegral] = {}
     if partitions == at_once == 1 and work is None and function is as_they_are:
         of_units = _by_units(copies, request, memory)
-    if len(copies) == 1 and work is None and _has_nodes(integral) and integral.reports_all:
-        preflight.ride([n.alpha for stretch in integral.stretches for n in stretch.nodes])
+    if len(copies) == 1 and work is None:
+        preflight.ride(_shared_nodes(integral))
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
     settings: dict[str, Any] = {}
     if checkpoint is not None:
@@ -146,9 +146,13 @@ def score_samples(
     return Scored(scores, every, plan)
 
 
-def _has_nodes(integral: Integral) -> TypeGuard[PathIntegral]:
-    """Say whether all samples meet the same nodes of one rule."""
-    return isinstance(integral, PathIntegral) and integral.has_fixed_nodes
+def _shared_nodes(integral: Integral) -> list[float]:
+    """List the nodes at which a run takes the gradients of all that moves, for every sample."""
+    if not isinstance(integral, PathIntegral) or not integral.has_fixed_nodes:
+        return []
+    if not integral.reports_all:
+        return []
+    return [node.alpha for stretch in integral.stretches for node in stretch.nodes]
 
 
 def _by_units(
