@@ -120,11 +120,7 @@ def score_samples(
     if len(copies) == 1 and work is None:
         preflight.ride(_shared_nodes(integral))
     together = max([at_once, *(one.planned(MANY).samples for one in of_units.values())])
-    settings: dict[str, Any] = {}
-    if checkpoint is not None:
-        settings = {**integral.settings(), **stamped("function", function)}
-        if settling is not None and settling.until is not None:
-            settings |= {"groups": GROUPS, "until": settling.until, "fraction": settling.fraction}
+    settings = {} if checkpoint is None else _settings(integral, function, settling)
     scores = stream(
         [work or partial(of_pieces, split(one, partitions)) for one in copies],
         request.loaders,
@@ -144,6 +140,14 @@ def score_samples(
     plan = next((one.plan for one in of_units.values()), None)
     every = tuple(one for of_rank in ranks.gathered(spent) for one in of_rank)
     return Scored(scores, every, plan)
+
+
+def _settings(integral: Integral, function: Function, settling: Settling | None) -> dict[str, Any]:
+    """Describe a run, to tell its checkpoint from others."""
+    settings = {**integral.settings(), **stamped("function", function)}
+    if settling is not None and settling.until is not None:
+        settings |= {"groups": GROUPS, "until": settling.until, "fraction": settling.fraction}
+    return settings
 
 
 def _shared_nodes(integral: Integral) -> list[float]:
