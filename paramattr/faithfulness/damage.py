@@ -20,7 +20,7 @@ from paramattr.wrappers import unwrapped
 NOTHING = Interval(float("nan"), float("nan"), float("nan"))
 LIMIT = 1.1
 """The lost share above which an edit is damage. Taking back an exact list can come out a little
-above 1: a planted one of 3% of the entries has 1.016, with its interval above 1."""
+above 1: a planted one has 1.016, with its interval above 1."""
 
 
 class Ends(NamedTuple):
