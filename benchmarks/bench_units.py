@@ -44,7 +44,10 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     """Check every family; a row each and kind of unit."""
     torch.set_num_threads(1)
     rows, skipped = [], dict[str, str]()
-    lists = {"transformers": [*made.families(), *made.VARIANTS], "timm": made.TIMM.split()}
+    lists = {
+        "transformers": list(dict.fromkeys([*made.families(), *made.VARIANTS])),
+        "timm": made.TIMM.split(),
+    }
     builds = {"transformers": made.transformers_model, "timm": made.timm_model}
     for library in config.libraries:
         for name in lists[library]:

@@ -67,20 +67,20 @@ def test_the_check_finds_heads_whose_columns_are_anothers():
     reason="timm is not installed: pip install --no-deps timm (it asks for torchvision)",
 )
 @pytest.mark.parametrize(
-    ("name", "known"),
+    ("name", "refused"),
     [
-        ("coatnet_nano_rw_224", True),
-        ("maxvit_pico_rw_256", True),
-        ("tiny_vit_5m_224", True),
-        ("nest_tiny_jx", True),
-        ("swin_tiny_patch4_window7_224", True),
-        ("cait_xxs24_224", False),  # talking heads; those of its last two blocks are apart
+        ("coatnet_nano_rw_224", []),
+        ("maxvit_pico_rw_256", []),
+        ("tiny_vit_5m_224", ["TinyVitBlock"]),  # of its attention, the table of biases alone
+        ("nest_tiny_jx", []),
+        ("swin_tiny_patch4_window7_224", []),
+        ("cait_xxs24_224", ["TalkingHeadAttn"]),  # its last two blocks have heads apart
     ],
 )
-def test_heads_of_timm_are_right_or_refused(name, known):
+def test_heads_of_timm_are_right_or_refused(name, refused):
     found = check(*made.timm_model(name), "attention_head")
     assert not found["why"], found["why"]
-    assert bool(found["refused"]) != known
+    assert found["refused"] == refused
     assert found["checked"] > 0
 
 
@@ -88,7 +88,7 @@ def test_the_committed_result_has_no_wrong_unit_and_the_page_quotes_it():
     result = json.loads((RESULTS / "units.json").read_text())
     assert result["wrong"] == 0
     page = (Path(__file__).parents[1] / "docs" / "units.md").read_text()
-    quoted = re.search(r"(\d+) families, ([\d,]+) blocks and ([\d,]+) units", page)
+    quoted = re.search(r"(\d+)\s+families, ([\d,]+) blocks and ([\d,]+) units", page)
     assert quoted is not None
     numbers = [int(number.replace(",", "")) for number in quoted.groups()]
     assert numbers == [result[name] for name in ("families", "blocks", "checked")]
