@@ -3,18 +3,21 @@
 import json
 import re
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from paramattr import Scores, cli, save_state_dict
 from paramattr.diff.config import Config
 from paramattr.diff.examples import illustrate
-from paramattr.diff.experiment import run
+from paramattr.diff.experiment import Result, run
 from paramattr.diff.material import gather
 from paramattr.diff.names import file_names
 from paramattr.diff.page import page_of
+from paramattr.diff.report import as_json, print_result
 from tests.folders import bert, gpt2, saved, transformers, with_head, write_lines
 from tests.steep_pair import STEEP
 
@@ -29,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
     saved(base, folder / "base")
     saved(with_head(base, 1, 2), folder / "tuned")
     write_lines(folder / "texts.jsonl")
-    (folder / "ours.py").write_text(
+    (folder / "ours_with_all.py").write_text(
         "import torch\n"
         "from torch import nn\n"
         "ONE = [(torch.eye(2).repeat(4, 1), torch.eye(2).repeat(4, 1))]\n"
@@ -73,13 +76,23 @@ def found(ran, *words: str) -> dict:
     return json.loads(out)
 
 
+@pytest.fixture(scope="module")
+def converged() -> tuple[Result, dict, str]:
+    """What is found of the steep pair by default, its rows, and what is printed."""
+    config = Config(*map(Path, PAIR[:2]), Path(PAIR[3]), ("layer",), draws=1)
+    result = run(config, gather(config))
+    console = Console(file=StringIO(), width=600)
+    print_result(console, config, result)
+    return result, as_json(config, result), console.file.getvalue()
+
+
 def layers_of(result: dict, condition: str) -> list[str]:
     rows = sorted(result["layers"], key=lambda row: -row["attributed"][condition])
     return [row["layer"] for row in rows[:5]]
 
 
-def test_nodes_are_added_until_the_attributions_add_up(ran):
-    result, many = (found(ran, *PAIR, *LAYERS, *more) for more in ((), ("--steps", "64")))
+def test_nodes_are_added_until_the_attributions_add_up(converged):
+    _, result, _ = converged
     looks = {look["nodes"]: look["residual"] for look in result["nodes"]["looks"]}
     assert looks[2]["food"] > 0.5
     assert looks[2]["heat"] > 0.5
@@ -87,13 +100,16 @@ def test_nodes_are_added_until_the_attributions_add_up(ran):
     assert result["nodes"]["taken"] == result["settings"]["steps"] == 32
     assert max(result["nodes"]["residual"].values()) < 0.05
     assert result["gradients"] == 32 * 32 + 16 * (2 + 4 + 8 + 16 + 32)
+
+
+def test_the_layers_are_those_of_many_nodes(ran, converged):
+    result, many = converged[1], found(ran, *PAIR, *LAYERS, "--steps", "64")
     for condition in ("food", "heat"):
         assert layers_of(result, condition) == layers_of(many, condition)
 
 
-def test_the_nodes_it_takes_are_said_with_what_fewer_miss(ran):
-    code, said, err = ran(*PAIR, *LAYERS)
-    assert (code, err) == (0, "")
+def test_the_nodes_it_takes_are_said_with_what_fewer_miss(converged):
+    said = converged[2]
     assert "Nodes: 32. With 2 the attributions miss up to 87% of the change, with 4 40%" in said
     assert re.search(r"Residual, .*: food 0\.2%, heat 0\.0%\.", said)
 
@@ -129,11 +145,11 @@ def test_the_residual_is_that_of_the_saved_scores(ran, tmp_path):
 
 
 def test_a_run_that_was_finished_is_called_again_with_its_own_nodes(ran, tmp_path):
-    words = (*PAIR, *LAYERS, "--out", str(tmp_path))
+    words = ("base", "tuned", "--data", "texts.jsonl", *LAYERS, "--out", str(tmp_path))
     first = found(ran, *words)
     again = found(ran, *words)
-    assert again["nodes"]["taken"] == 32
-    assert [look["nodes"] for look in again["nodes"]["looks"]] == [32]  # the file says how many
+    assert [look["nodes"] for look in first["nodes"]["looks"]] == [2, 4]
+    assert [look["nodes"] for look in again["nodes"]["looks"]] == [4]  # the file says how many
     assert again["top"] == first["top"]
     code, _, err = ran(*words, "--steps", "5")
     assert (code, err.count("\n")) == (2, 1)
@@ -189,9 +205,8 @@ def test_what_lies_in_no_unit_is_said_of_each_condition(ran):
     }
 
 
-def test_the_largest_share_is_said_of_each_condition(folder):
-    config = Config(*map(Path, PAIR[:2]), Path(PAIR[3]), ("layer",), steps=64)
-    words = page_of(run(config, gather(config))).sections[0].blocks[0].sentences
+def test_the_largest_share_is_said_of_each_condition(converged):
+    words = page_of(converged[0]).sections[0].blocks[0].sentences
     [said] = [sentence for sentence in words if "largest share" in sentence]
     assert "bert.embeddings.word_embeddings on food (22%)" in said
     assert "classifier on heat (22%)" in said or "classifier on heat (21%)" in said
@@ -202,10 +217,25 @@ def test_a_condition_called_all_beside_another_is_refused(ran, folder):
     code, said, err = ran("base", "tuned", "--data", "called.jsonl")
     assert (code, said, err.count("\n")) == (2, "", 1)
     assert "condition 'all', which stands for all" in err
-    own = ("--model", "ours:model", "--batches", "ours:with_all", "--objective", "squared-error")
+    own = (
+        "--model",
+        "ours_with_all:model",
+        "--batches",
+        "ours_with_all:with_all",
+        "--objective",
+        "squared-error",
+    )
     code, said, err = ran("one.safetensors", "two.safetensors", *own, "--units", "layer")
     assert (code, said, err.count("\n")) == (2, "", 1)
     assert "condition 'all', which stands for all" in err
+
+
+def test_a_condition_that_a_terminal_would_obey_is_refused(ran, folder):
+    write_lines(folder / "coded.jsonl", 8, ("red", "blue\x1b[2J"))
+    code, said, err = ran("base", "tuned", "--data", "coded.jsonl")
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "control codes" in err
+    assert "\x1b" not in err
 
 
 CONDITIONS = ("x", "a!", "a_-1", "L" * 300, "漢" * 120, "A!", "X", "a?")
@@ -240,7 +270,7 @@ def test_what_the_fine_tuning_gained_is_said_and_losses_are_shares_of_it(ran):
     row = next(row for row in result["masked"] if row["sought"] == "food")
     gain = result["objective"]["food"]["gain"]
     assert row["lost_share"] == pytest.approx(row["lost"] / gain)
-    assert f"({100 * row['lost_share']:.0f}%)" in said
+    assert f"({round(100 * row['lost_share'])}%)" in said
 
 
 def test_where_nothing_is_found_one_sentence_says_so(ran):
@@ -279,6 +309,15 @@ def test_swapped_models_are_said_once_in_the_words_of_diff(ran):
     assert said.count("swapped") == 1
     assert "the tuned model is worse than its base" in said
     assert "diff BASE TUNED" in said
+
+
+def test_few_texts_that_got_worse_are_said(ran, folder):
+    lines = Path(PAIR[3]).read_text().splitlines()
+    (folder / "three.jsonl").write_text("\n".join([*lines[:3], *lines[-3:]]) + "\n")
+    words = ("--data", str(folder / "three.jsonl"), *LAYERS, "--steps", "2")
+    said = ran(PAIR[1], PAIR[0], *words)[1]
+    assert said.count("swapped") == 1
+    assert "swapped" not in ran(*PAIR[:2], *words)[1]
 
 
 VOCABULARY = re.compile(r"\b(target|baseline|FAIG|ParameterPathIntegratedGradients)\b")

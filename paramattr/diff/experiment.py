@@ -18,7 +18,7 @@ from paramattr.diff.config import Config
 from paramattr.diff.distance import Distance as Distance
 from paramattr.diff.distance import distance_of
 from paramattr.diff.material import Material, dtype_of
-from paramattr.diff.measuring import Loss, Worth, losses, worths
+from paramattr.diff.measuring import Loss, Worth, is_small, losses, worths
 from paramattr.diff.names import ALL
 from paramattr.diff.nodes import LADDER, Look, Nodes, Residuals, settled, warning
 from paramattr.diff.wording import spoken
@@ -213,7 +213,7 @@ def _run(
         if said := warning(nodes, residual):
             warn(said)
     gains = _gains(material, target, baseline)
-    notes += _worse(gains, notes)
+    notes += _worse(gains, target, baseline, notes)
     rankings = {
         name: _by(config.rank, _rankings(own, material.counts)) for name, own in scores.items()
     }
@@ -281,8 +281,9 @@ def _kept(config: Config, ranks: Ranks) -> int | None:
     if file is None or not file.is_file():
         return None
     rule = load_tensors(file)[1].get("rule")
-    is_ours = isinstance(rule, list) and len(rule) == 3 and isinstance(rule[1], list)
-    return len(rule[1]) if is_ours else None  # what else it may be is refused by the run
+    if isinstance(rule, list) and len(rule) == 3 and isinstance(rule[1], list):
+        return len(rule[1])
+    return None  # what else it may be is refused by the run
 
 
 def _gradients(material: Material, nodes: Nodes) -> int:
@@ -298,9 +299,15 @@ def _gains(material: Material, tuned: dict[str, Worth], base: dict[str, Worth]) 
     return {name: sign * (base[name].objective - tuned[name].objective) for name in tuned}
 
 
-def _worse(gains: dict[str, float], said: list[str]) -> list[str]:
+def _worse(
+    gains: dict[str, float], tuned: dict[str, Worth], base: dict[str, Worth], said: list[str]
+) -> list[str]:
     """Say where the tuned model is worse than the base, unless the engine did."""
-    worse = [name for name, gain in gains.items() if gain < 0]
+    worse = [
+        name
+        for name, gain in gains.items()
+        if gain < 0 and not is_small(tuned[name].objective, base[name].objective)
+    ]
     if not worse or any("swapped" in note for note in said):
         return []
     on = "" if len(gains) == 1 else f" on {', '.join(worse)}"

@@ -15,7 +15,7 @@ the kind of unit, the ending and the mark of a file half written come on top."""
 
 
 def check_conditions(conditions: Collection[str], place: str) -> None:
-    """Refuse a condition that is called as all of them together are, and names of no letters.
+    """Refuse a condition that is called as all of them together are, and names with control codes.
 
     Args:
         conditions: their names.
@@ -29,10 +29,10 @@ def check_conditions(conditions: Collection[str], place: str) -> None:
             f"{place} has a condition {ALL!r}, which stands for all conditions together: rename it"
         )
     for name in conditions:
-        if not name.isprintable():
+        if any(unicodedata.category(letter) == "Cc" for letter in name):
             raise DataError(
-                f"{place} has a condition {name[:40]!r} with letters that cannot be printed: "
-                "rename it"
+                f"{place} has a condition {name[:40]!r}, whose name holds control codes, which a "
+                "terminal obeys: rename it"
             )
 
 

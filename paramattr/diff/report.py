@@ -13,7 +13,7 @@ from paramattr.diff.columns import columns, counted
 from paramattr.diff.config import Config
 from paramattr.diff.experiment import LAYER, Plan, Result
 from paramattr.diff.figure import draw
-from paramattr.diff.measuring import Loss
+from paramattr.diff.measuring import LEAST_GAIN, Loss, is_small
 from paramattr.diff.names import ALL, file_names
 from paramattr.diff.nodes import percent, told
 from paramattr.errors import ParamattrError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 TOP = 5
 """Units that are listed of each kind and condition; JSON lists more."""
 LISTED = 100
-LEAST_GAIN = 0.01
-"""Share of the objective that a gain must be for losses to be shares of it."""
 FOUND = 0.1
 """Share of the gain that a list of units must hold to count as found, and twice what random units
 do."""
@@ -147,18 +145,18 @@ def masked_rows(result: Result) -> list[dict[str, Any]]:
             at_home = [x for x in found if x.measured == sought] or found
             away = [x for x in found if x not in at_home]
             change, chance = _over(at_home, result, "change"), _over(at_home, result, "random")
-            own = [x.measured for x in at_home]
+            home = [x.measured for x in at_home]
             rows.append(
                 {
                     "units": units,
                     "sought": sought,
                     "masked": found[0].masked,
                     "lost": change,
-                    "lost_share": lost_share(change, own, result),
+                    "lost_share": lost_share(change, home, result),
                     "others_lost": _mean(x.change for x in away),
                     "selectivity": _ratio(change, [x.change for x in away]),
                     "random_lost": chance,
-                    "random_lost_share": lost_share(chance, own, result),
+                    "random_lost_share": lost_share(chance, home, result),
                     "random_others_lost": _mean(x.random for x in away),
                     "random_selectivity": _ratio(chance, [x.random for x in away]),
                     "accuracy": _over(at_home, result, "accuracy"),
@@ -176,21 +174,24 @@ def lost_share(change: float | None, conditions: Sequence[str], result: Result) 
     """
     counts = {name: result.plan.counts[name] for name in conditions}
     gained = sum(n * result.gains[name] for name, n in counts.items())
-    base, tuned = (
+    tuned, base = (
         sum(n * worth[name].objective for name, n in counts.items())
-        for worth in (result.baseline, result.target)
+        for worth in (result.target, result.baseline)
     )
-    if change is None or gained <= LEAST_GAIN * max(abs(base), abs(tuned)):
+    if change is None or gained <= 0 or is_small(tuned, base):
         return None
     return change * sum(counts.values()) / (base - tuned)
 
 
 def nothing_found(result: Result) -> list[str]:
     """Say of which conditions no list of units carries what was gained, and where nothing was."""
-    rows, said, without = masked_rows(result), [], []
+    rows = masked_rows(result)
+    said: list[str] = []
+    without: list[str] = []
     for name in result.plan.counts:
         if lost_share(0.0, [name], result) is None:
-            without += [name] if result.gains[name] >= 0 else []
+            tuned, base = (worth[name].objective for worth in (result.target, result.baseline))
+            without += [name] if is_small(tuned, base) else []
             continue
         own = [row for row in rows if row["sought"] == name]
         if not own or any(map(_is_found, own)):
@@ -383,7 +384,7 @@ def _print_masked(console: Console, config: Config, result: Result) -> None:
 
 def _lost(change: float | None, conditions: Sequence[str], result: Result) -> str:
     share = lost_share(change, conditions, result)
-    return _number(change) + ("" if share is None else f" ({100 * share:.0f}%)")
+    return _number(change) + ("" if share is None else f" ({round(100 * share)}%)")
 
 
 def _is_right_as_before(rows: list[dict[str, Any]], result: Result) -> bool:
