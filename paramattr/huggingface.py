@@ -126,6 +126,27 @@ def read_pair(base: str | Path, tuned: str | Path, *, adapter: str = "merged") -
     return pair
 
 
+def is_causal(model: nn.Module) -> bool:
+    """Say whether a model is one of transformers' causal language models, or made from one.
+
+    >>> is_causal(nn.Linear(1, 1))
+    False
+    """
+    own = [kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers.")]
+    if not own:
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = set[str]()
+    for found in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        names |= {found} if isinstance(found, str) else set(found)
+    # An encoder such as BERT's is among them, for those who set it up as a decoder.
+    is_encoder = getattr(getattr(model, "config", None), "is_decoder", None) is False and any(
+        kind.__name__.endswith("ForMaskedLM") for kind in own
+    )
+    return not is_encoder and any(kind.__name__ in names for kind in own)
+
+
 def _with_models(base: Path, tuned: Path) -> Pair:
     settings = config(tuned)
     check_sizes(settings, tuned)

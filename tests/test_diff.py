@@ -158,7 +158,7 @@ def test_a_killed_run_resumes(ran, folder, tmp_path, monkeypatch):
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(ran, tmp_path):
     out = tmp_path / "out"
-    words = ("base", "tuned", "--data", "two.jsonl", "--out", str(out), "--dry-run")
+    words = ("base", "tuned", "--data", "two.jsonl", "--steps", "2", "--out", str(out), "--dry-run")
     code, said, _ = ran("diff", *words)
     assert code == 0
     assert "192 of 5,3" in said
@@ -227,7 +227,8 @@ def test_state_dicts_with_a_model_and_batches(ran, folder, monkeypatch):
     without = found(ran, *words, "--objective", "squared-error")
     assert list(without["units"]) == ["layer", "neuron"]
     assert without["notes"] == [
-        "The model has no unit of kind 'attention_head' that is known: it is left out."
+        "The model has no unit of kind 'attention_head' that is known: it is left out.",
+        "The tuned model is worse than the base on a.",
     ]
 
 

@@ -26,8 +26,13 @@ def diff(
         str, typer.Option(help="Kinds of unit, such as layer,attention_head,neuron.")
     ] = "",
     objective: Annotated[
-        str, typer.Option(help="classification, next-token, or package.module:function.")
-    ] = "classification",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="classification, next-token, squared-error, or package.module:function; by "
+            "default what the model is for.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of what is written; a run that was killed resumes there."),
@@ -43,7 +48,14 @@ def diff(
     adapter: Annotated[
         str, typer.Option(help="merged (the weights) or factors (the adapter's A and B).")
     ] = "merged",
-    steps: Annotated[int, typer.Option(help="Nodes on the path between the models.")] = 2,
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="Nodes on the path between the models; by default 2, 4, ... 32: as many as it "
+            "takes for the attributions to add up.",
+            show_default=False,
+        ),
+    ] = None,
     pct: Annotated[float, typer.Option(help="Percent of the units that is masked.")] = 1.0,
     draws: Annotated[int, typer.Option(help="Draws of random units.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Texts that run forward together.")] = 16,

@@ -46,3 +46,12 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> s
             line += "  " + cell if line else "    " + cell
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def counted(count: int, kind: str) -> str:
+    """Count units of a kind.
+
+    >>> counted(1, "attention_head"), counted(1200, "neuron")
+    ('1 attention head', '1,200 neurons')
+    """
+    return f"{count:,} {kind.replace('_', ' ')}{'s' * (count != 1)}"

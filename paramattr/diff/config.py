@@ -21,12 +21,15 @@ class Config:
         tuned: folder (of a model or of an adapter) or state dict of what came of it.
         data: a file of JSON lines `{"text", "label"?, "condition"?}`.
         units: names of reducers; layers, heads and neurons, where the model has them, if empty.
-        objective: a name in `paramattr.diff.material.OBJECTIVES`, or `package.module:function`.
+        objective: a name in `paramattr.diff.material.OBJECTIVES`, or `package.module:function`; by
+            default what the model is for: `"next-token"` for causal language models, else
+            `"classification"`.
         out: folder of what is written; None writes nothing.
         model: `package.module:function` that builds the model of two state dicts.
         batches: `package.module:function` that gives a loader, or loaders by condition.
         adapter: how an adapter is attributed to, as in `paramattr.huggingface.load_pair`.
-        steps: nodes of the rule on the path.
+        steps: nodes of the rule on the path; by default as many of 2 to 32 as it takes for the
+            attributions to add up.
         share: of the units that is masked.
         draws: of random units that the masked ones are compared with.
         batch_size: texts that run together where no gradient is taken.
@@ -46,12 +49,12 @@ class Config:
     tuned: Path
     data: Path | None = None
     units: tuple[str, ...] = ()
-    objective: str = "classification"
+    objective: str | None = None
     out: Path | None = None
     model: str | None = None
     batches: str | None = None
     adapter: str = "merged"
-    steps: int = 2
+    steps: int | None = None
     share: float = 0.01
     draws: int = 2
     batch_size: int = 16
@@ -71,7 +74,8 @@ class Config:
         if (self.model is None) != (self.batches is None):
             raise ParamattrError("--model and --batches go together: give both, or neither")
         for label in ("steps", "draws", "batch_size", "max_tokens"):
-            if getattr(self, label) < 1:
+            value = getattr(self, label)
+            if value is not None and value < 1:
                 raise ParamattrError(f"--{label.replace('_', '-')} is below 1: expected 1 or more")
         if self.rank not in RANKS:
             raise ParamattrError(

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from paramattr.diff.columns import counted
 from paramattr.diff.experiment import Result
 from paramattr.diff.material import Material
+from paramattr.diff.wording import ENDS
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.objectives import next_token_cross_entropy, prediction
@@ -84,7 +86,7 @@ def illustrate(material: Material, result: Result) -> Examples:
     ]
     if changes:
         notes.append(
-            f"Before and after: of the first {SAMPLES} texts of a condition, the {TEXTS} whose "
+            f"Before and after: of the {SAMPLES} shortest texts of a condition, the {TEXTS} whose "
             "objective rises most when the condition's top units are masked."
         )
     if modulations:
@@ -97,15 +99,6 @@ def illustrate(material: Material, result: Result) -> Examples:
     return Examples(tuple(changes), tuple(modulations), tuple(notes))
 
 
-def counted(count: int, kind: str) -> str:
-    """Count units of a kind.
-
-    >>> counted(1, "attention_head"), counted(1200, "neuron")
-    ('1 attention head', '1,200 neurons')
-    """
-    return f"{count:,} {kind.replace('_', ' ')}{'s' * (count != 1)}"
-
-
 def _changes(material: Material, selection: Selection, name: str, title: str) -> list[Change]:
     tuned = _answers(material.target, material, name)
     base = _answers(material.baseline, material, name)
@@ -115,13 +108,14 @@ def _changes(material: Material, selection: Selection, name: str, title: str) ->
     order = sorted(range(len(rise)), key=lambda place: -rise[place])[:TEXTS]
     return [
         Change(
-            f"{name}, text {place + 1}" if len(material.conditions) > 1 else f"text {place + 1}",
+            f"{name}, {text.place}" if len(material.conditions) > 1 else text.place,
             State("tuned", tuned[place].said, f"objective {tuned[place].value:.4g}"),
             State(f"{title} masked", masked[place].said, f"objective {masked[place].value:.4g}"),
-            State("text", material.texts[name][place]),
+            State("text", text.text),
             f"The objective rises by {rise[place]:.3g}. The base's is {base[place].value:.3g}.",
         )
         for place in order
+        for text in [material.texts[name][place]]
     ]
 
 
@@ -131,7 +125,7 @@ def _modulation(material: Material, selection: Selection, title: str) -> Modulat
         model = modulate(material.target, material.baseline, selection, strength)
         for name, own in values.items():
             own.append(fmean(answer.value for answer in _answers(model, material, name)))
-    return Modulation(title, STRENGTHS, values, "objective")
+    return Modulation(title, STRENGTHS, values, "objective", ends=ENDS)
 
 
 def _answers(model: nn.Module, material: Material, name: str) -> list[Answer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Any
 from paramattr.attribution.absolute_change import absolute_change
 from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.bezier import BezierPath
+from paramattr.checkpoints import load_tensors
 from paramattr.diff.config import Config
 from paramattr.diff.distance import Distance as Distance
 from paramattr.diff.distance import distance_of
 from paramattr.diff.material import Material, dtype_of
-from paramattr.diff.measuring import Loss, Worth, losses, worths
-from paramattr.diff.texts import ALL
+from paramattr.diff.measuring import Loss, Worth, is_small, losses, worths
+from paramattr.diff.names import ALL
+from paramattr.diff.nodes import LADDER, Look, Nodes, Residuals, settled, warning
+from paramattr.diff.wording import spoken
 from paramattr.errors import UnitError, warn
+from paramattr.integration.batches import Batch
 from paramattr.integration.ends import path_between
 from paramattr.integration.estimate import Estimate
 from paramattr.integration.profile import PathProfile
+from paramattr.integration.sums import LOOKED_AT
+from paramattr.objectives import is_loss
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.progress import progress_bar
@@ -53,7 +59,9 @@ class Plan:
         counts: samples by condition.
         units: how many of each kind.
         masked: how many are masked, of each kind but layers where there is another.
-        gradients: how many gradients are taken.
+        objective: its name on the command line.
+        gradients: how many gradients are taken; the fewest, where the nodes are yet to be found.
+        most_gradients: the most.
         passes: over all samples, forward alone.
         notes: what is not attributed.
         memory: what the gradients take, where it was asked for.
@@ -63,7 +71,9 @@ class Plan:
     counts: dict[str, int]
     units: dict[str, int]
     masked: dict[str, int]
+    objective: str
     gradients: int
+    most_gradients: int
     passes: int
     notes: tuple[str, ...]
     memory: Estimate | None = None
@@ -75,8 +85,10 @@ class Result:
 
     Attributes:
         plan: what was done.
+        nodes: how many were taken on the path, and why.
         target: what the tuned model is worth on each condition.
         baseline: what the base is worth.
+        gains: by how much the fine-tuning made each condition's objective better.
         profile: the objective along the path, over all samples.
         scores: kind of unit, then condition, to scores; the layers' are always there.
         rankings: likewise. Where there are several conditions, each is contrasted with the others,
@@ -88,8 +100,10 @@ class Result:
     """
 
     plan: Plan
+    nodes: Nodes
     target: dict[str, Worth]
     baseline: dict[str, Worth]
+    gains: dict[str, float]
     profile: PathProfile
     scores: dict[str, dict[str, Scores]]
     rankings: dict[str, dict[str, Scores]]
@@ -97,6 +111,11 @@ class Result:
     change: dict[str, float]
     losses: tuple[Loss, ...]
     notes: tuple[str, ...]
+
+    @property
+    def residual(self) -> Residuals:
+        """What the attributions of each condition miss of the objective's change."""
+        return {name: scores.residual for name, scores in self.scores[LAYER].items()}
 
     def page(self) -> Page:
         """Give the report, which `paramattr.report.write_report` writes."""
@@ -130,12 +149,20 @@ def plan(config: Config, material: Material, *, memory: bool = False) -> Plan:
     # As many random units of the same layers: layers have no such control.
     measured = [name for name in indexes if name != LAYER] or list(indexes)
     kinds = len(measured) * (conditions + (conditions > 1))
+    fewest, most = (
+        _gradients(material, Nodes(ladder[-1], tuple(Look(n, {}) for n in ladder)))
+        if config.steps is None
+        else samples * config.steps
+        for ladder in (LADDER[:1], LADDER)
+    )
     return Plan(
         distance,
         dict(material.counts),
         {name: len(index) for name, index in indexes.items()},
         {name: _share(config, len(indexes[name])) for name in measured},
-        samples * config.steps,
+        material.measured_by,
+        fewest,
+        most,
         2 + POINTS + kinds * (1 + config.draws),
         tuple(notes),
         needed,
@@ -180,7 +207,13 @@ def _run(
         everything = [batch for batches in material.conditions.values() for batch in batches]
         options: dict[str, Any] = {"show_progress": show_progress, "distributed": distributed}
         profile = faig.path_profile(everything, POINTS, **options)
-        scores = _scores(config, material, faig, list(planned.units), options)
+        nodes = _nodes(config, material, ranks)
+        scores = _scores(config, material, faig, list(planned.units), nodes.taken, options)
+        residual = {name: one.residual for name, one in scores[LAYER].items()}
+        if said := warning(nodes, residual):
+            warn(said)
+    gains = _gains(material, target, baseline)
+    notes += _worse(gains, target, baseline, notes)
     rankings = {
         name: _by(config.rank, _rankings(own, material.counts)) for name, own in scores.items()
     }
@@ -191,11 +224,13 @@ def _run(
     measured = {name: selections[name] for name in planned.masked}
     masked = _mask(config, material, measured, target, show_progress, ranks)
     change = absolute_change(material.target, material.baseline, reducer=LAYER).by_layer()
-    total = sum(change.values())
+    total, gradients = sum(change.values()), _gradients(material, nodes)
     return Result(
-        planned,
+        replace(planned, gradients=gradients, most_gradients=gradients),
+        nodes,
         target,
         baseline,
+        gains,
         profile,
         scores,
         rankings,
@@ -214,6 +249,72 @@ def _faig(config: Config, material: Material) -> FAIG:
         path=None if config.curve is None else BezierPath.load(config.curve),
         dtype=dtype_of(config.dtype),
     )
+
+
+def _nodes(config: Config, material: Material, ranks: Ranks) -> Nodes:
+    """Find how many nodes it takes, on the first samples of each condition."""
+    if config.steps is not None:
+        return Nodes(config.steps)
+    first = {name: batches[:1] for name, batches in material.conditions.items()}
+    alone = ranks.processes == 1
+    faig = _faig(config, material)
+
+    def look(nodes: int) -> Residuals:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run on all samples warns of the same
+            found = faig.score(
+                first,
+                reducer=LAYER,
+                n_steps=nodes,
+                max_samples=LOOKED_AT if alone else None,
+                distributed=not alone,
+            )
+        return {name: scores.residual for name, scores in found.items()}
+
+    kept = set(ranks.gathered(_kept(config, ranks)))
+    return settled(look, kept.pop() if len(kept) == 1 else None)
+
+
+def _kept(config: Config, ranks: Ranks) -> int | None:
+    """Read how many nodes the run that is resumed has taken: it can take no others."""
+    file = None if config.out is None else ranks.file(config.out / PROGRESS_FILE)
+    if file is None or not file.is_file():
+        return None
+    rule = load_tensors(file)[1].get("rule")
+    if isinstance(rule, list) and len(rule) == 3 and isinstance(rule[1], list):
+        return len(rule[1])
+    return None  # what else it may be is refused by the run
+
+
+def _gradients(material: Material, nodes: Nodes) -> int:
+    looked_at = 0
+    for batches in material.conditions.values():
+        looked_at += min(LOOKED_AT, len(Batch.from_loader(batches[0], model=material.target)))
+    samples = sum(material.counts.values())
+    return samples * nodes.taken + looked_at * sum(look.nodes for look in nodes.looks)
+
+
+def _gains(material: Material, tuned: dict[str, Worth], base: dict[str, Worth]) -> dict[str, float]:
+    sign = 1 if is_loss(material.objective) else -1
+    return {name: sign * (base[name].objective - tuned[name].objective) for name in tuned}
+
+
+def _worse(
+    gains: dict[str, float], tuned: dict[str, Worth], base: dict[str, Worth], said: list[str]
+) -> list[str]:
+    """Say where the tuned model is worse than the base, unless the engine did."""
+    worse = [
+        name
+        for name, gain in gains.items()
+        if gain < 0 and not is_small(tuned[name].objective, base[name].objective)
+    ]
+    if not worse or any("swapped" in note for note in said):
+        return []
+    on = "" if len(gains) == 1 else f" on {', '.join(worse)}"
+    return [
+        f"The tuned model is worse than the base{on}."
+        + (" Are they swapped? BASE comes first." if len(worse) == len(gains) else "")
+    ]
 
 
 def _toward(config: Config, material: Material) -> Baseline:
@@ -238,13 +339,18 @@ def _indexes(config: Config, material: Material) -> dict[str, UnitIndex]:
 
 
 def _scores(
-    config: Config, material: Material, faig: FAIG, units: list[str], options: dict[str, Any]
+    config: Config,
+    material: Material,
+    faig: FAIG,
+    units: list[str],
+    nodes: int,
+    options: dict[str, Any],
 ) -> dict[str, dict[str, Scores]]:
     kinds = list(dict.fromkeys([*units, LAYER]))
     found: dict[str, dict[str, Scores]] = faig.score(
         material.conditions,
         reducer=kinds,
-        n_steps=config.steps,
+        n_steps=nodes,
         checkpoint=None if config.out is None else config.out / PROGRESS_FILE,
         **options,
     )
@@ -310,7 +416,7 @@ def _noted(before: tuple[str, ...]) -> Iterator[list[str]]:
         try:
             yield notes
         finally:
-            for warning in caught:
-                if issubclass(warning.category, UserWarning):
-                    said = str(warning.message)
+            for caught_one in caught:
+                if issubclass(caught_one.category, UserWarning):
+                    said = spoken(str(caught_one.message))
                     notes += [] if said in notes else [said]

@@ -9,6 +9,8 @@ from paramattr.errors import printable
 from paramattr.figures import COLOURS, GREY, empty_figure
 
 LAYERS = 24
+LETTERS = 40
+"""Of a condition's name: a longer one leaves no room to draw in."""
 
 
 def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
@@ -29,16 +31,14 @@ def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
     for number, name in enumerate(names):
         places = [place + number * height for place in range(len(shown))]
         shares = [100 * row["attributed"][name] for row in shown]
-        left.barh(
-            places, shares, height, color=COLOURS[number % len(COLOURS)], label=printable(name)
-        )
+        left.barh(places, shares, height, color=COLOURS[number % len(COLOURS)], label=_cut(name))
     places = [place + len(names) * height for place in range(len(shown))]
     left.barh(places, [100 * row["change"] for row in shown], height, color=GREY, label="|change|")
     left.set_yticks(range(len(shown)), [printable(row["layer"]) for row in shown], fontsize=7)
     left.invert_yaxis()
     left.set_xlabel("share, %")
     left.set_title("by layer", fontsize=9)
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="lower right")  # the largest come first, above
     bars = [("sought", "lost", COLOURS[0]), ("random", "random_lost", GREY)]
     if any(row["others_lost"] is not None for row in masked):
         bars.insert(1, ("others", "others_lost", COLOURS[1]))
@@ -47,19 +47,22 @@ def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
         places = [place + number * height for place in range(len(masked))]
         right.barh(places, [row[key] or 0.0 for row in masked], height, color=colour, label=label)
     right.set_yticks(
-        range(len(masked)),
-        [f"{row['units']}\n{printable(row['sought'])}" for row in masked],
-        fontsize=7,
+        range(len(masked)), [f"{row['units']}\n{_cut(row['sought'])}" for row in masked], fontsize=7
     )
     right.invert_yaxis()
     right.set_xlabel("objective lost")
     right.locator_params(axis="x", nbins=4)
     right.ticklabel_format(axis="x", scilimits=(-2, 4))
     right.set_title("with the top units masked", fontsize=9)
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="lower right")
     for axis in (left, right):
         axis.tick_params(axis="x", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=120)
     return written.getvalue()
+
+
+def _cut(name: str) -> str:
+    plain = printable(name)
+    return plain if len(plain) <= LETTERS else f"{plain[:LETTERS]}..."

@@ -16,10 +16,11 @@ from torch import nn
 
 from paramattr.checkpoints import load_state_dict
 from paramattr.diff.config import Config
-from paramattr.diff.texts import ALL, Tokens, read_texts
+from paramattr.diff.names import ALL, check_conditions
+from paramattr.diff.texts import Text, Tokens, read_texts, shortest_first
 from paramattr.errors import CheckpointError, DataError, ModelError, ParamattrError
 from paramattr.folders import is_folder_of_model
-from paramattr.huggingface import read_pair
+from paramattr.huggingface import is_causal, read_pair
 from paramattr.integration.batches import Batch, mapped
 from paramattr.integration.drawing import drawn
 from paramattr.objectives import (
@@ -29,9 +30,10 @@ from paramattr.objectives import (
     squared_error,
 )
 
+CLASSIFICATION, NEXT_TOKEN = "classification", "next-token"
 OBJECTIVES: dict[str, Objective] = {
-    "classification": cross_entropy,
-    "next-token": next_token_cross_entropy,
+    CLASSIFICATION: cross_entropy,
+    NEXT_TOKEN: next_token_cross_entropy,
     "squared-error": squared_error,
 }
 """Names of objectives on the command line."""
@@ -46,9 +48,10 @@ class Material:
         baseline: likewise.
         conditions: name to batches, as `FAIG.score` takes them.
         objective: `(output, targets)` to one number per sample.
+        measured_by: the objective's name on the command line.
         counts: name to the number of samples.
         notes: what was cut, kept or dropped, in sentences.
-        texts: name to the texts of the batches, in their order; empty where there are none.
+        texts: name to the texts of the batches, in the batches' order; empty where there are none.
         tokenizer: of the texts.
     """
 
@@ -57,8 +60,9 @@ class Material:
     conditions: dict[str, list[Any]]
     objective: Objective
     counts: dict[str, int]
+    measured_by: str = CLASSIFICATION
     notes: tuple[str, ...] = ()
-    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[Text]] = field(default_factory=dict)
     tokenizer: Any = None
 
 
@@ -69,7 +73,8 @@ def gather(config: Config) -> Material:
         ParamattrError: naming what is missing or wrong.
     """
     device = _device(config.device)
-    objective = OBJECTIVES.get(config.objective) or _named(config.objective, "--objective")
+    if config.objective is not None:
+        _objective(config.objective)  # a wrong name shows before the models are read
     found = _of_state_dicts(config) if config.model else _of_folders(config)
     target, baseline = found.target.to(device), found.baseline.to(device)
     moved = {
@@ -85,9 +90,18 @@ def gather(config: Config) -> Material:
         target=target,
         baseline=baseline,
         conditions=moved,
-        objective=objective,
+        objective=_objective(found.measured_by),
         counts=counts,
     )
+
+
+def _objective(name: str) -> Objective:
+    return OBJECTIVES.get(name) or _named(name, "--objective")
+
+
+def _measured_by(config: Config, model: nn.Module) -> str:
+    """Name the objective: what was asked for, else what the model is for."""
+    return config.objective or (NEXT_TOKEN if is_causal(model) else CLASSIFICATION)
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
@@ -134,8 +148,8 @@ def _of_folders(config: Config) -> Material:
             f"neither {config.tuned} nor {config.base} holds a tokenizer: save it there with "
             "tokenizer.save_pretrained(...)"
         )
-    labelled = config.objective != "next-token"
-    limit = config.max_tokens
+    measured_by = _measured_by(config, pair.target)
+    labelled, limit = measured_by != NEXT_TOKEN, config.max_tokens
     tokens = Tokens(pair.tokenizer, pair.target, labelled=labelled, max_tokens=limit)
     conditions: dict[str, list[Any]] = dict(tokens.batches(texts, config.batch_size))
     notes = []
@@ -153,9 +167,8 @@ def _of_folders(config: Config) -> Material:
             f"{', '.join(pair.ignored)}: in the tuned folder, and without a place in its class of "
             "model; ignored."
         )
-    found = Material(pair.target, pair.baseline, conditions, cross_entropy, {}, tuple(notes))
-    shown = {name: [t.text for t in texts if t.condition == name] for name in conditions}
-    return replace(found, texts=shown, tokenizer=pair.tokenizer)
+    found = Material(pair.target, pair.baseline, conditions, cross_entropy, {}, measured_by)
+    return replace(found, notes=tuple(notes), texts=shortest_first(texts), tokenizer=pair.tokenizer)
 
 
 def _of_state_dicts(config: Config) -> Material:
@@ -178,6 +191,7 @@ def _of_state_dicts(config: Config) -> Material:
     given = _called(_named(config.batches or "", "--batches"), "--batches")
     loaders = given if isinstance(given, Mapping) else {ALL: given}
     conditions = {}
+    check_conditions([str(name) for name in loaders], f"--batches {config.batches}")
     for name, loader in loaders.items():
         if not isinstance(name, str) or not isinstance(loader, Iterable):
             raise DataError(
@@ -187,7 +201,8 @@ def _of_state_dicts(config: Config) -> Material:
         conditions[name] = _called(partial(list, drawn(loader, name)), "--batches")
         if not conditions[name]:
             raise DataError(f"--batches {config.batches} gave no batch for condition {name!r}")
-    return Material(pair[0], pair[1], conditions, cross_entropy, {})
+    measured_by = _measured_by(config, pair[0])
+    return Material(pair[0], pair[1], conditions, cross_entropy, {}, measured_by)
 
 
 def _filled(model: nn.Module, state: dict[str, Any], path: Path) -> nn.Module:

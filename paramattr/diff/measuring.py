@@ -22,6 +22,9 @@ from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.surgery.edits import substituted
 from paramattr.units.selection import Selection
 
+LEAST_GAIN = 0.01
+"""Share of the objective that two models must differ by for one to be called better."""
+
 
 @dataclass(frozen=True)
 class Worth:
@@ -59,6 +62,15 @@ class Loss:
     random: float | None
     accuracy: float | None = None
     random_accuracy: float | None = None
+
+
+def is_small(tuned: float, base: float) -> bool:
+    """Say whether two models' objectives differ by nothing to speak of.
+
+    >>> is_small(0.6936, 0.6938), is_small(0.4, 0.6)
+    (True, False)
+    """
+    return abs(base - tuned) <= LEAST_GAIN * max(abs(base), abs(tuned))
 
 
 def worths(model: nn.Module, material: Material, ranks: Ranks = ALONE) -> dict[str, Worth]:

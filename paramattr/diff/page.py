@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from paramattr.diff.columns import counted
 from paramattr.diff.config import Config
-from paramattr.diff.examples import Examples, counted, illustrate
+from paramattr.diff.examples import Examples, illustrate
 from paramattr.diff.experiment import LAYER, Result
 from paramattr.diff.material import Material
-from paramattr.diff.report import layer_rows, masked_rows, unassigned
-from paramattr.diff.texts import ALL
+from paramattr.diff.names import ALL
+from paramattr.diff.nodes import percent, told
+from paramattr.diff.report import layer_rows, masked_rows, nothing_found, unassigned
+from paramattr.diff.wording import ENDS
 from paramattr.errors import ParamattrError
 from paramattr.report import sections, summary
 from paramattr.report.blocks import Spread, Table
@@ -56,7 +59,7 @@ def page_of(
     shown = examples or Examples()
     title = "What did fine-tuning change?"
     subtitle = f"{tuned} against {base}" if base is not None and tuned is not None else ""
-    words = Wording(units="units", verb="masked")
+    words = Wording(units="units", verb="masked", ends=ENDS)
     notes = list(dict.fromkeys([*result.notes, *unassigned(result), *shown.notes]))
     profiles = {"all samples": result.profile}
     return Page(
@@ -93,21 +96,31 @@ def _summary(result: Result) -> list[str]:
         if worth.accuracy is not None and other.accuracy is not None:
             said += f"; {100 * worth.accuracy:.0f}% are right, {100 * other.accuracy:.0f}% before"
         sentences.append(said + ".")
-    first = layer_rows(result)[0]
-    share = max(first["attributed"].values())
-    sentences.append(f"The layer with the largest share is {first['layer']} ({100 * share:.0f}%).")
+    sentences += [*told(result.nodes, result.residual), _largest(result)]
     for row in masked_rows(result):
         said = (
             f"With the top {counted(row['masked'], row['units'])}"
             f"{'' if row['sought'] == ALL else ' of ' + row['sought']} masked, the "
             f"objective rises by {row['lost']:.3g}"
         )
+        if row["lost_share"] is not None:
+            said += f", {percent(row['lost_share'])} of what the fine-tuning gained"
         if row["random_lost"] is not None:
             said += f"; with as many random ones by {row['random_lost']:.3g}"
         if row["others_lost"] is not None:
             said += f"; on the other conditions by {row['others_lost']:.3g}"
         sentences.append(said + ".")
-    return sentences
+    return [*sentences, *nothing_found(result)]
+
+
+def _largest(result: Result) -> str:
+    """Name the layer with the largest share of each condition's attributions."""
+    rows, said = layer_rows(result), []
+    for name in result.plan.counts:
+        first = max(rows, key=lambda row: row["attributed"][name])
+        on = f" on {name}" if len(result.plan.counts) > 1 else ""
+        said.append(f"{first['layer']}{on} ({100 * first['attributed'][name]:.0f}%)")
+    return f"The layer with the largest share of the attributions is {', '.join(said)}."
 
 
 def _objective_section(result: Result) -> Section:

@@ -12,7 +12,8 @@ from paramattr.diff.experiment import plan, run
 from paramattr.diff.material import gather
 from paramattr.diff.page import save_page
 from paramattr.diff.report import as_json as rows_of
-from paramattr.diff.report import plan_as_json, print_plan, print_result, save
+from paramattr.diff.report import plan_rows, print_plan, print_result, save
+from paramattr.diff.wording import in_words_of_diff
 from paramattr.errors import printable
 from paramattr.runtime.launch import is_first, is_joined
 
@@ -31,15 +32,17 @@ def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=False)
     material = gather(config)
     if dry_run:
-        planned = plan(config, material, memory=True)
+        with in_words_of_diff():
+            planned = plan(config, material, memory=True)
         if as_json:
-            print(json.dumps({"settings": config.shown(), **plan_as_json(planned)}, indent=1))
+            print(json.dumps(plan_rows(config, planned), indent=1))
         else:
             print_plan(console, config, planned)
             for line in [] if planned.memory is None else planned.memory.lines():
                 console.print(line)
         return
-    result = run(config, material, show_progress=sys.stderr.isatty(), distributed=is_joined())
+    with in_words_of_diff():
+        result = run(config, material, show_progress=sys.stderr.isatty(), distributed=is_joined())
     said = []
     if is_first():
         said = [*save(config, result), *save_page(config, material, result)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from paramattr.diff.columns import columns
+from paramattr.diff.columns import columns, counted
 from paramattr.diff.config import Config
 from paramattr.diff.experiment import LAYER, Plan, Result
 from paramattr.diff.figure import draw
-from paramattr.diff.measuring import Loss
+from paramattr.diff.measuring import LEAST_GAIN, Loss, is_small
+from paramattr.diff.names import ALL, file_names
+from paramattr.diff.nodes import percent, told
 from paramattr.errors import ParamattrError, printable
 from paramattr.whole_files import write_whole
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 TOP = 5
 """Units that are listed of each kind and condition; JSON lists more."""
 LISTED = 100
+FOUND = 0.1
+"""Share of the gain that a list of units must hold to count as found, and twice what random units
+do."""
 LAYERS = 12
 CONDITIONS = 3
 """More than these get no columns of their own."""
@@ -30,14 +35,28 @@ CONDITIONS = 3
 def as_json(config: Config, result: Result) -> dict[str, Any]:
     """Give all that was found in kinds that JSON knows."""
     profile = result.profile
+    nodes = result.nodes
     return {
-        "settings": config.shown(),
-        **plan_as_json(result.plan),
+        **plan_rows(config, result.plan),
+        "settings": {
+            **config.shown(),
+            "objective": result.plan.objective,
+            "steps": nodes.taken,
+        },
+        "nodes": {
+            "taken": nodes.taken,
+            "residual": _finite_each(result.residual),
+            "looks": [
+                {"nodes": look.nodes, "residual": _finite_each(look.residual)}
+                for look in nodes.looks
+            ],
+        },
         "notes": list(result.notes),
         "objective": {
             name: {
                 "tuned": worth.objective,
                 "base": result.baseline[name].objective,
+                "gain": result.gains[name],
                 "tuned_accuracy": worth.accuracy,
                 "base_accuracy": result.baseline[name].accuracy,
             }
@@ -58,14 +77,16 @@ def as_json(config: Config, result: Result) -> dict[str, Any]:
     }
 
 
-def plan_as_json(planned: Plan) -> dict[str, Any]:
+def plan_rows(config: Config, planned: Plan) -> dict[str, Any]:
     """Give a plan in kinds that JSON knows."""
     return {
+        "settings": {**config.shown(), "objective": planned.objective},
         "distance": dict(vars(planned.distance)),
         "samples": planned.counts,
         "units": planned.units,
         "masked_units": planned.masked,
         "gradients": planned.gradients,
+        "most_gradients": planned.most_gradients,
         "passes": planned.passes,
         "notes": list(planned.notes),
     } | ({} if planned.memory is None else {"memory": planned.memory.content})
@@ -124,15 +145,18 @@ def masked_rows(result: Result) -> list[dict[str, Any]]:
             at_home = [x for x in found if x.measured == sought] or found
             away = [x for x in found if x not in at_home]
             change, chance = _over(at_home, result, "change"), _over(at_home, result, "random")
+            home = [x.measured for x in at_home]
             rows.append(
                 {
                     "units": units,
                     "sought": sought,
                     "masked": found[0].masked,
                     "lost": change,
+                    "lost_share": lost_share(change, home, result),
                     "others_lost": _mean(x.change for x in away),
                     "selectivity": _ratio(change, [x.change for x in away]),
                     "random_lost": chance,
+                    "random_lost_share": lost_share(chance, home, result),
                     "random_others_lost": _mean(x.random for x in away),
                     "random_selectivity": _ratio(chance, [x.random for x in away]),
                     "accuracy": _over(at_home, result, "accuracy"),
@@ -141,6 +165,57 @@ def masked_rows(result: Result) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def lost_share(change: float | None, conditions: Sequence[str], result: Result) -> float | None:
+    """Say what share of what the fine-tuning gained is lost, over all samples of some conditions.
+
+    None where it gained nothing to speak of.
+    """
+    counts = {name: result.plan.counts[name] for name in conditions}
+    gained = sum(n * result.gains[name] for name, n in counts.items())
+    tuned, base = (
+        sum(n * worth[name].objective for name, n in counts.items())
+        for worth in (result.target, result.baseline)
+    )
+    if change is None or gained <= 0 or is_small(tuned, base):
+        return None
+    return change * sum(counts.values()) / (base - tuned)
+
+
+def nothing_found(result: Result) -> list[str]:
+    """Say of which conditions no list of units carries what was gained, and where nothing was."""
+    rows = masked_rows(result)
+    said: list[str] = []
+    without: list[str] = []
+    for name in result.plan.counts:
+        if lost_share(0.0, [name], result) is None:
+            tuned, base = (worth[name].objective for worth in (result.target, result.baseline))
+            without += [name] if is_small(tuned, base) else []
+            continue
+        own = [row for row in rows if row["sought"] == name]
+        if not own or any(map(_is_found, own)):
+            continue
+        best = max(own, key=lambda row: row["lost_share"])
+        lost = percent(max(0.0, best["lost_share"]))
+        lost += " of what the fine-tuning gained is lost" if not said else ""
+        chance = percent(max(0.0, best["random_lost_share"] or 0.0))
+        said.append(f"{lost}{_on(name, result)} (random ones: {chance})")
+    found = []
+    if said:
+        found = [f"No short list was found: with the top units masked, {', '.join(said)}."]
+    if without:
+        names = ", ".join(without) if len(result.plan.counts) > 1 else "these samples"
+        found.append(
+            f"On {names} the fine-tuning gained less than {percent(LEAST_GAIN)} of the objective: "
+            "there is next to nothing to find."
+        )
+    return found
+
+
+def _is_found(row: dict[str, Any]) -> bool:
+    share, chance = row["lost_share"], row["random_lost_share"]
+    return bool(share >= FOUND and share >= 2 * (chance or 0.0))
 
 
 def _over(rows: list[Loss], result: Result, key: str) -> float | None:
@@ -156,13 +231,13 @@ def save(config: Config, result: Result) -> list[str]:
     """Write scores, selections, a figure and the rows; the rows last."""
     if config.out is None:
         return []
+    names = {ALL: ALL, **file_names(result.plan.counts)}
     for units, own in result.scores.items():
-        for number, (condition, scores) in enumerate(own.items()):
-            scores.save(config.out / f"scores-{units}-{_safe(condition, number)}.safetensors")
+        for condition, scores in own.items():
+            scores.save(config.out / f"scores-{units}-{names[condition]}.safetensors")
     for units, chosen in result.selections.items():
-        for number, (condition, selection) in enumerate(chosen.items()):
-            name = f"selection-{units}-{_safe(condition, number)}.safetensors"
-            selection.save(config.out / name)
+        for condition, selection in chosen.items():
+            selection.save(config.out / f"selection-{units}-{names[condition]}.safetensors")
     said = []
     try:
         write_whole(config.out / "diff.png", draw(layer_rows(result), masked_rows(result)))
@@ -180,8 +255,11 @@ def print_plan(console: Console, config: Config, planned: Plan) -> None:
             f", of which {planned.masked[name]} would be masked" if name in planned.masked else ""
         )
         console.print(f"{name}: {count} units{masked}")
+    gradients = str(planned.gradients)
+    if planned.most_gradients > planned.gradients:
+        gradients += f" to {planned.most_gradients}"
     console.print(
-        f"{planned.gradients} gradients and {planned.passes} passes over all samples would be "
+        f"{gradients} gradients and {planned.passes} passes over all samples would be "
         "taken. Nothing was written."
     )
     _print_notes(console, planned.notes)
@@ -207,24 +285,27 @@ def _print_distance(console: Console, config: Config, planned: Plan) -> None:
         f"{printable(config.tuned)} and {printable(config.base)}: {apart.changed:,} of "
         f"{apart.parameters:,} parameters "
         f"differ; the change is {100 * apart.relative:.3g}% of the base's length, cosine "
-        f"{apart.cosine:.5f}. Samples: {samples}."
+        f"{apart.cosine:.5f}. Samples: {samples}. Objective: {planned.objective}."
     )
 
 
 def _print_objective(console: Console, result: Result) -> None:
-    head, rows = ["objective", "tuned", "base"], []
+    head, rows = ["objective", "tuned", "base", "gained"], []
     if any(worth.accuracy is not None for worth in result.target.values()):
         head += ["tuned right", "base right"]
     for name, worth in result.target.items():
         other = result.baseline[name]
-        cells = [name, _number(worth.objective), _number(other.objective)]
+        cells = [name, *map(_number, (worth.objective, other.objective, result.gains[name]))]
         if worth.accuracy is not None:
             cells += [_percent(worth.accuracy), _percent(other.accuracy)]
         rows.append(cells)
     _print_columns(console, head, rows)
     values = " ".join(f"{value:.4g}" for value in result.profile.values.tolist())
     console.print(f"Objective along the path, from tuned to base: {values}.")
-    console.print(f"Its barrier is {result.profile.barrier:.2f}.\n")
+    console.print(f"Its barrier is {result.profile.barrier:.2f}.")
+    for line in told(result.nodes, result.residual):
+        console.print(line)
+    console.print()
 
 
 def _print_layers(console: Console, result: Result) -> None:
@@ -267,7 +348,8 @@ def _print_top(console: Console, result: Result) -> None:
 def _print_masked(console: Console, config: Config, result: Result) -> None:
     rows, names = masked_rows(result), list(result.plan.counts)
     several, few = len(names) > 1, len(names) <= CONDITIONS
-    right = any(row["accuracy"] is not None for row in rows)
+    knows_right = any(row["accuracy"] is not None for row in rows)
+    right = knows_right and not _is_right_as_before(rows, result)
     head = [f"top {100 * config.share:g}% masked", "units"]
     head += [f"{name} lost" for name in names] if few else ["lost", "others"]
     head += (["ratio"] if several else []) + (["right"] if right else [])
@@ -277,20 +359,57 @@ def _print_masked(console: Console, config: Config, result: Result) -> None:
             (row["units"] + _of(row["sought"], result), "", "change"),
             ("  random", "random_", "random"),
         ):
-            own = [row["by_condition"][name][key] for name in names]
-            cells = own if few else [row[f"{prefix}lost"], row[f"{prefix}others_lost"]]
-            cells = [*cells, *([row[f"{prefix}selectivity"]] if several else [])]
-            accuracy = [_percent(row[f"{prefix}accuracy"])] if right else []
-            count = "" if prefix else str(row["masked"])
-            table.append([label, count, *map(_number, cells), *accuracy])
+            own = [_lost(row["by_condition"][name][key], [name], result) for name in names]
+            lost, others = (row[f"{prefix}{key}"] for key in ("lost", "others_lost"))
+            at_home = names if row["sought"] not in names else [row["sought"]]
+            cells = own if few else [_lost(lost, at_home, result), _number(others)]
+            cells += [_number(row[f"{prefix}selectivity"])] if several else []
+            cells += [_percent(row[f"{prefix}accuracy"])] if right else []
+            of = result.plan.units[row["units"]]
+            table.append([label, "" if prefix else f"{row['masked']} of {of}", *cells])
     _print_columns(console, head, table)
     place = " (layers: of the whole model)" if LAYER in result.plan.masked else ""
     values = "the base's values" if config.at == 1 else f"the path's values at {config.at:g}"
-    console.print(
-        f"Lost: the mean objective with {values} in these units, minus the tuned model's. "
+    said = (
+        f"Lost: the mean objective with {values} in these units, minus the tuned model's (its "
+        "share of what the fine-tuning gained). "
         f"Random: as many units of the same layers{place}, mean of {config.draws} draws."
-        + (" Ratio: lost by the condition sought over the others' mean." if several else ""),
     )
+    said += " Ratio: lost by the condition sought over the others' mean." if several else ""
+    if knows_right and not right:
+        said += " In every row as many answers are right as with nothing masked."
+    console.print(said)
+    for line in [*_coarse(config, result), *nothing_found(result)]:
+        console.print(line)
+
+
+def _lost(change: float | None, conditions: Sequence[str], result: Result) -> str:
+    share = lost_share(change, conditions, result)
+    return _number(change) + ("" if share is None else f" ({round(100 * share)}%)")
+
+
+def _is_right_as_before(rows: list[dict[str, Any]], result: Result) -> bool:
+    """Say whether no masking changes how many answers are right: a column of one number."""
+    return all(
+        one[key] in (None, result.target[name].accuracy)
+        for row in rows
+        for name, one in row["by_condition"].items()
+        for key in ("accuracy", "random_accuracy")
+    )
+
+
+def _coarse(config: Config, result: Result) -> list[str]:
+    """Say where the share asked for is less than one unit."""
+    return [
+        f"{100 * config.share:g}% of {counted(count, kind)} is less than one: 1 is masked, "
+        f"{100 / count:.3g}%."
+        for kind, count in result.plan.units.items()
+        if kind in result.plan.masked and config.share * count < 0.995
+    ]
+
+
+def _on(condition: str, result: Result) -> str:
+    return f" on {condition}" if len(result.plan.counts) > 1 else ""
 
 
 def _of(condition: str, result: Result) -> str:
@@ -311,12 +430,16 @@ def _print_notes(console: Console, notes: Sequence[str]) -> None:
 
 
 def unassigned(result: Result) -> list[str]:
-    """Say what share of the attributed magnitude lies in no unit."""
+    """Say of each condition what share of the attributed magnitude lies in no unit."""
     said = []
     for units, own in result.scores.items():
-        share = max(scores.unassigned for scores in own.values())
-        if units in result.selections and share > 0.0005:
-            said.append(f"{100 * share:.1f}% of the attributed magnitude lies in no {units}.")
+        shares = {name: scores.unassigned for name, scores in own.items()}
+        if units in result.selections and max(shares.values()) > 0.0005:
+            each = ", ".join(
+                f"{100 * share:.1f}%" + (f" on {name}" if len(own) > 1 else "")
+                for name, share in shares.items()
+            )
+            said.append(f"Of the attributed magnitude, {each} lies in no {units}.")
     return said
 
 
@@ -334,6 +457,10 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _finite_each(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in values.items()}
+
+
 def _ratio(own: float | None, others: Sequence[float | None]) -> float | None:
     mean = _mean(others)
     return None if own is None or mean is None or mean <= 0 or own <= 0 else own / mean
@@ -342,8 +469,3 @@ def _ratio(own: float | None, others: Sequence[float | None]) -> float | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def _safe(condition: str, number: int) -> str:
-    kept = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in condition)
-    return kept if kept == condition else f"{kept}-{number}"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paramattr.diff.names import ALL, check_conditions
 from paramattr.errors import DataError, one_line
 from paramattr.json_text import parsed
 from paramattr.objectives import IGNORED
@@ -21,8 +22,6 @@ LONGEST = 2**22
 """Bytes of one line."""
 MOST_CONDITIONS = 64
 """What every two of them have in common is kept for each unit."""
-ALL = "all"
-"""The condition of texts that name none."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,8 @@ def read_texts(path: Path) -> list[Text]:
         raise DataError(
             f"{without.place} has no condition, and others have one: give each line one, or none"
         )
-    if len({text.condition for text in named} | {ALL}) > 2 and ALL in {t.condition for t in named}:
-        raise DataError(f"{path} has a condition {ALL!r}, which stands for all texts: rename it")
-    conditions = {text.condition for text in named}
+    conditions = dict.fromkeys(text.condition for text in named)
+    check_conditions(conditions, str(path))
     if len(conditions) > MOST_CONDITIONS:
         raise DataError(
             f"{path} has {len(conditions)} conditions: expected at most {MOST_CONDITIONS}, each of "
@@ -113,6 +111,13 @@ def _text(line: str, place: str) -> Text:
     return Text(text, label, condition or "", place)
 
 
+def shortest_first(texts: list[Text]) -> dict[str, list[Text]]:
+    """Give the texts of each condition by their length: batches of like ones run less padding."""
+    conditions = dict.fromkeys(text.condition for text in texts)
+    by_length = sorted(texts, key=lambda text: len(text.text))
+    return {name: [text for text in by_length if text.condition == name] for name in conditions}
+
+
 class Tokens:
     """Makes batches of texts for a model.
 
@@ -139,21 +144,30 @@ class Tokens:
             tokenizer.pad_token = tokenizer.eos_token
 
     def batches(self, texts: list[Text], size: int) -> dict[str, list[dict[str, Tensor]]]:
-        """Batch the texts of each condition, those of like length together: less padding runs.
+        """Batch the texts of each condition, in the order of `shortest_first`.
 
         Raises:
-            DataError: for a text without a usable label, or of too few tokens.
+            DataError: for a text without a usable label, or of too few tokens: the first of the
+                file.
         """
-        conditions = dict.fromkeys(text.condition for text in texts)
-        found = {}
-        for condition in conditions:
-            own = sorted((t for t in texts if t.condition == condition), key=lambda t: len(t.text))
-            found[condition] = [self._batch(part) for part in _parts(own, size)]
-        return found
+        for part in _parts(texts, size):
+            self._check(part)
+        return {
+            condition: [self._batch(part) for part in _parts(own, size)]
+            for condition, own in shortest_first(texts).items()
+        }
 
-    def _batch(self, texts: list[Text]) -> dict[str, Tensor]:
+    def _check(self, texts: list[Text]) -> None:
+        labels = [self._label(text) for text in texts] if self.labelled else []
         given = self.tokenizer([text.text for text in texts], truncation=False)["input_ids"]
         self.cut += sum(len(tokens) > self.most for tokens in given)
+        for text, tokens in zip(texts, given, strict=True):
+            if not labels and len(tokens) < 2:
+                raise DataError(
+                    f"{text.place} has {len(tokens)} token: expected 2, one to foretell"
+                )
+
+    def _batch(self, texts: list[Text]) -> dict[str, Tensor]:
         batch = self.tokenizer(
             [text.text for text in texts],
             truncation=True,
@@ -167,9 +181,6 @@ class Tokens:
         if self.labelled:
             return {**inputs, "labels": torch.tensor([self._label(text) for text in texts])}
         mask = batch["attention_mask"]
-        for text, length in zip(texts, mask.sum(1).tolist(), strict=True):
-            if length < 2:
-                raise DataError(f"{text.place} has {length} token: expected 2, one to foretell")
         return {**inputs, "labels": batch["input_ids"].masked_fill(mask == 0, IGNORED)}
 
     def _check_numbers(self, numbers: Tensor, texts: list[Text]) -> None:
@@ -189,7 +200,10 @@ class Tokens:
         count = int(getattr(self.config, "num_labels", 0) or len(numbers))
         label = numbers.get(text.label) if isinstance(text.label, str) else text.label
         if label is None and text.label is None:
-            raise DataError(f'{text.place} has no "label", which the objective compares with')
+            raise DataError(
+                f'{text.place} has no "label", which the objective compares with: give each line '
+                "one, or take another --objective"
+            )
         if label is None or not 0 <= label < count:
             raise DataError(
                 f"{text.place} has label {_cut(text.label)}: expected 0 to {count - 1}, or one of "

@@ -77,6 +77,7 @@ class Modulation:
         values: name of a condition to the measure at each strength.
         measure: what was measured.
         frames: title of a sample to what there is to see of it at each strength.
+        ends: what the models at strengths 1 and 0 are called.
 
     Raises:
         DataError: if a list has not one entry per strength.
@@ -88,6 +89,7 @@ class Modulation:
     values: Mapping[str, Sequence[float]]
     measure: str = "measure"
     frames: Mapping[str, Sequence[State]] = field(default_factory=dict)
+    ends: tuple[str, str] = ("target", "baseline")
 
     def __post_init__(self) -> None:
         lists: dict[str, Sequence[object]] = {**self.values, **self.frames}

@@ -33,7 +33,12 @@ def known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def profile_panels(profiles: Mapping[str, PathProfile], *, measure: str = "objective") -> Panels:
+def profile_panels(
+    profiles: Mapping[str, PathProfile],
+    *,
+    measure: str = "objective",
+    ends: tuple[str, str] = ("target", "baseline"),
+) -> Panels:
     """Draw the objective along the path, and the straight line that a barrier rises above."""
     data, legend = [], []
     for number, (name, profile) in enumerate(profiles.items()):
@@ -42,19 +47,19 @@ def profile_panels(profiles: Mapping[str, PathProfile], *, measure: str = "objec
         hover = f"{plain(name)} at %{{x:.3g}}: %{{y:.4g}}<extra></extra>"
         line = _line(alphas, values, Look(colour, "-"), 2.2, name)
         data.append({**line, "mode": "lines+markers", "hovertemplate": hover})
-        ends = _line([0, 1], [values[0], values[-1]], Look(colour, ":"), 1.2, name)
-        data.append({**ends, "hoverinfo": "skip"})
+        dotted = _line([0, 1], [values[0], values[-1]], Look(colour, ":"), 1.2, name)
+        data.append({**dotted, "hoverinfo": "skip"})
         legend.append((name, colour, "-"))
     layout = _axes("place on the path", measure)
     layout["xaxis"] |= {
         "tickvals": [0, 0.25, 0.5, 0.75, 1],
-        "ticktext": ["target", "0.25", "0.5", "0.75", "baseline"],
+        "ticktext": [ends[0], "0.25", "0.5", "0.75", ends[1]],
         "range": [-0.06, 1.06],
     }
     barriers = "; ".join(f"{name}: barrier {p.barrier:.2g}" for name, p in profiles.items())
     alt = f"{measure} along the path. {barriers}. The table holds the numbers."
     note = "Dotted: the straight line between the ends, which a barrier rises above."
-    panel = Panel("From the target to the baseline", alt, data, layout)
+    panel = Panel(f"From the {ends[0]} to the {ends[1]}", alt, data, layout)
     return Panels([panel], legend if len(legend) > 1 else (), note)
 
 
@@ -138,7 +143,7 @@ def modulation_panel(modulation: Modulation) -> Panel:
         line = _line(list(modulation.strengths), list(values), look, 2.2, name)
         hover = f"{plain(name)} at strength %{{x:.3g}}: %{{y:.4g}}<extra></extra>"
         data.append({**line, "mode": "lines+markers", "hovertemplate": hover})
-    layout = _axes("strength (0: baseline, 1: target)", modulation.measure)
+    layout = _axes("strength (0: {1}, 1: {0})".format(*modulation.ends), modulation.measure)
     alt = f"{modulation.measure} against the strength. The slider reads it."
     return Panel(modulation.title, alt, data, layout)
 

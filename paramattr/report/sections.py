@@ -36,6 +36,7 @@ def summary_section(sentences: Sequence[str]) -> Section:
 def profile_section(profiles: Mapping[str, PathProfile], wording: Wording) -> Section:
     """Show the objective along the path."""
     first = next(iter(profiles.values()))
+    start, end = wording.ends
     rows = [[name, *profile.values.tolist(), profile.barrier] for name, profile in profiles.items()]
     head = ["condition", *(f"{alpha:.3g}" for alpha in first.alphas.tolist()), "barrier"]
     same = all(p.alphas.equal(first.alphas) for p in profiles.values())
@@ -43,11 +44,11 @@ def profile_section(profiles: Mapping[str, PathProfile], wording: Wording) -> Se
         f"{wording.objective.capitalize()} along the path",
         head,
         rows,
-        "0 is the target, 1 the baseline. Barrier: how far it rises above the straight line "
+        f"0 is the {start}, 1 the {end}. Barrier: how far it rises above the straight line "
         "between the ends, over their difference. Above 1, mistrust the scores.",
     )
-    panels = profile_panels(profiles, measure=wording.objective)
-    lead = f"The mean over {first.samples} samples, from the target to the baseline."
+    panels = profile_panels(profiles, measure=wording.objective, ends=wording.ends)
+    lead = f"The mean over {first.samples} samples, from the {start} to the {end}."
     return Section("Path profile", [panels, table] if same else [panels], lead)
 
 
@@ -159,7 +160,7 @@ def change_sections(
     changes: Sequence[Change], modulations: Sequence[Modulation], wording: Wording
 ) -> list[Section]:
     """Show samples before and after, and sliders over the strength; no section for nothing."""
-    sections = []
+    sections, (start, end) = [], wording.ends
     if changes:
         lead = (
             "Left of the line is the model as it was, right of it the edited one. Move the slider."
@@ -167,8 +168,8 @@ def change_sections(
         sections.append(Section("Before and after", [Changes(changes)], lead))
     if modulations:
         lead = (
-            f"The {wording.units} found become strength × target + (1 − strength) × baseline. At 0 "
-            "they are the baseline's, at 1 the target's, and beyond 1 the change is exaggerated."
+            f"The {wording.units} found become strength × {start} + (1 − strength) × {end}. At 0 "
+            f"they are the {end}'s, at 1 the {start}'s, and beyond 1 the change is exaggerated."
         )
         sections.append(Section("Modulation", list(modulations), lead))
     return sections

@@ -17,6 +17,7 @@ class Wording:
         measure: what is measured as they go.
         units: what units are called.
         objective: what is measured along the path.
+        ends: what the two models are called, from the start of the path to its end.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -25,6 +26,7 @@ class Wording:
     measure: str = "measure"
     units: str = "units"
     objective: str = "objective"
+    ends: tuple[str, str] = ("target", "baseline")
 
     def label(self, name: str) -> str:
         """Say what a method or function is called."""
