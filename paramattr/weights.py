@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paramattr.errors import CheckpointError
+from paramattr.errors import CheckpointError, an
 
 FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 """Names of files that transformers and PEFT read weights from."""
@@ -116,7 +116,7 @@ def _tensors(file: Path, names: list[str] | None = None) -> dict[str, Tensor]:
             f"file {file} cannot be read: expected tensors alone; {reason}"
         ) from None
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"file {file} holds a {type(state).__name__}: expected a state dict")
+        raise CheckpointError(f"file {file} holds {an(type(state))}: expected a state dict")
     return dict(state)
 
 

@@ -7,7 +7,7 @@ from functools import reduce
 from numbers import Real
 from operator import add
 
-from paramattr.errors import UnitError
+from paramattr.errors import UnitError, an
 from paramattr.units.scores import Scores
 
 SHARE = "share"
@@ -48,7 +48,7 @@ def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) ->
     for scores in (of_interest, *others):
         if not isinstance(scores, Scores):
             raise UnitError(
-                f"contrast takes Scores, one per condition: found a {type(scores).__name__}; write "
+                f"contrast takes Scores, one per condition: found {an(type(scores))}; write "
                 "contrast(blur, noise, rain), without a list"
             )
     if weight == SHARE:

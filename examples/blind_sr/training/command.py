@@ -61,9 +61,9 @@ def train(
     from rich.console import Console
 
     from blind_sr.console import show
-    from blind_sr.setting import check_device
     from blind_sr.training.experiment import TrainConfig, run
     from blind_sr.training.report import branches_table
+    from paramattr.runtime.compute import check_device
 
     check_device(device)
     console = Console(stderr=True)
