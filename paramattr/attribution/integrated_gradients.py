@@ -178,7 +178,8 @@ class FAIG:
             method: a rule's name (`"riemann_left"`, `"riemann_right"`, `"riemann_middle"`,
                 `"riemann_trapezoid"`, `"simpson"`, `"gausslegendre"`, `"gausskronrod"`) or a
                 `Rule` with nodes of its own. `"riemann_left"` with 100 is the paper's.
-                `"drawn"` gives each sample other nodes (`quadrature.drawn`): 1 or 2 rank over many.
+                `"drawn"` gives each sample other nodes (`quadrature.drawn`): with many samples, one
+                or two nodes are enough for a ranking.
                 `"adaptive"`, or an `Adaptive`, takes as many as needed; then see `spent`.
             internal_batch_size: most samples that go through the model at once; all by default.
                 With `per_sample` one by default: more are differentiated in one pass by
@@ -275,10 +276,10 @@ class FAIG:
             show_progress: draw a bar on stderr.
             checkpoint: a file that keeps the sums after each batch; the same call, repeated with
                 it and the same batches, resumes. Of several ranks each has its own.
-            function: of each sample's attributions, by name; what it gives is reduced in their
+            function: function of each sample's attributions, by name; what it gives is reduced in their
                 place. Its name tells checkpoints apart.
-            until: stop drawing samples as soon as the top units (of each condition's contrast) are
-                estimated to agree with those of all such samples by so much, above 0 and below 1
+            until: agreement, above 0 and below 1, at which to stop drawing samples: that of the top
+                units (of each condition's contrast) with those of all such samples, as estimated
                 (`Scores.agreement`). The samples must come in random order.
             fraction: share of the units that `until` is about.
             max_samples: the most samples of each condition; all by default.

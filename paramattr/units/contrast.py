@@ -26,8 +26,8 @@ def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) ->
         of_interest: scores of the condition whose units are sought. Scores of one call on a mapping
             of conditions have paired standard errors here, scores of separate calls unpaired ones.
         others: scores of one or more other conditions, of the same units.
-        weight: of the others: 1 as in the paper, 0 leaves them out, more keeps away from what they
-            need. `"share"` divides each condition's scores by their total first, so that a
+        weight: how strongly to subtract the others: 1 as in the paper, 0 not at all; larger values
+            avoid units that they need. `"share"` divides each condition's scores by their total first, so that a
             condition of larger attributions does not weigh more; the errors take the totals as
             known.
 

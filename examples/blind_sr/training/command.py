@@ -44,7 +44,7 @@ def train(
     ] = None,
     batch_size: BatchOption = 16,
     patch: PatchOption = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of first weights and patches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for initial weights and patches.")] = 0,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Resume an earlier run.")] = False,
