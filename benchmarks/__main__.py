@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.environment import RESULTS
 
+HERE = Path(__file__).parent
 RUNS = (
     "attribution",
     "speed",
@@ -43,7 +44,7 @@ def listed() -> Table:
     """Give a line per benchmark: its name, whether it is run here, and the question it answers."""
     found = Table("benchmark", "run here", "question", title="python -m benchmarks.bench_NAME")
     run_here = {words.split()[0] for words in RUNS}
-    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
+    for path in sorted(HERE.glob("bench_*.py")):
         name = path.stem.removeprefix("bench_")
         question = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
         found.add_row(name, "yes" if name in run_here else "", question)

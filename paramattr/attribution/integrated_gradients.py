@@ -276,8 +276,8 @@ class FAIG:
             show_progress: draw a bar on stderr.
             checkpoint: a file that keeps the sums after each batch; the same call, repeated with
                 it and the same batches, resumes. Of several ranks each has its own.
-            function: function of each sample's attributions, by name; what it gives is reduced in their
-                place. Its name tells checkpoints apart.
+            function: function of each sample's attributions, by name; what it gives is reduced in
+                their place. Its name tells checkpoints apart.
             until: agreement, above 0 and below 1, at which to stop drawing samples: that of the top
                 units (of each condition's contrast) with those of all such samples, as estimated
                 (`Scores.agreement`). The samples must come in random order.

@@ -27,9 +27,9 @@ def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) ->
             of conditions have paired standard errors here, scores of separate calls unpaired ones.
         others: scores of one or more other conditions, of the same units.
         weight: how strongly to subtract the others: 1 as in the paper, 0 not at all; larger values
-            avoid units that they need. `"share"` divides each condition's scores by their total first, so that a
-            condition of larger attributions does not weigh more; the errors take the totals as
-            known.
+            avoid units that they need. `"share"` divides each condition's scores by their total
+            first, so that a condition of larger attributions does not weigh more; the errors take
+            the totals as known.
 
     Returns:
         Scores that are high where the condition of interest alone needs the unit.
