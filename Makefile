@@ -47,7 +47,7 @@ lint: $(VENV)/.installed
 
 check: lint test ## Check style, types and import directions, then run the tests
 
-bench: $(VENV)/.installed ## Run the benchmarks and print one table of all results
+bench: $(VENV)/.installed ## Run the benchmarks that need nothing else; --list of python -m benchmarks names all
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.installed-docs ## Build the documentation into site

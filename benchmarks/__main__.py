@@ -1,14 +1,18 @@
-"""Run the benchmarks on what the package ships with, then print one table of all results.
+"""Run the benchmarks that need nothing but the package, then print one table of all results.
 
-    python -m benchmarks [--table]
+    python -m benchmarks [--table | --list]
 
-With `--table` nothing is run. What is run goes into `benchmarks/results/local/`.
+With `--table` nothing is run, and with `--list` every benchmark is named, with those that are not
+run here: they take photographs or models of yours, or hours. What is run goes into
+`benchmarks/results/local/`.
 """
 
+import ast
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.environment import RESULTS
 
+HERE = Path(__file__).parent
 RUNS = (
     "attribution",
     "speed",
@@ -33,6 +38,17 @@ RUNS = (
     "stability",
     "text",
 )
+
+
+def listed() -> Table:
+    """Give a line per benchmark: its name, whether it is run here, and the question it answers."""
+    found = Table("benchmark", "run here", "question", title="python -m benchmarks.bench_NAME")
+    run_here = {words.split()[0] for words in RUNS}
+    for path in sorted(HERE.glob("bench_*.py")):
+        name = path.stem.removeprefix("bench_")
+        question = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        found.add_row(name, "yes" if name in run_here else "", question)
+    return found
 
 
 def table() -> Table:
@@ -60,6 +76,9 @@ def _figures(result: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    if "--list" in sys.argv:
+        Console().print(listed())
+        sys.exit()
     if "--table" not in sys.argv:
         for words in RUNS:
             name, *options = words.split()

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from paramattr.errors import CheckpointError, ParamattrError, one_line
+from paramattr.errors import CheckpointError, ParamattrError, an, one_line
 from paramattr.json_text import parsed
 from paramattr.torch_files import check_held, load_torch_file
 from paramattr.whole_files import write_whole
@@ -71,7 +71,7 @@ def save_state_dict(
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(
-                f"entry {name!r} for file {path} is a {type(tensor).__name__}: expected a tensor; "
+                f"entry {name!r} for file {path} is {an(type(tensor))}: expected a tensor; "
                 "put anything else into metadata"
             )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -101,7 +101,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = parsed((file.metadata() or {}).get(_METADATA_KEY, "{}"))
         if not isinstance(metadata, dict):
-            raise ValueError(f"its metadata is a {type(metadata).__name__}")
+            raise ValueError(f"its metadata is {an(type(metadata))}")
         checksum = metadata.pop(_CHECKSUM_KEY, None)
         is_whole = checksum is None or checksum == _checksum(tensors, metadata)
     except Exception as error:  # the reader of a broken file fails in several ways

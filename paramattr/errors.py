@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 
@@ -61,6 +62,21 @@ def one_line(error: BaseException, most: int = 200) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[0][:most] if lines else type(error).__name__
+
+
+def an(kind: type | str) -> str:
+    """Put the article before the name of a type.
+
+    >>> an(int), an(dict), an(type(None)), an("LSTM"), an("UNet")
+    ('an int', 'a dict', 'None', 'an LSTM', 'a UNet')
+    """
+    if kind is type(None):
+        return "None"
+    name = kind if isinstance(kind, str) else kind.__name__
+    if name[:2].isupper():  # spelled letter by letter: an LSTM, an SRResNet, a UNet
+        return f"{'an' if name[0] in 'AEFHILMNORSX' else 'a'} {name}"
+    is_you = re.match(r"u(ni|int|se|net)|eu|one", name, re.IGNORECASE)  # sounds like "you" or "won"
+    return f"{'an' if name[0] in 'aeiouAEIOU' and not is_you else 'a'} {name}"
 
 
 def warn(message: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from paramattr.errors import CheckpointError, ModelError, ParamattrError
+from paramattr.errors import CheckpointError, ModelError, ParamattrError, an
 from paramattr.json_text import parsed_file
 from paramattr.listing import WEIGHTS, weight_files
 from paramattr.torch_files import check_archive
@@ -75,7 +75,7 @@ def config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(
             f"file {folder / name} is no JSON object: expected one, as save_pretrained writes it; "
-            f"found a {type(found).__name__}"
+            f"found {an(type(found))}"
         )
     return found
 
@@ -107,7 +107,7 @@ def class_of(config: Mapping[str, Any], folder: Path) -> Any:
     kind = getattr(transformers, architectures[0], None)
     if not isinstance(kind, type) or not hasattr(kind, "from_pretrained"):
         raise ModelError(
-            f"folder {folder} holds a {architectures[0]}, which transformers "
+            f"folder {folder} holds {an(architectures[0])}, which transformers "
             f"{transformers.__version__} does not have: code of a folder is not run; build the "
             "model yourself and give it to FAIG"
         )

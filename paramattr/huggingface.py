@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramattr.errors import CheckpointError, ModelError, ParamattrError, warn
+from paramattr.errors import CheckpointError, ModelError, ParamattrError, an, warn
 from paramattr.folder_sizes import check_built, check_index, check_sizes
 from paramattr.folders import (
     check_folder,
@@ -317,5 +317,5 @@ def _check_some_in_common(model: nn.Module, kept: list[str], base: Path, tuned: 
     if set(names) <= set(kept):
         raise ModelError(
             f"folders {base} and {tuned} have no parameter in common: expected a model and what it "
-            f"was tuned from; {tuned} holds a {type(model).__name__} with {names[0]!r}"
+            f"was tuned from; {tuned} holds {an(type(model))} with {names[0]!r}"
         )

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.errors import ObjectiveError
+from paramattr.errors import ObjectiveError, an
 
 Objective = Callable[[Any, Any], Tensor]
 """`(model output, targets)` to a tensor `(B,)`."""
@@ -87,18 +87,22 @@ def cross_entropy(output: Float[Tensor, "b classes *rest"], targets: Tensor) -> 
 
     Args:
         output: logits `(B, C)` or `(B, C, ...)`.
-        targets: class indices `(B,)` or `(B, ...)`, or probabilities of the output's shape.
+        targets: class indices `(B,)` or `(B, ...)`, -100 for positions that do not count, or
+            probabilities of the output's shape.
 
     Returns:
         `(B,)`.
 
     Raises:
-        ObjectiveError: if the targets are missing.
+        ObjectiveError: if the targets are missing, of another shape or type, or no classes.
 
     >>> round(cross_entropy(torch.zeros(1, 4), torch.tensor([2])).exp().item(), 4)
     4.0
     """
     output = _logits("cross_entropy", output, targets)
+    are_probabilities = targets.is_floating_point() and targets.shape == output.shape
+    if not are_probabilities:
+        targets = _classes("cross_entropy", output, targets)
     return _summed(F.cross_entropy(output, targets, reduction="none"))
 
 
@@ -118,19 +122,14 @@ def token_cross_entropy(
         `(B,)`.
 
     Raises:
-        ObjectiveError: if the targets are missing or the shapes do not fit.
+        ObjectiveError: if the targets are missing, of another shape or type, or no classes.
 
     >>> logits, targets = torch.zeros(1, 3, 4), torch.tensor([[2, 0, -100]])
     >>> round(token_cross_entropy(logits, targets).exp().item(), 4)
     4.0
     """
     output = _logits("token_cross_entropy", output, targets)
-    if output.ndim != 3 or output.shape[:2] != targets.shape:
-        raise ObjectiveError(
-            "token_cross_entropy needs logits (B, T, C) and targets (B, T): found "
-            f"{tuple(output.shape)} and {tuple(targets.shape)}; for one class per sample use "
-            "cross_entropy"
-        )
+    targets = _token_classes("token_cross_entropy", output, targets)
     losses = F.cross_entropy(
         output.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )
@@ -157,6 +156,7 @@ def next_token_cross_entropy(
     4.0
     """
     output = _logits("next_token_cross_entropy", output, targets)
+    targets = _token_classes("next_token_cross_entropy", output, targets)
     return token_cross_entropy(output[:, :-1], targets[:, 1:])
 
 
@@ -189,6 +189,13 @@ class LogitDifference:
                 last = torch.where(targets != IGNORED, places, -1).amax(1).clamp(min=0)
             index = last[:, None, None].expand(-1, 1, logits.shape[2])
             logits = logits.gather(1, index)[:, 0]
+        classes = logits.shape[1]
+        for name in ("answer", "distractor"):
+            if not -classes <= getattr(self, name) < classes:
+                raise ObjectiveError(
+                    f"logit_difference's {name} is {getattr(self, name)}: expected one of the "
+                    f"model's {classes} classes, 0 to {classes - 1}"
+                )
         return logits[:, self.answer] - logits[:, self.distractor]
 
 
@@ -305,6 +312,83 @@ def _logits(name: str, output: Any, targets: Any) -> Tensor:
     return logits
 
 
+def _token_classes(name: str, logits: Tensor, targets: Tensor) -> Tensor:
+    """Check logits `(B, T, C)` and classes `(B, T)`."""
+    is_one_hot = logits.ndim == 3 and targets.shape == logits.shape
+    if logits.ndim != 3 or not (is_one_hot or logits.shape[:2] == targets.shape):
+        raise ObjectiveError(
+            f"{name} needs logits (B, T, C) and targets (B, T): found {tuple(logits.shape)} and "
+            f"{tuple(targets.shape)}; for one class per sample use cross_entropy"
+        )
+    return _classes(name, logits.movedim(-1, 1), targets, classes_are_last=True)
+
+
+def _classes(
+    name: str, logits: Tensor, targets: Tensor, *, classes_are_last: bool = False
+) -> Tensor:
+    """Give class indices as int64, after a look at their shape, type and range.
+
+    torch's own errors name no label, and on an accelerator a label out of range ends the process.
+
+    Args:
+        name: the objective's name, for errors.
+        logits: `(B, C, ...)`.
+        targets: what should be `(B, ...)`.
+        classes_are_last: whether the user's logits are `(B, ..., C)`.
+
+    Raises:
+        ObjectiveError: naming what was found and the way out.
+    """
+    expected = (*logits.shape[:1], *logits.shape[2:])
+    found = f"{name} needs class indices {tuple(expected)}: found targets {tuple(targets.shape)}"
+    if targets.shape in (logits.shape, (*expected, *logits.shape[1:2])):
+        dim = -1 if classes_are_last or targets.shape != logits.shape else 1
+        raise ObjectiveError(
+            f"{found}, which look one-hot; give their classes, targets.argmax({dim})"
+            + ("" if classes_are_last else ", or probabilities as floats of the logits' shape")
+        )
+    if targets.shape != expected:
+        has_column = targets.ndim == len(expected) + 1 and targets.shape[-1] == 1
+        way_out = (
+            f"give targets.squeeze({targets.ndim - 1})"
+            if has_column
+            else "for numbers to compare with, use squared_error"
+        )
+        raise ObjectiveError(f"{found} for logits {tuple(logits.shape)}; {way_out}")
+    if targets.dtype.is_floating_point or targets.dtype.is_complex or targets.dtype == torch.bool:
+        raise ObjectiveError(
+            f"{found} of {str(targets.dtype).removeprefix('torch.')}; give whole numbers, "
+            "targets.long(), or use squared_error if they are no classes"
+        )
+    targets = targets.long()
+    _check_range(name, targets, logits.shape[1])
+    return targets
+
+
+def _check_range(name: str, targets: Tensor, classes: int) -> None:
+    """Reject labels that are none of the classes."""
+    if torch.compiler.is_compiling():
+        return
+    is_wrong = (targets != IGNORED) & ((targets < 0) | (targets >= classes))
+    try:
+        is_fine = not bool(is_wrong.any())
+    except RuntimeError:  # vmap shows no values; the first batch was looked at without it
+        return
+    if is_fine:
+        return
+    wrong, counted = targets[is_wrong], targets[targets != IGNORED]
+    counts_from_one = int(counted.min()) == 1 and int(counted.max()) == classes
+    way_out = (
+        "these labels count from 1: subtract 1"
+        if counts_from_one
+        else "number the classes from 0, or give the model a head of more classes"
+    )
+    raise ObjectiveError(
+        f"{name} found label {int(wrong[0])} where the model has {classes} classes: expected 0 to "
+        f"{classes - 1}, or {IGNORED} for what does not count; {way_out}"
+    )
+
+
 def _same_shape(name: str, output: Any, targets: Any) -> tuple[Tensor, Tensor]:
     predicted, truth = _tensor(name, output), prediction(targets)
     if not isinstance(truth, Tensor):
@@ -329,7 +413,5 @@ def _same_shape(name: str, output: Any, targets: Any) -> tuple[Tensor, Tensor]:
 def _described_output(output: Any) -> str:
     if isinstance(output, Tensor):
         return f"a tensor of shape {tuple(output.shape)}"
-    kind = type(output).__name__
-    return (
-        f"a {kind} of {', '.join(map(str, output))}" if isinstance(output, Mapping) else f"a {kind}"
-    )
+    held = f" of {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+    return f"{an(type(output))}{held}"

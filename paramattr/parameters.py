@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from paramattr.errors import ModelError, warn
+from paramattr.errors import ModelError, an, warn
 from paramattr.wrappers import without_prefixes
 
 Baseline = nn.Module | Mapping[str, Tensor]
@@ -37,7 +37,7 @@ def named_parameters(model: nn.Module) -> dict[str, Tensor]:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"the model is a {type(model).__name__}: expected a torch.nn.Module; load a state dict "
+            f"the model is {an(type(model))}: expected a torch.nn.Module; load a state dict "
             "into one with load_state_dict"
         )
     parameters = {}
@@ -310,13 +310,13 @@ def state_of(baseline: Baseline, model: nn.Module | None = None) -> dict[str, Te
         return dict(baseline.state_dict(keep_vars=False))
     if not isinstance(baseline, Mapping):
         raise ModelError(
-            f"the baseline is a {type(baseline).__name__}: expected a torch.nn.Module or a mapping "
+            f"the baseline is {an(type(baseline))}: expected a torch.nn.Module or a mapping "
             "of parameter names to tensors; read a file with paramattr.checkpoints.load_state_dict"
         )
     for name, value in baseline.items():
         if not isinstance(value, Tensor):
             raise ModelError(
-                f"entry {name!r} of the baseline is a {type(value).__name__}: expected a tensor; "
+                f"entry {name!r} of the baseline is {an(type(value))}: expected a tensor; "
                 "if the checkpoint wraps its state dict, read it with "
                 "paramattr.checkpoints.load_state_dict"
             )

@@ -21,7 +21,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from paramattr.errors import ModelError
+from paramattr.errors import ModelError, an
 from paramattr.parameters import check_finite, named_parameters
 
 Parameters = dict[str, Tensor]
@@ -335,7 +335,7 @@ def _values(point: nn.Module | Mapping[str, Tensor]) -> Parameters:
         return named_parameters(point)
     if not isinstance(point, Mapping):
         raise ModelError(
-            f"a point of the path is a {type(point).__name__}: expected a torch.nn.Module or a "
+            f"a point of the path is {an(type(point))}: expected a torch.nn.Module or a "
             "mapping of parameter names to tensors"
         )
     return {name: value.detach() for name, value in point.items() if value.is_floating_point()}

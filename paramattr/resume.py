@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import torch
 from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict
-from paramattr.errors import CheckpointError
+from paramattr.errors import CheckpointError, an
 from paramattr.stopping import progress_is_in
+
+ABSENT = object()
+"""The value of a setting that a run does not have."""
+DIGEST = re.compile(r" ?[0-9a-f]{32,}$")
 
 
 def check_stamp(
@@ -38,8 +43,7 @@ def check_stamp(
     there, 'gausslegendre' here): give another file, or remove this one
     """
     differing = [
-        f"{key} differs: {_shown(stamp.get(key, 'nothing'))} there, "
-        f"{_shown(wanted.get(key, 'nothing'))} here"
+        f"{key} differs: {_difference(stamp.get(key, ABSENT), wanted.get(key, ABSENT))}"
         for key in {**wanted, **stamp}
         if stamp.get(key) != wanted.get(key)
     ]
@@ -85,7 +89,7 @@ class Unfinished:
             )
         check_stamp(metadata, self.stamp, f"checkpoint {path}")
         if not isinstance(notes, dict):
-            raise self.broken(f"its notes are a {type(notes).__name__}")
+            raise self.broken(f"its notes are {an(type(notes))}")
         self.notes = notes
 
     def check(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
@@ -129,6 +133,20 @@ class Unfinished:
             save_state_dict(self.path, tensors, {**self.stamp, "notes": dict(notes or {})})
 
 
+def _difference(there: Any, here: Any) -> str:
+    was, is_now = _shown(there), _shown(here)
+    return f"{was} there, {'another' if was == is_now else is_now} here"
+
+
 def _shown(value: Any) -> str:
+    """Give a setting in words: of a rule its number of nodes, of code and tensors no digest."""
+    if value is ABSENT:
+        return "nothing"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(one)}" for key, one in value.items())
+    if isinstance(value, list) and [*map(type, value)] == [str, list, list]:
+        return f"{value[0]} with {len(value[1])} node{'s' * (len(value[1]) != 1)}"
+    if isinstance(value, str) and DIGEST.search(value):
+        return DIGEST.sub("", value) or "one"
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paramattr.errors import CheckpointError, one_line
+from paramattr.errors import CheckpointError, an, one_line
 from paramattr.listing import weight_files
 from paramattr.torch_files import check_held, load_torch_file
 
@@ -114,7 +114,7 @@ def _tensors(file: Path, names: list[str] | None = None) -> dict[str, Any]:
             ) from None
     state = load_torch_file(file)
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"file {file} holds a {type(state).__name__}: expected a state dict")
+        raise CheckpointError(f"file {file} holds {an(type(state))}: expected a state dict")
     check_held({name: value for name, value in state.items() if isinstance(value, Tensor)}, file)
     return dict(state)
 

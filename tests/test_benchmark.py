@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import __main__ as all_of_them
 from benchmarks import benchmark, environment
 from benchmarks.bench_budget import split, taken
 from benchmarks.score_tables import Samples, score_table
@@ -118,3 +119,14 @@ def test_scores_of_samples_are_kept_and_drawn_nodes_differ_from_sample_to_sample
     expected = samples.faig.score(data, reducer="kernel", n_steps=2)
     torch.testing.assert_close(same.mean(0), expected.values.float())
     assert torch.equal(score_table(Samples(None, "", {}), "gauss 2", "a", tmp_path), same)
+
+
+def test_every_benchmark_is_listed_and_what_is_run_here_is_there():
+    there = {path.stem.removeprefix("bench_") for path in all_of_them.HERE.glob("bench_*.py")}
+    found = all_of_them.listed()
+    names, run_here, questions = ([*column.cells] for column in found.columns)
+    assert set(names) == there
+    assert all(questions)
+    marked = {name for name, mark in zip(names, run_here, strict=True) if mark}
+    assert marked == {words.split()[0] for words in all_of_them.RUNS}
+    assert marked < there

@@ -21,7 +21,8 @@ class Attack:
         change: does it, to the file's path.
         twin: makes a good file that is as demanding, which memory is compared with; the good file
             itself by default.
-        outcome: `"refused"`, or `"read"` where the file is right, or nothing can tell.
+        outcome: `"refused"`, or `"read"` where the file is valid, or cannot be told from
+            a valid one.
         says: what the message must hold; the name of the attacked file by default.
     """
 

@@ -52,6 +52,7 @@ class Setting:
             ParamattrError: with the reason.
         """
         from paramattr.quadrature import get_rule
+        from paramattr.runtime.compute import check_device
 
         get_rule(self.quadrature, self.steps)
         check_device(self.device)
@@ -73,25 +74,6 @@ class Setting:
         import torch
 
         return {"device": self.device, "dtype": getattr(torch, self.dtype)}
-
-
-def check_device(device: str) -> str:
-    """Refuse a device that torch does not know or cannot reach, in one line.
-
-    Raises:
-        ParamattrError: with the reason.
-    """
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ParamattrError(
-            f"device {device!r} cannot be used ({reason}): expected cpu, or an accelerator that "
-            "this build of torch reaches, such as cuda"
-        ) from None
-    return device
 
 
 def check_percents(*percents: float) -> None:

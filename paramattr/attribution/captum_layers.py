@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.attribution.captum_samples import CaptumSample, repeated
-from paramattr.errors import ModelError, ObjectiveError, UnitError
+from paramattr.errors import ModelError, ObjectiveError, UnitError, an
 from paramattr.objectives import Objective
 from paramattr.parameters import owners
 from paramattr.units.index import UnitIndex
@@ -185,7 +185,7 @@ def watched_layers(
             )
         if not _has_channels(modules[name]):
             raise UnitError(
-                f"layer {name!r} is a {type(modules[name]).__name__}: expected a convolution or a "
+                f"layer {name!r} is {an(type(modules[name]))}: expected a convolution or a "
                 "linear layer, whose output channels are units"
             )
         if len(places.get(f"{name}.weight", ())) != 1:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from paramattr.attribution.gradient_times_change import single_node
-from paramattr.attribution.integrated_gradients import ParameterPathIntegratedGradients
+from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.integration.request import Loaders, Reducers
 from paramattr.integration.signatures import score_function
 from paramattr.objectives import Objective, squared_error
@@ -57,7 +57,7 @@ def fisher_times_change(
 
     Source: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", Eq. 3.
     """
-    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective, strict=strict)
+    faig = FAIG(model, baseline, objective=objective, strict=strict)
     return faig.score(
         loader,
         reducer=reducer,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from paramattr.attribution.integrated_gradients import ParameterPathIntegratedGradients
+from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.errors import ParamattrError
 from paramattr.integration.request import Loaders, Reducers
 from paramattr.integration.signatures import score_function
@@ -65,7 +65,7 @@ def gradient_times_change(
     Raises:
         ParamattrError: for an unknown point, and as `FAIG.score`.
     """
-    faig = ParameterPathIntegratedGradients(model, baseline, objective=objective, strict=strict)
+    faig = FAIG(model, baseline, objective=objective, strict=strict)
     found = faig.score(
         loader,
         reducer=reducer,

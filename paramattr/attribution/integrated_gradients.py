@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from paramattr.attribution.pair import Pair, is_adaptive
+from paramattr.errors import ParamattrError
 from paramattr.integration.adaptive import Adaptive
 from paramattr.integration.batches import Inputs
 from paramattr.integration.estimate import Estimate
@@ -30,8 +32,32 @@ from paramattr.runtime.compute import Compute
 from paramattr.runtime.ranks import Distributed
 from paramattr.wrappers import unwrapped_pair
 
+CAPTUMS_KEYWORDS = {
+    "target": "give what the objective compares the output with as targets, with the inputs, and "
+    "choose the objective in the constructor: FAIG(target, baseline, objective=cross_entropy) for "
+    "classes, logit_difference(answer, distractor) for one class against another",
+    "baselines": "the baseline is a model, not an input, and goes into the constructor: "
+    "FAIG(target, baseline, objective=...); along inputs goes InputPathIntegratedGradients",
+}
+"""Keywords of Captum's methods to what is written here in their place."""
 
-class ParameterPathIntegratedGradients:
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _told_from_captum(method: Method) -> Method:
+    """Let a method answer Captum's keywords with what to write instead."""
+
+    @wraps(method)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        for keyword, instead in CAPTUMS_KEYWORDS.items():
+            if keyword in options:
+                raise ParamattrError(f"{keyword}= is Captum's keyword: {instead}")
+        return method(*arguments, **options)
+
+    return cast(Method, checked)
+
+
+class FAIG:
     """Attribute the change of an objective between two models to their parameters.
 
         A_i(x) = ∫_0^1 ∂L(γ(α), x)/∂γ(α)_i · ∂γ(α)_i/∂α dα
@@ -78,6 +104,7 @@ class ParameterPathIntegratedGradients:
     8.0
     """
 
+    @_told_from_captum
     def __init__(
         self,
         model: nn.Module,
@@ -125,6 +152,7 @@ class ParameterPathIntegratedGradients:
         return True
 
     @attribute_method
+    @_told_from_captum
     def attribute(
         self,
         inputs: Inputs,
@@ -150,7 +178,8 @@ class ParameterPathIntegratedGradients:
             method: a rule's name (`"riemann_left"`, `"riemann_right"`, `"riemann_middle"`,
                 `"riemann_trapezoid"`, `"simpson"`, `"gausslegendre"`, `"gausskronrod"`) or a
                 `Rule` with nodes of its own. `"riemann_left"` with 100 is the paper's.
-                `"drawn"` gives each sample other nodes (`quadrature.drawn`): 1 or 2 rank over many.
+                `"drawn"` gives each sample other nodes (`quadrature.drawn`): with many samples, one
+                or two nodes are enough for a ranking.
                 `"adaptive"`, or an `Adaptive`, takes as many as needed; then see `spent`.
             internal_batch_size: most samples that go through the model at once; all by default.
                 With `per_sample` one by default: more are differentiated in one pass by
@@ -183,6 +212,7 @@ class ParameterPathIntegratedGradients:
         self._spent = found.spent or (() if is_adaptive(method) else self._spent)
         return found.attributions if delta is None else (found.attributions, delta)
 
+    @_told_from_captum
     def compute_convergence_delta(
         self,
         attributions: Mapping[str, Tensor],
@@ -209,6 +239,7 @@ class ParameterPathIntegratedGradients:
         return self._pair.delta(attributions, (inputs, targets, additional_forward_args))
 
     @score_method
+    @_told_from_captum
     def score(
         self,
         loader: Loaders,
@@ -246,9 +277,10 @@ class ParameterPathIntegratedGradients:
             checkpoint: a file that keeps the sums after each batch; the same call, repeated with
                 it and the same batches, resumes. Of several ranks each has its own. It is refused
                 where the state of objective or function cannot be seen (a file, a lock).
-            function: of each sample's attributions, by name; what it gives is reduced instead.
-            until: stop drawing samples as soon as the top units (of each condition's contrast) are
-                estimated to agree with those of all such samples by so much, above 0 and below 1
+            function: function of each sample's attributions, by name; what it gives is reduced in
+                their place.
+            until: agreement, above 0 and below 1, at which to stop drawing samples: that of the top
+                units (of each condition's contrast) with those of all such samples, as estimated
                 (`Scores.agreement`). The samples must come in random order.
             fraction: share of the units that `until` is about.
             max_samples: the most samples of each condition; all by default.
@@ -347,4 +379,5 @@ class ParameterPathIntegratedGradients:
         return Pair(*ends, self.compute, self.strict, self._done)
 
 
-FAIG = ParameterPathIntegratedGradients
+ParameterPathIntegratedGradients = FAIG
+"""The long name of `FAIG`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from paramattr.errors import UnitError
+from paramattr.errors import UnitError, an
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
@@ -60,9 +60,7 @@ def random_within_layers(like: Scores | Selection, *, seed: int = 0) -> Scores:
         values = torch.empty(len(like), dtype=torch.float64)
         values[like.rank()] = -torch.arange(len(like), dtype=torch.float64)
     else:
-        raise UnitError(
-            f"random_within_layers takes Scores or a Selection: found a {type(like).__name__}"
-        )
+        raise UnitError(f"random_within_layers takes Scores or a Selection: found {an(type(like))}")
     draw = torch.Generator().manual_seed(seed)
     shuffled, left = values.clone(), torch.ones(len(values), dtype=torch.bool)
     for units in like.index.layers().values():

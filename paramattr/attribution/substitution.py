@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from paramattr.attribution.gradient_times_change import gradient_times_change
 from paramattr.checkpoints import fingerprint
-from paramattr.errors import DataError, UnitError, warn
+from paramattr.errors import DataError, UnitError, an, warn
 from paramattr.identity import identity
 from paramattr.integration.batches import Batch
 from paramattr.integration.ends import path_between
@@ -248,7 +248,7 @@ def _chosen(
         raise _several()
     if not isinstance(candidates, Selection | Scores):
         raise UnitError(
-            f"the candidates are a {type(candidates).__name__}: expected a Selection, or Scores "
+            f"the candidates are {an(type(candidates))}: expected a Selection, or Scores "
             "with a budget"
         )
     check_same_units(index, candidates.index, "the candidates' substitution")

@@ -18,7 +18,7 @@ from paramattr.checkpoints import load_state_dict
 from paramattr.diff.config import Config
 from paramattr.diff.names import ALL, check_conditions
 from paramattr.diff.texts import Text, Tokens, read_texts, shortest_first
-from paramattr.errors import CheckpointError, DataError, ModelError, ParamattrError
+from paramattr.errors import CheckpointError, DataError, ModelError, ParamattrError, an
 from paramattr.folders import is_folder_of_model
 from paramattr.huggingface import is_causal, read_pair
 from paramattr.integration.batches import Batch, mapped
@@ -182,7 +182,7 @@ def _of_state_dicts(config: Config) -> Material:
     model = _called(_named(config.model or "", "--model"), "--model")
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"--model {config.model} gave a {type(model).__name__}: expected a torch.nn.Module"
+            f"--model {config.model} gave {an(type(model))}: expected a torch.nn.Module"
         )
     pair = [
         _filled(copy.deepcopy(model), state, path)
@@ -235,7 +235,7 @@ def _named(place: str, option: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as error:
         raise ParamattrError(f"{option} {place} cannot be imported: {error}") from None
     if not callable(found):
-        raise ParamattrError(f"{option} {place} is a {type(found).__name__}: expected a function")
+        raise ParamattrError(f"{option} {place} is {an(type(found))}: expected a function")
     function: Callable[..., Any] = found
     return function
 

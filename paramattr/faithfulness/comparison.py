@@ -273,7 +273,8 @@ def compare(
         rankings: method to scores, or to a mapping of function to scores where the method ranks
             anew for each function. Several scores in a list are averaged. `"random"` is the
             control; three draws are added where it is missing.
-        measures: function to a measure of it: of the model, one number a sample `(B,)`.
+        measures: maps each function's name to a callable of the model that gives `(B,)`, one number
+            per sample.
         fractions: shares of the units, from 0 to 1.
         edit: `"masking"` (the target's top units become the baseline's) or `"insertion"` (the
             baseline's become the target's).

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.checkpoints import content
-from paramattr.errors import DataError
+from paramattr.errors import DataError, an
 from paramattr.identity import identity, likeness
 from paramattr.integration.decoding import LABELS, decoder_inputs
 
@@ -203,7 +203,7 @@ def no_batch(loader: Any) -> DataError:
     """Return an error for a loader without batches; it says so if an iterator is spent."""
     if iter(loader) is loader:
         return DataError(
-            f"the loader gave no batch: it is a {type(loader).__name__}, which can be read only "
+            f"the loader gave no batch: it is {an(type(loader))}, which can be read only "
             "once, and was already read or is empty; pass a list or a DataLoader, or make a new "
             "one for each call"
         )
@@ -303,7 +303,7 @@ def _check_sequences(
             if len(found) == size:
                 bound = "the objective" if value is targets else "the forward of both models"
                 raise DataError(
-                    f"{where}: found a {type(found).__name__} of {size} entries, as many as there "
+                    f"{where}: found {an(type(found))} of {size} entries, as many as there "
                     "are samples; if it holds one for each sample, expected a tensor with the "
                     f"batch first; if it is shared by all, bind it into {bound} with "
                     "functools.partial (a torch.Size is always shared)"
@@ -347,5 +347,5 @@ def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+        return f"{an(type(value))} of {len(value)}"
+    return f"{an(type(value))}"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, vmap
 
-from paramattr.errors import ObjectiveError, ParamattrError
+from paramattr.errors import ObjectiveError, ParamattrError, an
 from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.reaching import Rows
@@ -334,7 +334,7 @@ def check_shape(values: object, samples: int) -> None:
     """
     if not isinstance(values, Tensor):
         raise ObjectiveError(
-            f"the objective gave a {type(values).__name__}: expected a tensor of shape "
+            f"the objective gave {an(type(values))}: expected a tensor of shape "
             f"({samples},), one number per sample"
         )
     if values.ndim == 0:

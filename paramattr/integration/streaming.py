@@ -40,7 +40,7 @@ class _Part(NamedTuple):
     """Some samples of a condition's batch.
 
     Attributes:
-        condition: whose.
+        condition: the condition that the samples belong to.
         samples: to work on.
         share: of the batch.
         number: of the batch, from 1.

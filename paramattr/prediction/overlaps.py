@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
-from paramattr.errors import CheckpointError, DataError, UnitError
+from paramattr.errors import CheckpointError, DataError, UnitError, an
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -34,7 +34,7 @@ def check_found(found: Mapping[str, Selection], doing: str) -> None:
             raise UnitError(f"condition {condition!r} has no name: expected a string")
         if not isinstance(selection, Selection):
             raise UnitError(
-                f"the units of condition {condition!r} are a {type(selection).__name__}: "
+                f"the units of condition {condition!r} are {an(type(selection))}: "
                 "expected a Selection, such as scores.top(fraction=0.01)"
             )
         if not len(selection):
@@ -128,7 +128,7 @@ def _overlaps(
     scores = sample if rank is None else rank(sample)
     if not isinstance(scores, Scores):
         raise DataError(
-            f"sample {number} is ranked by a {type(scores).__name__}: expected Scores; pass "
+            f"sample {number} is ranked by {an(type(scores))}: expected Scores; pass "
             "rank=lambda sample: faig.score([sample], reducer=...), or Scores as samples"
         )
     if bool((scores.values == scores.values[0]).all()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from paramattr.errors import ParamattrError
+from paramattr.errors import ParamattrError, an
 from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.integration.profile import PathProfile
 from paramattr.report import sections, summary
@@ -162,6 +162,6 @@ def _by_name(found: Any) -> dict[str, Scores]:
     ):
         return {str(name): scores for name, scores in named.items()}
     raise ParamattrError(
-        f"a {type(found).__name__} has no report: expected Scores, a mapping of names to Scores, a "
+        f"{an(type(found))} has no report: expected Scores, a mapping of names to Scores, a "
         "Comparison, or the result of paramattr diff"
     )

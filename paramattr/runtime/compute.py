@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramattr.errors import ParamattrError
+from paramattr.errors import ParamattrError, one_line
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Compute:
         memory: bytes that points of the path and sums of gradients may take, all workers together.
 
     Raises:
-        ParamattrError: for an unusable precision or number of workers.
+        ParamattrError: for a device that is not there, an unusable precision or number of workers.
 
     >>> Compute(dtype=torch.bfloat16).is_mixed, Compute(dtype=torch.float64).is_mixed
     (True, False)
@@ -40,6 +40,8 @@ class Compute:
     memory: int | None = None
 
     def __post_init__(self) -> None:
+        if self.device is not None:
+            check_device(self.device)
         check_count("workers", self.workers)
         check_count("memory", self.memory, " of bytes, or None")
         if self.dtype is not None and not getattr(self.dtype, "is_floating_point", False):
@@ -103,6 +105,27 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     (torch.float32, torch.float64)
     """
     return torch.promote_types(dtype, torch.float32)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Reject a device that this machine or this build of torch does not have.
+
+    Raises:
+        ParamattrError: naming the devices that are there.
+
+    >>> check_device("gpu")
+    Traceback (most recent call last):
+        ...
+    paramattr.errors.ParamattrError: device 'gpu' cannot be used (...): expected one of cpu...
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        there = ", ".join(["cpu", *(f"cuda:{number}" for number in cards)])
+        raise ParamattrError(
+            f"device {str(device)!r} cannot be used ({one_line(error)}): expected one of {there}"
+        ) from None
 
 
 def check_count(label: str, count: int | None, or_none: str = "") -> None:

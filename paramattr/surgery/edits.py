@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from paramattr.buffers import Statistics, float_buffers, moving_buffers
-from paramattr.errors import ModelError, UnitError
+from paramattr.errors import ModelError, UnitError, an
 from paramattr.hooked import all_hooked, as_assembled, copied
 from paramattr.parameters import Baseline, align, named_parameters, owners, state_of
 from paramattr.units.index import UnitIndex
@@ -218,7 +218,7 @@ def check_selection(model: nn.Module, selection: Selection) -> None:
     """
     if not isinstance(selection, Selection):
         raise UnitError(
-            f"the selection is a {type(selection).__name__}: expected a Selection, such as "
+            f"the selection is {an(type(selection))}: expected a Selection, such as "
             "scores.top(fraction=0.01)"
         )
     check_units(model, selection.index)

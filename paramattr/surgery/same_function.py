@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from paramattr.errors import DataError, ModelError, one_line
+from paramattr.errors import DataError, ModelError, an, one_line
 from paramattr.surgery.plain_models import copied
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -191,7 +191,7 @@ def _as_call(inputs: Inputs) -> _Call:
     if isinstance(inputs, Tensor):
         return _Call((inputs,))
     raise DataError(
-        f"inputs is a {type(inputs).__name__}: expected a tensor, a tuple of arguments or a "
+        f"inputs is {an(type(inputs))}: expected a tensor, a tuple of arguments or a "
         "mapping of keyword arguments"
     )
 

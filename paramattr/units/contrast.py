@@ -7,7 +7,7 @@ from functools import reduce
 from numbers import Real
 from operator import add
 
-from paramattr.errors import UnitError
+from paramattr.errors import UnitError, an
 from paramattr.units.scores import Scores
 
 SHARE = "share"
@@ -26,10 +26,10 @@ def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) ->
         of_interest: scores of the condition whose units are sought. Scores of one call on a mapping
             of conditions have paired standard errors here, scores of separate calls unpaired ones.
         others: scores of one or more other conditions, of the same units.
-        weight: of the others: 1 as in the paper, 0 leaves them out, more keeps away from what they
-            need. `"share"` divides each condition's scores by their total first, so that a
-            condition of larger attributions does not weigh more; the errors take the totals as
-            known. The total is that of the magnitudes, also of scores by sign.
+        weight: how strongly to subtract the others: 1 as in the paper, 0 not at all; larger values
+            avoid units that they need. `"share"` divides each condition's scores by their total
+            first, so that a condition of larger attributions does not weigh more; the errors take
+            the totals as known. The total is that of the magnitudes, also of scores by sign.
 
     Returns:
         Scores that are high where the condition of interest alone needs the unit.
@@ -48,7 +48,7 @@ def contrast(of_interest: Scores, *others: Scores, weight: float | str = 1.0) ->
     for scores in (of_interest, *others):
         if not isinstance(scores, Scores):
             raise UnitError(
-                f"contrast takes Scores, one per condition: found a {type(scores).__name__}; write "
+                f"contrast takes Scores, one per condition: found {an(type(scores))}; write "
                 "contrast(blur, noise, rain), without a list"
             )
     if weight == SHARE:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from paramattr.errors import UnitError
+from paramattr.errors import UnitError, an
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Grids:
 def _checked(units: object, name: str, parameter: Tensor) -> Units:
     if not isinstance(units, Units):
         raise UnitError(
-            f"the reducer gave a {type(units).__name__} for parameter {name!r}: expected "
+            f"the reducer gave {an(type(units))} for parameter {name!r}: expected "
             "paramattr.units.reducers.Units, or None to leave the parameter out"
         )
     labels = units.labels

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from torch import Tensor, nn
 
@@ -58,10 +59,24 @@ def get_reducer(reducer: str | Reducer) -> Reducer:
         return reducer
     if not isinstance(reducer, str) or reducer not in REDUCERS:
         raise UnitError(
-            f"reducer {reducer!r} is not known: expected one of {', '.join(REDUCERS)}, or a "
-            "callable of (name, parameter, module) that returns paramattr.units.reducers.Units"
+            f"reducer {reducer!r} is not known{_guess(reducer)}: expected one of "
+            f"{', '.join(REDUCERS)}, or a callable of (name, parameter, module) that returns "
+            "paramattr.units.reducers.Units"
         )
     return REDUCERS[reducer]
+
+
+def _guess(written: object) -> str:
+    """Ask whether a name near what was written is meant: "head" for "attention_head"."""
+    if not isinstance(written, str):
+        return ""
+    meant = {name: [name] for name in REDUCERS}
+    for name in REDUCERS:
+        for word in name.split("_"):
+            if word not in REDUCERS:
+                meant.setdefault(word, []).append(name)
+    near = get_close_matches(written.lower(), meant, n=1, cutoff=0.7)
+    return f"; did you mean {' or '.join(map(repr, meant[near[0]]))}?" if near else ""
 
 
 def only(reducer: str | Reducer, layers: Iterable[str]) -> Reducer:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.errors import UnitError
+from paramattr.errors import UnitError, an
 from paramattr.units.index import check_same_units
 from paramattr.units.scores import Scores
 
@@ -54,7 +54,7 @@ class Response:
                 raise UnitError(f"severity {severity!r} is no finite number")
             if not isinstance(own, Scores):
                 raise UnitError(
-                    f"severity {severity:g} has a {type(own).__name__}: expected Scores, such as "
+                    f"severity {severity:g} has {an(type(own))}: expected Scores, such as "
                     "those of FAIG.score on the samples at this severity"
                 )
         if len(scores) < 2:

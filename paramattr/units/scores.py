@@ -294,6 +294,9 @@ class Scores:
         below the level (Benjamini and Hochberg). Take it of a contrast, or by sign: a mean of
         magnitudes is above zero wherever a unit does anything at all.
 
+        Many units of a contrast can differ from zero by little. `scores.significant() &
+        scores.top(fraction=0.01)` are those of the first 1% whose lead is no chance.
+
         Args:
             level: of false discoveries, above 0 and below 1.
 

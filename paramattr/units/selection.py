@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
-from paramattr.errors import CheckpointError, UnitError
+from paramattr.errors import CheckpointError, UnitError, an
 from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.showing import draw_selection, frame, selection_as_html
 
@@ -217,7 +217,7 @@ class Selection:
     def _of(self, other: Selection, operation: str) -> Tensor:
         if not isinstance(other, Selection):
             raise UnitError(
-                f"{operation!r} takes two selections: found a {type(other).__name__}; take the "
+                f"{operation!r} takes two selections: found {an(type(other))}; take the "
                 "top of scores first, scores.top(fraction=0.01)"
             )
         check_same_units(self.index, other.index, repr(operation))

@@ -131,7 +131,7 @@ def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch
     write_image(torch.rand(3, 13, 7, generator=torch.Generator().manual_seed(0)), image)
     words = (image, "--selection", selection, "--strength", 1.2)
     one = partial(run, monkeypatch, capsys, *words, command="restore")
-    code, out, err = one("--output", file, "--json")
+    code, out, err = one("--out", file, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
         "output": str(file),
@@ -152,6 +152,10 @@ def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch
     assert "low_noise_1.2.png: 14x26 pixels" in out
     assert Path("low_noise_1.2.png").read_bytes() == file.read_bytes()
     assert not Path("modulate-output").exists()
+
+    old_name = Path("old_name.png")  # --output, as the option was called
+    assert one("--output", old_name)[0] == 0
+    assert old_name.read_bytes() == file.read_bytes()
 
     # The old option is the same, and says what it has become.
     code, out, err = run(monkeypatch, capsys, "--image", *words, "--output", "old.png")

@@ -38,7 +38,7 @@ def conditions(
         typer.Option(help="Share of the units to mask, in percent; may be given several times."),
     ] = None,
     fit: Annotated[
-        Path | None, folder_option("Folder to fit the thresholds on that recognise.", NEITHER)
+        Path | None, folder_option("Photographs for fitting the recognition thresholds.", NEITHER)
     ] = None,
     test: Annotated[
         Path | None, folder_option("Folder to recognise degradations on.", NEITHER)

@@ -39,7 +39,7 @@ class ConditionsConfig:
         target: another target, fine-tuned from the same baseline; None for the pair's.
         units: kinds of units, of `UNITS`.
         pct: shares of the units that are masked, in percent.
-        fit: folder to fit the thresholds on that recognise a degradation; None leaves that out.
+        fit: folder of photographs for fitting the recognition thresholds; None leaves that out.
         test: folder to recognise degradations on; None leaves that out.
         limit: photographs of `fit` and `test`, the first by name; 0 for all.
         out: folder that keeps what was recognised, so that a repeated run resumes.

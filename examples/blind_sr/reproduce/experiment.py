@@ -14,8 +14,8 @@ from blind_sr.reproduce.page import write
 from blind_sr.reproduce.step import Step
 from blind_sr.reproduce.steps import FULL, QUICK, Folders, Size, steps, without
 from blind_sr.run import write_json
-from blind_sr.setting import check_device
 from paramattr.errors import ParamattrError
+from paramattr.runtime.compute import check_device
 from paramattr.whole_files import write_whole
 
 SIZES = {"quick": QUICK, "full": FULL}

@@ -29,10 +29,11 @@ def restore(
     filters: FiltersOption = Filters.blur,
     pct: PctOption = 1.0,
     selection: SelectionOption = None,
-    output: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(help="File to write.", show_default="NAME_FILTERS_STRENGTH.png"),
     ] = None,
+    output: Annotated[Path | None, typer.Option(hidden=True)] = None,  # what --out was called
     json: JsonOption = False,
 ) -> None:
     """Restore an image, with the filters that deblur or denoise at a strength of your choice.
@@ -43,7 +44,7 @@ def restore(
     Example, about 2 minutes; with --selection some seconds:
     paramattr blindsr restore photo.png --filters noise --strength 0.5
     """
-    options = given(locals(), "json")
+    options = {**given(locals(), "json", "out", "output"), "output": out or output}
     from blind_sr.console import show
     from blind_sr.restore.experiment import RestoreConfig, run
 

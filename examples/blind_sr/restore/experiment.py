@@ -149,6 +149,6 @@ def check_output(path: Path, image: Path) -> None:
     if path.is_dir() or path.resolve() == image.resolve():
         raise ParamattrError(
             f"output {path} is {'a folder' if path.is_dir() else 'the input itself'}: give another "
-            "file (--output)"
+            "file (--out)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ def train(
     ] = None,
     batch_size: BatchOption = 16,
     patch: PatchOption = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of first weights and patches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for initial weights and patches.")] = 0,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Resume an earlier run.")] = False,
@@ -61,9 +61,9 @@ def train(
     from rich.console import Console
 
     from blind_sr.console import show
-    from blind_sr.setting import check_device
     from blind_sr.training.experiment import TrainConfig, run
     from blind_sr.training.report import branches_table
+    from paramattr.runtime.compute import check_device
 
     check_device(device)
     console = Console(stderr=True)
