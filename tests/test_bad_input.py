@@ -322,7 +322,7 @@ MISTAKES = {
     "model is a state dict": (
         lambda _: FAIG(convnet().state_dict(), convnet()),
         ModelError,
-        r"model is a OrderedDict: expected a torch.nn.Module.*load_state_dict",
+        r"model is an OrderedDict: expected a torch.nn.Module.*load_state_dict",
     ),
     "model without parameters": (
         lambda _: FAIG(nn.ReLU(), nn.ReLU()),
@@ -337,7 +337,7 @@ MISTAKES = {
     "baseline wraps a state dict": (
         lambda _: FAIG(convnet(), {"params": convnet().state_dict()}),
         ModelError,
-        r"'params' of the baseline is a OrderedDict: expected a tensor.*load_state_dict",
+        r"'params' of the baseline is an OrderedDict: expected a tensor.*load_state_dict",
     ),
     "lazy": (
         lambda _: FAIG(lazy(), lazy()),
@@ -383,7 +383,7 @@ MISTAKES = {
     "targets that are numbers": (
         lambda _: attribute(targets=[1, 0]),
         DataError,
-        r"the targets hold a int: expected a tensor with the batch first",
+        r"the targets hold an int: expected a tensor with the batch first",
     ),
     "contrast of a list": (
         lambda _: contrast(random_scores(convnet()), [random_scores(convnet())]),

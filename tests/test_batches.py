@@ -136,7 +136,7 @@ def test_from_a_data_loader():
         ((torch.ones(2), torch.ones(2), torch.ones(2)), "a tuple of 3"),
         ([], "a list of 0"),
         (3.0, "a float"),
-        (None, "a NoneType"),
+        (None, "None"),
     ],
 )
 def test_what_a_loader_may_not_give(item, found):
@@ -151,9 +151,9 @@ def test_what_a_loader_may_not_give(item, found):
     ("inputs", "message"),
     [
         ([[1.0]], "input 0 is a list of 1"),
-        ((torch.ones(2), 3), "input 1 is a int"),
+        ((torch.ones(2), 3), "input 1 is an int"),
         (torch.tensor(1.0), r"input 0 is a tensor of shape \(\)"),
-        (None, "input 0 is a NoneType"),
+        (None, "input 0 is None"),
         ((), "there is no input"),
         (torch.ones(0, 3), "no sample"),
     ],

@@ -229,7 +229,7 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
 
 
 def test_what_is_no_tensor_is_not_saved(tmp_path):
-    with pytest.raises(CheckpointError, match=r"entry 'epoch' for file .* is a int"):
+    with pytest.raises(CheckpointError, match=r"entry 'epoch' for file .* is an int"):
         save_state_dict(tmp_path / "s", {**STATE, "epoch": 3})
     assert not list(tmp_path.iterdir())
 

@@ -205,7 +205,7 @@ def test_mistakes_are_named(folders, adapter, tmp_path, base):
     (empty / "config.json").write_text(json.dumps({"architectures": ["Ours"]}))
     refused("holds no weights", folders[0], empty)
     (empty / "model.safetensors").write_bytes(b"")
-    refused("holds a Ours, which transformers", folders[0], empty)
+    refused("holds an Ours, which transformers", folders[0], empty)
     refused("expected 'merged' or 'factors'", *folders, adapter="both")
     broken = saved(base, tmp_path / "broken")
     whole = (broken / "model.safetensors").read_bytes()

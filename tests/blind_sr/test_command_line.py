@@ -49,6 +49,7 @@ def test_help_names_methods_rules_and_units():
     assert hidden == {
         ("predict", "image"),
         ("predict", "classifier"),
+        ("restore", "output"),
         ("modulate", "image"),
         ("modulate", "strength"),
         ("modulate", "output"),
