@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.checkpoints import content
-from paramattr.errors import CheckpointError
+from paramattr.errors import CheckpointError, an
 
 
 class Unseen(Exception):
@@ -523,7 +523,8 @@ def _reduced(value: Any, where: str) -> Any:
 
 
 def _a(value: Any) -> str:
-    return f"a {type(value).__module__}.{type(value).__qualname__}".replace("a builtins.", "a ")
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return an(kind.removeprefix("builtins."))
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
