@@ -43,7 +43,7 @@ def changed(file: Path, **values) -> None:
         ({"num_labels": 10**9}, r"num_labels 1000000000"),
         ({"intermediate_size": 10**5}, r"asks for a model of \d+ parameters, and the weights"),
         ({"architectures": 7}, r"architectures 7: expected a list"),
-        ({"architectures": ["os"]}, r"holds a os, which transformers"),
+        ({"architectures": ["os"]}, r"holds an os, which transformers"),
     ],
 )
 def test_settings_that_no_such_weights_have_are_refused(folder, values, said):

@@ -322,7 +322,9 @@ def test_names_from_files_are_printed_without_control_characters(place, monkeypa
     (place / "rows.json").write_text('{"\\u001b[31m": 1, "\\ud800": 2}')
     (place / "tuned" / "nested").mkdir()
     (place / "tuned" / f"x{evil[:9]}.onnx").write_text("")
-    rows = write_lines(place / "texts.jsonl", conditions=(evil, "x\x1b[2J"))
+    refused = write_lines(place / "evil.jsonl", conditions=(evil, "x\x1b[2J"))
+    told = ran("diff", place / "base", place / "tuned", "--data", refused, "--out", place / "never")
+    rows = write_lines(place / "texts.jsonl", conditions=("one", "two"))
     diffed = ran(
         "diff",
         place / "base",
@@ -342,6 +344,7 @@ def test_names_from_files_are_printed_without_control_characters(place, monkeypa
         (place / "tuned" / "config.json").read_text().replace('"bert"', '"\\u001b[31m"')
     )
     said = [
+        told,
         diffed,
         ran("info", place / "scores.safetensors"),
         ran("info", place / "state.pth"),
@@ -366,7 +369,7 @@ def test_names_from_files_are_printed_without_control_characters(place, monkeypa
         assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
         assert "\nparamattr: all is well" not in text
     assert "lost" in diffed
-    assert "\\x1b[31m" in said[4]
+    assert "\\x1b[31m" in said[5]
 
 
 def test_a_message_holds_no_control_characters():
