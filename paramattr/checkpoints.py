@@ -116,6 +116,27 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
+def load_kind(
+    path: str | Path, kind: str, expected: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `load_tensors` reads, of a file that says what kind of thing it holds.
+
+    Args:
+        path: the file.
+        kind: what its metadata must say.
+        expected: the thing and what writes it, for the error.
+
+    Raises:
+        CheckpointError: as `load_tensors`, and for a file of another kind.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("kind") != kind:
+        raise CheckpointError(
+            f"file {path} holds {metadata.get('kind') or 'something else'}: expected {expected}"
+        )
+    return tensors, metadata
+
+
 @contextmanager
 def taken_apart(path: str | Path, what: str) -> Iterator[None]:
     """Say which file it was, where its content turns out not to be what it should.

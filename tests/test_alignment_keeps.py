@@ -322,7 +322,7 @@ def test_a_model_without_free_channels_is_refused():
 
 
 class Hidden(nn.Module):
-    """What it does hangs on a weight in a way that no trace shows."""
+    """Its function depends on a weight in a way that no trace shows."""
 
     def __init__(self):
         super().__init__()

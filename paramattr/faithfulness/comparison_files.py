@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
-from paramattr.errors import CheckpointError, UnitError
+from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
+from paramattr.errors import UnitError
 from paramattr.faithfulness.curves import Bootstrap, Curve
 from paramattr.faithfulness.damage import Ends, Truth
 from paramattr.units.index import UnitIndex
@@ -83,12 +83,8 @@ def read_comparison(path: str | Path) -> Parts:
     Raises:
         CheckpointError: if the file is missing, broken, or holds no comparison.
     """
-    tensors, about = load_tensors(path)
-    if about.get("kind") != "comparison":
-        raise CheckpointError(
-            f"file {path} holds {about.get('kind') or 'something else'}: expected a comparison, "
-            "written by Comparison.save"
-        )
+    expected = "a comparison, written by Comparison.save"
+    tensors, about = load_kind(path, "comparison", expected)
     with taken_apart(path, "a comparison"):
         index = UnitIndex.from_tensors(tensors, about)
         scores = [

@@ -19,8 +19,10 @@ from paramattr.integration.batches import Batch
 from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand
+from paramattr.integration.path_integral import place, total_over
 from paramattr.parameters import check_whole
 from paramattr.paths import FittedPath, StraightLine
+from paramattr.quadrature import get_rule
 from paramattr.runtime.compute import Compute, wide
 
 STEP = 0.01
@@ -42,10 +44,10 @@ MOST = 64
 
 
 class Place(NamedTuple):
-    """A place of the path, and half the width of differences there."""
+    """A place of the path, and the width of the smooth piece that it lies in."""
 
     alpha: float
-    step: float
+    width: float
 
 
 class Gap(NamedTuple):
@@ -187,31 +189,34 @@ def node_inside(path: FittedPath, alphas: Iterable[float]) -> Place | None:
     return None
 
 
-def _quotient(integrand: Integrand, sample: Batch, place: Place, step: float) -> float:
-    reach = step * place.step
-    up, down = (float(integrand.values(place.alpha + sign * reach, sample, 1)) for sign in (1, -1))
+def _quotient(integrand: Integrand, sample: Batch, there: Place, step: float) -> float:
+    reach = step * there.width
+    up, down = (float(integrand.values(there.alpha + sign * reach, sample, 1)) for sign in (1, -1))
     return (up - down) / (2 * reach)
 
 
-def _closer(integrand: Integrand, sample: Batch, place: Place, whole: float) -> list[Gap]:
+def _closer(integrand: Integrand, sample: Batch, there: Place, whole: float) -> list[Gap]:
     """Look again with several steps, in float64 where the model can."""
     try:
-        around, there = _tangent(integrand, place)
-        slope = sum(around.slopes(0.0, sample).values())
-        return [Gap(slope, _quotient(around, sample, there, step), whole) for step in STEPS]
+        line, here = _tangent(integrand, there)
+        return _gaps(line, sample, here, whole)
     except Exception:  # operations without float64 fail in many ways, shards cannot be cast
-        slope = sum(integrand.slopes(place.alpha, sample).values())
-        return [Gap(slope, _quotient(integrand, sample, place, step), whole) for step in STEPS]
+        return _gaps(integrand, sample, there, whole)
+
+
+def _gaps(integrand: Integrand, sample: Batch, there: Place, whole: float) -> list[Gap]:
+    slope = sum(integrand.slopes(there.alpha, sample).values())
+    return [Gap(slope, _quotient(integrand, sample, there, step), whole) for step in STEPS]
 
 
 def _tangent(
-    integrand: Integrand, place: Place, names: Sequence[str] | None = None
+    integrand: Integrand, there: Place, names: Sequence[str] | None = None
 ) -> tuple[Integrand, Place]:
     """Give the line through a place of the path, along its speed, in float64.
 
     Args:
         integrand: the objective along the path.
-        place: of the path.
+        there: place of the path.
         names: what moves; all by default.
 
     Raises:
@@ -219,12 +224,12 @@ def _tangent(
     """
     path = integrand.path
     check_whole(integrand.objective.model.model)
-    start, speed = path.evaluate(place.alpha), path.derivative(place.alpha)
+    start, speed = path.evaluate(there.alpha), path.derivative(there.alpha)
     start = {name: value.double() for name, value in start.items()}
     moving = set(start if names is None else names)
     end = {n: v + speed[n].double() if n in moving else v for n, v in start.items()}
     line = FittedPath(StraightLine(start, end), start, buffers=path.buffers)
-    return _in(integrand, torch.float64, line), Place(0.0, place.step)
+    return _in(integrand, torch.float64, line), Place(0.0, there.width)
 
 
 def _is_cut(gaps: Sequence[Gap]) -> bool:
@@ -233,19 +238,19 @@ def _is_cut(gaps: Sequence[Gap]) -> bool:
     return abs(least) > TOLERANCE and 0 < most / least < STEADY
 
 
-def _culprits(integrand: Integrand, sample: Batch, place: Place, gap: Gap) -> Iterator[str]:
+def _culprits(integrand: Integrand, sample: Batch, there: Place, gap: Gap) -> Iterator[str]:
     """Find the parameters whose slope is not their share of the objective's, by halving."""
     try:
-        slopes = _tangent(integrand, place)[0].slopes(0.0, sample)
+        slopes = _tangent(integrand, there)[0].slopes(0.0, sample)
     except Exception:  # as in `_closer`
         return
     left = MOST
-    waiting = [list(integrand.moving(place.alpha))]
+    waiting = [list(integrand.moving(there.alpha))]
     while waiting and left > 0:
         names = waiting.pop()
-        around, there = _tangent(integrand, place, names)
+        line, here = _tangent(integrand, there, names)
         left -= 1
-        moved = _quotient(around, sample, there, STEP)
+        moved = _quotient(line, sample, here, STEP)
         if abs(moved - sum(slopes.get(name, 0.0) for name in names)) < abs(gap.missing) / 10:
             continue
         if len(names) == 1:
@@ -261,12 +266,10 @@ def _is_small(gaps: Sequence[Gap]) -> bool:
 
 def _all_along(integrand: Integrand, sample: Batch, whole: float, nodes: int) -> Gap:
     """Integrate the slope over the whole path, by the middles of even pieces."""
-    total = 0.0
-    for start, end in pairwise(integrand.path.breakpoints):
-        for node in range(nodes):
-            alpha = start + (node + 0.5) / nodes * (end - start)
-            total += sum(integrand.slopes(alpha, sample).values()) * (end - start) / nodes
-    return Gap(total, whole, whole)
+    rule = get_rule("riemann_middle", nodes)
+    pieces = pairwise(integrand.path.breakpoints)
+    placed = (node for ends in pieces for node in place(rule.nodes, rule.weights, *ends))
+    return Gap(total_over(integrand, placed, sample), whole, whole)
 
 
 def _said(where_on_path: str, gap: Gap, names: Sequence[str]) -> str:

@@ -106,7 +106,7 @@ def _given(model: nn.Module, call: _Call) -> tuple[bool, _Call]:
 
 
 def _made(model: nn.Module, graph: fx.Graph) -> tuple[bool, _Call]:
-    """Find a call that runs and gives outputs that hang on the inputs, of few dimensions first.
+    """Find a call that runs and whose outputs depend on the inputs, few dimensions first.
 
     One is enough, and more would be wrong: with as many steps as features, a batch norm after a
     linear layer takes steps for channels, which its model never meant.

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
-from paramattr.errors import CheckpointError, UnitError
+from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
+from paramattr.errors import UnitError
 from paramattr.units.covariances import Covariances, Paired
 from paramattr.units.index import UnitIndex
 
@@ -54,12 +54,7 @@ def read_scores(path: str | Path) -> tuple[UnitIndex, dict[str, Tensor], dict[st
     Raises:
         CheckpointError: if the file is missing, broken, or holds no scores.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != "scores":
-        raise CheckpointError(
-            f"file {path} holds {metadata.get('kind') or 'something else'}: expected scores, "
-            "written by Scores.save"
-        )
+    tensors, metadata = load_kind(path, "scores", "scores, written by Scores.save")
     with taken_apart(path, "scores"):
         return UnitIndex.from_tensors(tensors, metadata), tensors, metadata
 

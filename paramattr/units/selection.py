@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
-from paramattr.errors import CheckpointError, UnitError, an
+from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
+from paramattr.errors import UnitError, an
 from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.showing import draw_selection, frame, selection_as_html
 
@@ -204,12 +204,8 @@ class Selection:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no selection.
         """
-        tensors, metadata = load_tensors(path)
-        if metadata.get("kind") != "selection":
-            raise CheckpointError(
-                f"file {path} holds {metadata.get('kind') or 'something else'}: expected a "
-                "selection, written by Selection.save"
-            )
+        expected = "a selection, written by Selection.save"
+        tensors, metadata = load_kind(path, "selection", expected)
         with taken_apart(path, "a selection"):
             index = UnitIndex.from_tensors(tensors, metadata)
             return cls(index, tensors["chosen"], intervals=tensors.get("intervals"))
