@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 
 from torch import Tensor, nn
 
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.checkpoints import load_kind, save_state_dict
 from paramattr.errors import CheckpointError, ModelError
 from paramattr.paths import Parameters, PiecewiseLinear
 
@@ -86,12 +86,7 @@ class BezierPath:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no such curve.
         """
-        tensors, metadata = load_tensors(path)
-        if metadata.get("kind") != "Bézier path":
-            raise CheckpointError(
-                f"file {path} holds {metadata.get('kind') or 'something else'}: expected a curve, "
-                "written by BezierPath.save"
-            )
+        tensors, _ = load_kind(path, "Bézier path", "a curve, written by BezierPath.save")
         points: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             place, _, name = key.partition(".")

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict, taken_apart
-from paramattr.errors import CheckpointError, DataError, UnitError, an
+from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
+from paramattr.errors import DataError, UnitError, an
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -110,12 +110,7 @@ def load_found(
     Raises:
         CheckpointError: if the file is missing or broken, or holds something else.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != kind:
-        raise CheckpointError(
-            f"file {path} holds {metadata.get('kind') or 'something else'}: expected an "
-            f"{kind}, written by {written_by}"
-        )
+    tensors, metadata = load_kind(path, kind, f"an {kind}, written by {written_by}")
     with taken_apart(path, f"an {kind}"):
         index = UnitIndex.from_tensors(tensors, metadata)
         found = {c: Selection(index, tensors[f"chosen.{c}"]) for c in metadata["conditions"]}
