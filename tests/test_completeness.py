@@ -194,6 +194,18 @@ def test_the_residual_counts_all_that_moves_where_a_part_is_reported():
     assert part.residual == pytest.approx(found.residual, rel=1e-3)
 
 
+def test_the_residual_counts_entries_of_no_unit():
+    torch.manual_seed(0)
+    target = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)).eval()
+    faig = FAIG(target, other_weights(target, scale=0.3))
+    batch = torch.randn(6, 1, 4, 4), torch.randn(6, 2)
+    kernels, layers = (
+        faig.score([batch], reducer=units, n_steps=2) for units in ("kernel", "layer")
+    )
+    assert kernels.unassigned > 0.1
+    assert kernels.residual == pytest.approx(layers.residual, rel=1e-3)
+
+
 def test_the_adaptive_rule_leaves_less_than_it_tolerates():
     target, baseline = made(Detached, cuts=False)
     found = FAIG(target, baseline).score([data()], reducer="layer", method="adaptive")
