@@ -23,7 +23,7 @@ from benchmarks.benchmark import Row, say, start
 from benchmarks.networks import HEAD, SHAPES, VOCABULARY, Decoder, moved, network, samples
 from benchmarks.process import apart, field, forget_peak
 from paramattr import FAIG, next_token_cross_entropy
-from paramattr.integration.unit_integral import WAITING
+from paramattr.integration.integrals.fixed import WAITING
 from paramattr.runtime.memory import held
 
 LENGTHS = (8, 64)

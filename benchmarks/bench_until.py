@@ -22,8 +22,8 @@ from benchmarks.bench_middle import overlap
 from benchmarks.benchmark import Row, say, start
 from benchmarks.budget_cases import CASES, Source
 from benchmarks.score_tables import score_table
-from paramattr.integration.reduction import Reduced
-from paramattr.integration.settling import GROUPS, Settling
+from paramattr.integration.accumulation import Reduced
+from paramattr.scoring.until import GROUPS, Settling
 from paramattr.units.settled import population_agreement
 
 SHARE = 0.01

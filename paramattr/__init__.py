@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from paramattr.attribution.input_path import (
         InputPathIntegratedGradients as InputPathIntegratedGradients,
     )
-    from paramattr.attribution.integrated_gradients import FAIG as FAIG
-    from paramattr.attribution.integrated_gradients import (
-        ParameterPathIntegratedGradients as ParameterPathIntegratedGradients,
-    )
     from paramattr.attribution.random import random_scores as random_scores
     from paramattr.attribution.random import random_within_layers as random_within_layers
     from paramattr.attribution.substitution import substitution_effect as substitution_effect
@@ -29,16 +25,19 @@ if TYPE_CHECKING:
     from paramattr.bezier import BezierPath as BezierPath
     from paramattr.checkpoints import load_state_dict as load_state_dict
     from paramattr.checkpoints import save_state_dict as save_state_dict
+    from paramattr.curves import connect as connect
     from paramattr.errors import ParamattrError as ParamattrError
+    from paramattr.faig import FAIG as FAIG
+    from paramattr.faig import (
+        ParameterPathIntegratedGradients as ParameterPathIntegratedGradients,
+    )
     from paramattr.faithfulness.comparison import Comparison as Comparison
     from paramattr.faithfulness.comparison import compare as compare
     from paramattr.faithfulness.curves import Bootstrap as Bootstrap
     from paramattr.faithfulness.curves import Curve as Curve
     from paramattr.faithfulness.masking import insertion_curve as insertion_curve
     from paramattr.faithfulness.masking import masking_curve as masking_curve
-    from paramattr.integration.adaptive import Adaptive as Adaptive
-    from paramattr.integration.connecting import connect as connect
-    from paramattr.integration.profile import PathProfile as PathProfile
+    from paramattr.integration.integrals.adaptive import Adaptive as Adaptive
     from paramattr.objectives import absolute_error as absolute_error
     from paramattr.objectives import cross_entropy as cross_entropy
     from paramattr.objectives import logit_difference as logit_difference
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
     from paramattr.paths import StraightLine as StraightLine
     from paramattr.prediction import OverlapClassifier as OverlapClassifier
     from paramattr.prediction import OverlapRegressor as OverlapRegressor
+    from paramattr.scoring.profile import PathProfile as PathProfile
+    from paramattr.scoring.until import Until as Until
     from paramattr.surgery.alignment import align as align
     from paramattr.surgery.edits import inserted as inserted
     from paramattr.surgery.edits import modulate as modulate
@@ -88,7 +89,7 @@ _ROOMS = {
     "attribution.fisher_times_change": ("fisher_times_change",),
     "attribution.gradient_times_change": ("gradient_times_change",),
     "attribution.input_path": ("InputPathIntegratedGradients",),
-    "attribution.integrated_gradients": ("FAIG", "ParameterPathIntegratedGradients"),
+    "faig": ("FAIG", "ParameterPathIntegratedGradients"),
     "attribution.random": ("random_scores", "random_within_layers"),
     "attribution.substitution": ("substitution_effect",),
     "attribution.weight_magnitude": ("weight_magnitude",),
@@ -98,9 +99,10 @@ _ROOMS = {
     "faithfulness.comparison": ("Comparison", "compare"),
     "faithfulness.curves": ("Bootstrap", "Curve"),
     "faithfulness.masking": ("insertion_curve", "masking_curve"),
-    "integration.adaptive": ("Adaptive",),
-    "integration.connecting": ("connect",),
-    "integration.profile": ("PathProfile",),
+    "integration.integrals.adaptive": ("Adaptive",),
+    "curves": ("connect",),
+    "scoring.profile": ("PathProfile",),
+    "scoring.until": ("Until",),
     "objectives": (
         "absolute_error",
         "cross_entropy",

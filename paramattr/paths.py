@@ -120,7 +120,8 @@ class FittedPath:
             return speed.to(self.start[name])
         if self._speed is None or self._speed[0] != alpha:
             self._speed = alpha, self.derivative(alpha)
-        return self._speed[1][name][rows]
+        own = self._speed[1][name]
+        return own[rows] if own.ndim else own
 
     def moving(self, alpha: float) -> list[str]:
         """List the parameters whose derivative at `alpha` is not zero."""

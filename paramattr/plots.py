@@ -16,8 +16,8 @@ from paramattr.figures import COLOURS as COLOURS
 from paramattr.figures import GREY as GREY
 from paramattr.figures import STYLES as STYLES
 from paramattr.figures import Look, empty_figure, looks
-from paramattr.integration.profile import PathProfile
 from paramattr.report.blocks import Change, Modulation, State
+from paramattr.scoring.profile import PathProfile
 from paramattr.trajectories import Trajectory
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.checkpoints import load_state_dict
 from paramattr.errors import ModelError, ParamattrError, warn
+from paramattr.faig import FAIG
 from paramattr.hooked import copied
-from paramattr.integration.adaptive import Adaptive
+from paramattr.integration.integrals.adaptive import Adaptive
 from paramattr.objectives import Objective, squared_error
 from paramattr.quadrature import Rule
 from paramattr.runtime.progress import progress_bar

@@ -8,7 +8,7 @@ from torch import nn
 
 from paramattr import FAIG, Adaptive, PiecewiseLinear
 from paramattr.errors import ParamattrError
-from paramattr.integration.adaptive import NODES
+from paramattr.integration.integrals.adaptive import NODES
 from tests.models import ZOO, other_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

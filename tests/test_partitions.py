@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from paramattr import FAIG, Adaptive, ParamattrError
 from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.partitions import groups
+from paramattr.integration.integrals.fixed import groups
 from tests.models import ZOO, other_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

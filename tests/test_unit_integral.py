@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from paramattr import FAIG, UnitIndex
+from paramattr.cost import Plan
 from paramattr.integration import reduction, unit_integral
-from paramattr.integration.plan import Plan
-from paramattr.integration.points import Points
+from paramattr.integration.integrand import Points
 from paramattr.paths import FittedPath, StraightLine
 
 

@@ -152,7 +152,7 @@ def test_a_run_with_workers_that_was_killed_goes_on_where_it_stopped(pair, tmp_p
 
 
 def test_the_copies_hold_the_models_own_tensors(pair):
-    from paramattr.integration.functional import FunctionalModel
+    from paramattr.integration.model import FunctionalModel
 
     replica = FunctionalModel(pair[0]).replica().model
     assert replica is not pair[0]

@@ -21,16 +21,16 @@ from paramattr.attribution.captum_samples import captum_samples
 from paramattr.errors import ParamattrError
 from paramattr.hooked import copied
 from paramattr.identity import likeness
+from paramattr.integration.accumulation import Reduced
 from paramattr.integration.batches import Batch
-from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.reduction import Reduced
-from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Sample
+from paramattr.integration.model import FunctionalModel
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import named_parameters
 from paramattr.runtime.isolation import undisturbed
 from paramattr.runtime.ranks import Distributed, Ranks, sketch
+from paramattr.scoring.run import Options, stream
+from paramattr.scoring.state import Sample
 from paramattr.units.scores import Scores
 from paramattr.wrappers import unwrapped
 
@@ -167,11 +167,10 @@ def captum_scores(
             [work],
             {"": loader},
             {method: index},
+            Options(show_progress=show_progress, ranks=ranks),
             read=partial(Batch.from_loader, device=device, model=model),
             check=check,
-            show_progress=show_progress,
-            ranks=ranks,
-        )[""][method]
+        ).scores()[""][method]
 
 
 def check_rule(name: str, n_steps: int) -> None:

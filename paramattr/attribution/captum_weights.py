@@ -13,8 +13,8 @@ from paramattr.attribution.captum import captum_attr, check_rule
 from paramattr.attribution.captum_samples import cloned
 from paramattr.hooked import copied
 from paramattr.integration.batches import Batch, mapped
-from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.model import FunctionalModel
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.runtime.isolation import undisturbed

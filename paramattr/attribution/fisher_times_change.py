@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paramattr.attribution.gradient_times_change import single_node
-from paramattr.attribution.integrated_gradients import FAIG
-from paramattr.integration.request import Loaders, Reducers
-from paramattr.integration.signatures import score_function
+from paramattr.attribution.gradient_times_change import score_function, single_node
+from paramattr.faig import FAIG
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.runtime.ranks import Distributed
+from paramattr.scoring.request import Loaders, Reducers
 
 
 @score_function

@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload
 
 from torch import nn
 
-from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.errors import ParamattrError
-from paramattr.integration.request import Loaders, Reducers
-from paramattr.integration.signatures import score_function
+from paramattr.faig import FAIG
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.quadrature import Rule
 from paramattr.runtime.ranks import Distributed
+from paramattr.scoring.request import Conditions, Loaders, One, Reducers, Several
 from paramattr.units.scores import Scores
 
 PLACES = {"target": 0.0, "middle": 0.5, "baseline": 1.0}
 """Names of points on the straight line between the models."""
+
+
+class ScoreFunction(Protocol):
+    """A function `(model, baseline, loader, reducer=...)`, whose units are kernels by default."""
+
+    @overload
+    def __call__(
+        self, model: Any, baseline: Any, loader: Conditions, *, reducer: One = ..., **options: Any
+    ) -> dict[str, Scores]: ...
+    @overload
+    def __call__(
+        self, model: Any, baseline: Any, loader: Conditions, *, reducer: Several, **options: Any
+    ) -> dict[str, dict[str, Scores]]: ...
+    @overload
+    def __call__(
+        self,
+        model: Any,
+        baseline: Any,
+        loader: Iterable[Any],
+        *,
+        reducer: One = ...,
+        **options: Any,
+    ) -> Scores: ...
+    @overload
+    def __call__(
+        self, model: Any, baseline: Any, loader: Iterable[Any], *, reducer: Several, **options: Any
+    ) -> dict[str, Scores]: ...
+
+
+def score_function(function: Callable[..., Any]) -> ScoreFunction:
+    """Let type checkers read a function as `ScoreFunction`."""
+    return function
 
 
 @score_function

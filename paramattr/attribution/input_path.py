@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,14 @@ from torch import Tensor, nn
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, ObjectiveError
 from paramattr.identity import likeness, stamped
+from paramattr.integration.accumulation import Reduction, Sums
 from paramattr.integration.batches import Batch
-from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import (
     ObjectiveOfParameters,
     check_finite_gradients,
     check_finite_values,
 )
-from paramattr.integration.request import Loaders, Reducers, Request
-from paramattr.integration.signatures import score_method
-from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Sample
+from paramattr.integration.model import FunctionalModel
 from paramattr.objectives import (
     Objective,
     SelfReference,
@@ -35,6 +33,10 @@ from paramattr.quadrature import Rule, get_rule
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.isolation import undisturbed
 from paramattr.runtime.ranks import Distributed, Ranks, sketch
+from paramattr.scoring.request import Conditions, Loaders, One, Reducers, Request, Several
+from paramattr.scoring.run import Options, stream
+from paramattr.scoring.state import Sample
+from paramattr.units.scores import Scores
 from paramattr.wrappers import unwrapped
 
 
@@ -114,8 +116,21 @@ class InputPathIntegratedGradients:
             parts = [self._over(function, parameters, rule, sample) for sample in batch.chunks(1)]
             return {name: torch.stack([part[name] for part in parts]) for name in self._reported}
 
-    @score_method
+    @overload
+    def score(self, loader: Conditions, *, reducer: One, **options: Any) -> dict[str, Scores]: ...
+    @overload
     def score(
+        self, loader: Conditions, *, reducer: Several, **options: Any
+    ) -> dict[str, dict[str, Scores]]: ...
+    @overload
+    def score(self, loader: Iterable[Any], *, reducer: One, **options: Any) -> Scores: ...
+    @overload
+    def score(
+        self, loader: Iterable[Any], *, reducer: Several, **options: Any
+    ) -> dict[str, Scores]: ...
+    @overload
+    def score(self, loader: Loaders, *, reducer: Reducers, **options: Any) -> Any: ...
+    def score(  # type: ignore[misc]
         self,
         loader: Loaders,
         *,
@@ -153,11 +168,11 @@ class InputPathIntegratedGradients:
                 ranks.compare("the objective", likeness(self.objective))
                 ranks.compare("the settings", likeness([rule, self._reported]))
 
-            def read(item: Any) -> Batch:
-                return Batch.from_loader(item, device=_device(parameters), model=self.model)
+            device = _device(parameters)
+            reduction = Reduction(request.indexes, device)
 
             def work(batch: Batch) -> Iterator[Sample]:
-                yield Sample(request.reduced(self._over(function, parameters, rule, batch)))
+                yield Sample(reduction.of(self._over(function, parameters, rule, batch)))
 
             settings = None
             if checkpoint is not None:
@@ -168,18 +183,16 @@ class InputPathIntegratedGradients:
                     **stamped("objective", self.objective),
                     "parameters": self._reported,
                 }
-            scores = stream(
+            state = stream(
                 [work],
                 request.loaders,
                 request.indexes,
-                read=read,
+                Options(checkpoint=checkpoint, show_progress=show_progress, ranks=ranks),
+                read=partial(Batch.from_loader, device=device, model=self.model),
                 check=lambda condition, batch: _checked(batch),
-                checkpoint=checkpoint,
                 settings=settings,
-                show_progress=show_progress,
-                ranks=ranks,
             )
-            return request.answer(scores)
+            return request.answer(state.scores())
 
     def _begin(
         self, method: str | Rule, n_steps: int
@@ -195,16 +208,15 @@ class InputPathIntegratedGradients:
         rule: Rule,
         batch: Batch,
     ) -> dict[str, Tensor]:
-        sums = {name: torch.zeros_like(parameters[name]) for name in self._reported}
-        values = []
+        zeros = {name: torch.zeros_like(parameters[name]) for name in self._reported}
+        sums, values = Sums(zeros, is_zero=True), []
         for alpha, weight in zip(rule.nodes, rule.weights, strict=True):
             gradients = function.gradient(parameters, _at(batch, alpha), self._reported)
             values.append(gradients.values)
-            for name, gradient in gradients.by_name.items():
-                sums[name].add_(gradient, alpha=weight)
+            sums.add_all(gradients.by_name, weight)
         check_finite_values(values, batch.first, batch.step)
-        check_finite_gradients(sums, batch)
-        return sums
+        check_finite_gradients(sums.room, batch)
+        return sums.room
 
 
 def _at(batch: Batch, alpha: float) -> Batch:

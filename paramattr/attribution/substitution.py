@@ -16,21 +16,20 @@ from paramattr.attribution.gradient_times_change import gradient_times_change
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, UnitError, an, warn
 from paramattr.identity import identity
+from paramattr.integration.accumulation import Reduced
 from paramattr.integration.batches import Batch
-from paramattr.integration.ends import path_between
-from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.integrand import Integrand
-from paramattr.integration.readings import check_readings
-from paramattr.integration.reduction import Reduced
-from paramattr.integration.request import Loaders, Reducers, Request
-from paramattr.integration.streaming import stream
-from paramattr.integration.sums import Sample
+from paramattr.integration.integrand import Integrand, path_between
+from paramattr.integration.model import FunctionalModel
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute, check_count
 from paramattr.runtime.isolation import check_evaluating, undisturbed
 from paramattr.runtime.ranks import Distributed, Ranks
+from paramattr.scoring.readings import check_readings
+from paramattr.scoring.request import Loaders, Reducers, Request
+from paramattr.scoring.run import Options, stream
+from paramattr.scoring.state import Sample
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -141,14 +140,12 @@ def substitution_effect(
             [partial(_samples, exchanges)],
             request.loaders,
             request.indexes,
+            Options(checkpoint=checkpoint, show_progress=show_progress, ranks=ranks),
             read=partial(Batch.from_loader, device=integrand.device, model=model),
             check=check,
             at_once=internal_batch_size or WHOLE,
-            checkpoint=checkpoint,
             settings=settings,
-            show_progress=show_progress,
-            ranks=ranks,
-        )
+        ).scores()
     for of_units in scores.values():
         for name, of_reducer in of_units.items():
             # Only now: a checkpoint holds finite sums alone.

@@ -11,7 +11,6 @@ from operator import add
 from typing import TYPE_CHECKING, Any
 
 from paramattr.attribution.absolute_change import absolute_change
-from paramattr.attribution.integrated_gradients import FAIG
 from paramattr.bezier import BezierPath
 from paramattr.checkpoints import load_tensors
 from paramattr.diff.config import Config
@@ -23,16 +22,17 @@ from paramattr.diff.names import ALL
 from paramattr.diff.nodes import LADDER, Look, Nodes, Residuals, settled, warning
 from paramattr.diff.wording import spoken
 from paramattr.errors import UnitError, warn
+from paramattr.faig import FAIG
 from paramattr.integration.batches import Batch
-from paramattr.integration.ends import path_between
-from paramattr.integration.estimate import Estimate
-from paramattr.integration.profile import PathProfile
-from paramattr.integration.sums import LOOKED_AT
+from paramattr.integration.integrand import path_between
 from paramattr.objectives import is_loss
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import Distributed, Ranks
+from paramattr.scoring.estimate import Estimate
+from paramattr.scoring.profile import PathProfile
+from paramattr.scoring.state import LOOKED_AT
 from paramattr.units.designs import against_rest
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores

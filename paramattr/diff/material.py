@@ -21,8 +21,7 @@ from paramattr.diff.texts import Text, Tokens, read_texts, shortest_first
 from paramattr.errors import CheckpointError, DataError, ModelError, ParamattrError, an
 from paramattr.folders import is_folder_of_model
 from paramattr.huggingface import is_causal, read_pair
-from paramattr.integration.batches import Batch, mapped
-from paramattr.integration.drawing import drawn
+from paramattr.integration.batches import Batch, drawn, mapped
 from paramattr.objectives import (
     Objective,
     cross_entropy,

@@ -1,1 +1,1 @@
-"""Integration along a path: attributions per sample, and running sums over units."""
+"""Attributions: the objective along a path, its gradients, and their sums over nodes and units."""

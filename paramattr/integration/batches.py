@@ -1,10 +1,10 @@
-"""Batches of samples: the model's arguments and the objective's targets."""
+"""Samples: from what a loader gives to the model's arguments and the objective's targets."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Number
 from typing import Any, cast
@@ -12,11 +12,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler
 
 from paramattr.checkpoints import content
-from paramattr.errors import DataError, an
+from paramattr.errors import DataError, ParamattrError, an, one_line
 from paramattr.identity import identity, likeness
-from paramattr.integration.decoding import LABELS, decoder_inputs
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Any]
 """A model's inputs: one tensor, several, or keyword arguments."""
@@ -349,3 +349,127 @@ def _described(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"{an(type(value))} of {len(value)}"
     return f"{an(type(value))}"
+
+
+LABELS = "labels"
+"""The entry of a mapping that goes to the objective as targets."""
+GIVEN = "decoder_input_ids"
+_TOKENS = ("pad_token_id", "decoder_start_token_id")
+
+
+def decoder_inputs(
+    model: nn.Module | None, keywords: Mapping[str, Any], labels: Any
+) -> dict[str, Any]:
+    """Make the decoder's inputs as the model itself would, if it had the labels.
+
+    Args:
+        model: the model that takes the keywords.
+        keywords: those of the batch, without the labels.
+        labels: the labels.
+
+    Returns:
+        The keyword to add; none where the model decodes nothing, or the batch holds its inputs.
+
+    Raises:
+        DataError: if the model needs them and they cannot be made, saying what to give.
+    """
+    if model is None or not isinstance(labels, Tensor):
+        return {}
+    if {GIVEN, "decoder_inputs_embeds"} & keywords.keys():
+        return {}
+    make = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if make is None:
+        make = _shifting(model)
+    name, config = type(model).__name__, getattr(model, "config", None)
+    if make is None:
+        if _decodes_tokens(model, labels):
+            raise DataError(
+                f"{name} is an encoder-decoder, and gets no labels: they go to the objective; "
+                f"give {GIVEN!r} in the batch too, as the model makes them of its labels"
+            )
+        return {}
+    try:
+        return {GIVEN: make(labels)}
+    except (TypeError, ValueError, RuntimeError) as error:
+        missing = [f"config.{t} is None" for t in _TOKENS if getattr(config, t, None) is None]
+        raise DataError(
+            f"{name} cannot make its decoder's inputs from the labels "
+            f"({', '.join(missing) or one_line(error)}): expected a configuration that says how; "
+            f"set it, or give {GIVEN!r} in the batch"
+        ) from error
+
+
+def _shifting(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    # Several models of transformers shift the labels in `forward`, by a function of their module.
+    # Which one, and by which tokens, is read from the code: a wrong guess would be silent.
+    forward = inspect.unwrap(type(model).forward)
+    code, known = getattr(forward, "__code__", None), getattr(forward, "__globals__", {})
+    shift, config = known.get("shift_tokens_right"), getattr(model, "config", None)
+    if code is None or shift is None or "labels" not in inspect.signature(forward).parameters:
+        return None
+    if not {"shift_tokens_right", *_TOKENS} <= set(code.co_names):
+        return None
+    if "text_config" in code.co_names:  # the tokens are those of a part of the configuration
+        return None
+    return lambda labels: shift(labels, *(getattr(config, token, None) for token in _TOKENS))
+
+
+def _decodes_tokens(model: nn.Module, labels: Tensor) -> bool:
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    taken = inspect.signature(model.forward).parameters
+    is_tokens = labels.ndim > 1 and not labels.is_floating_point()
+    return is_tokens and GIVEN in taken and LABELS in taken
+
+
+def drawn(loader: Iterable[Any], name: str = "") -> Iterator[Any]:
+    """Draw every batch of a loader.
+
+    Args:
+        loader: any iterable of batches.
+        name: of its condition, for the error.
+
+    Raises:
+        DataError: if a `DataLoader`, or a worker of it, raises: with the number of the batch, and
+            where the data set is read in order, of the sample. Its own error is the cause. What any
+            other iterable raises passes through.
+    """
+    of = f" of {name!r}" if name else ""
+    finished = 0
+    try:
+        for item in loader:
+            yield item
+            finished += 1
+    except (ParamattrError, GeneratorExit):
+        raise
+    except Exception as error:
+        if not isinstance(loader, DataLoader):
+            raise
+        sample = _failing(loader, finished)
+        where = f"batch {finished + 1}{of}" if sample is None else f"sample {sample[0]}{of}"
+        reason = _reason(error) if sample is None else sample[1]
+        raise DataError(
+            f"the loader failed at {where} ({reason}): expected a batch; repair that sample or "
+            "leave it out"
+        ) from error
+
+
+def _failing(loader: DataLoader[Any], finished: int) -> tuple[int, str] | None:
+    """Find the sample that fails, where the loader reads a data set in order."""
+    if loader.batch_size is None or not isinstance(loader.sampler, SequentialSampler):
+        return None
+    # Workers read ahead, and what one of them raises comes in its batch's turn.
+    first = finished * loader.batch_size
+    for number in range(first, min(first + loader.batch_size, len(loader.dataset))):  # type: ignore[arg-type]
+        try:
+            loader.dataset[number]
+        except Exception as error:  # noqa: PERF203 (one batch)
+            return number, _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Caught ") and " worker " in lines[0]:
+        return lines[-1][:200]  # of the worker's own traceback
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,14 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, vmap
 
-from paramattr.errors import ObjectiveError, ParamattrError, an
+from paramattr.errors import ModelError, ObjectiveError, ParamattrError, an
+from paramattr.integration.accumulation import Reduction
 from paramattr.integration.batches import Batch, joined, mapped, tensors_in
-from paramattr.integration.functional import FunctionalModel
-from paramattr.integration.reaching import Rows
-from paramattr.integration.reentrant import no_reentrant
+from paramattr.integration.model import FunctionalModel, no_reentrant
+from paramattr.integration.operations import Rows
 from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.runtime.compute import wide
 from paramattr.runtime.halving import is_out_of_memory
+from paramattr.units.index import UnitIndex
 
 Take = Callable[[str, Tensor], None]
 """What is done with a parameter's gradient as soon as it is known."""
@@ -161,6 +162,18 @@ class ObjectiveOfParameters:
     def of_all_shards(self, slopes: dict[str, float]) -> dict[str, float]:
         """Add up what each process found of its shards; whole models have none."""
         return slopes
+
+    def reduction(self, indexes: Mapping[str, UnitIndex], device: torch.device) -> Reduction:
+        """Give the sums over units of gradients as they come here."""
+        return Reduction(indexes, device)
+
+    def agreeing(self) -> AbstractContextManager[None]:
+        """Go on after a block where it went well on every process that holds a shard."""
+        return nullcontext()
+
+    def check_gradients(self, sums: Mapping[str, Tensor], batch: Batch) -> None:
+        """Reject gradients that are not finite; as `check_finite_gradients`."""
+        check_finite_gradients(sums, batch)
 
     def sample_gradients(
         self, parameters: Mapping[str, Tensor], batch: Batch, names: Iterable[str]
@@ -352,3 +365,12 @@ def check_shape(values: object, samples: int) -> None:
             f"the objective gave {values.dtype}: expected real numbers, in half precision at "
             "least; take the .abs() or the .real of a complex one, or .float() of the output"
         )
+
+
+def came_in_parts(name: str) -> ModelError:
+    """Return the error of a gradient that one backward pass gave in several parts."""
+    return ModelError(
+        f"the gradient of parameter {name!r} comes in parts, which FSDP does not add: expected one "
+        "backward pass; give checkpoint(..., use_reentrant=False) in modules that are called "
+        "several times"
+    )

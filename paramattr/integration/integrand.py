@@ -1,48 +1,204 @@
-"""The integrand: the objective along a path, and its gradients."""
+"""The integrand: the objective along the path between two models, and its gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from paramattr.buffers import moving_buffers
 from paramattr.checkpoints import fingerprint
+from paramattr.errors import ModelError
 from paramattr.identity import likeness, stamped
+from paramattr.integration.accumulation import Attributions, chunks
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import Gradients, ObjectiveOfParameters, Take
-from paramattr.integration.points import Points, PointsInPlace
-from paramattr.integration.reduction import chunks
-from paramattr.paths import FittedPath
-from paramattr.runtime.compute import wide
+from paramattr.parameters import Baseline, align, named_parameters
+from paramattr.paths import FittedPath, Parameters, Path, StraightLine, check_ends
+from paramattr.runtime.compute import Compute, wide
 from paramattr.runtime.halving import in_parts
 from paramattr.runtime.ranks import Ranks, sketch
 
-Attributions = dict[str, Tensor]
-"""Names to tensors shaped like the parameters, or `(B, *shape)` per sample."""
+
+def path_between(
+    model: nn.Module,
+    baseline: Baseline,
+    path: Path | None,
+    compute: Compute,
+    *,
+    strict: bool = True,
+    quiet: bool = True,
+) -> FittedPath:
+    """Make the path from the target to the baseline.
+
+    Args:
+        model: the target.
+        baseline: the model it is compared with, or a mapping of names to tensors.
+        path: a path between them; the straight line by default. Buffers that it lacks move in a
+            straight line.
+        compute: where to put the path's tensors; they are in float32 at least.
+        strict: as in `FAIG`.
+        quiet: whether to suppress the warning about what `strict=False` left out.
+
+    Raises:
+        ModelError: if the two models do not fit, are equal, or are not the path's ends.
+    """
+    target = named_parameters(model)
+    other = align(model, baseline, strict=strict, quiet=quiet, widened=True)
+    buffers = moving_buffers(model, baseline, strict=strict, widened=True)
+    target |= {name: model.get_buffer(name).detach() for name in buffers}
+    other |= buffers
+    start, end = compute.placed(target), compute.placed(other)
+    if all(torch.equal(start[name], end[name]) for name in start):
+        raise ModelError(
+            "the baseline equals the model in every parameter: there is no change to "
+            "attribute; pass the model from before the fine-tuning as the baseline"
+        )
+    if path is None:
+        return FittedPath(StraightLine(start, end), start, buffers=tuple(buffers))
+    held = path.evaluate(0.0)
+    rest = [name for name in buffers if name not in held]
+    check_ends(
+        path,
+        {name: value for name, value in target.items() if name not in rest},
+        {name: value for name, value in other.items() if name not in rest},
+    )
+    line = StraightLine(*({name: side[name] for name in rest} for side in (start, end)))
+    return FittedPath(path, start, line if rest else None, buffers=tuple(buffers))
+
+
+class Points:
+    """The parameters at some points of a path.
+
+    A point's tensors are valid until `at` is called with another `alpha`: one point's memory is
+    written anew for all that have no place of their own. A point that the model has written on is
+    interpolated again.
+
+    Args:
+        path: the path.
+        dtype: precision of the points' floating-point tensors; the path's by default.
+    """
+
+    are_in_place = False
+
+    def __init__(self, path: FittedPath, dtype: torch.dtype | None = None) -> None:
+        self.path, self.dtype, self._room = path, dtype, 1
+        self._kept: dict[float, _Point] = {}
+        self._passing: _Point | None = None
+
+    def keep(self, points: int) -> None:
+        """Set how many points are held, the one that is written anew included."""
+        self._room = points
+        for alpha in list(self._kept)[points - 1 :]:
+            del self._kept[alpha]
+
+    def at(self, alpha: float, *, keep: bool = False) -> Parameters:
+        """Give the parameters at `alpha`: at a path's ends the models' own tensors, if they fit.
+
+        Args:
+            alpha: the place on the path.
+            keep: whether the point comes again, and gets a place of its own while there is one.
+        """
+        point = self._kept.get(alpha)
+        if point is None and keep and len(self._kept) < self._room - 1:
+            point = self._kept[alpha] = _Point(self._empty())
+        if point is None:
+            if self._passing is None:
+                self._passing = _Point(self._empty())
+            point = self._passing
+        if not point.is_at(alpha):
+            with torch.no_grad():
+                self.path.fill(alpha, point.values)
+            point.is_now_at(alpha)
+        return dict(point.values)
+
+    def written(self) -> list[str]:
+        """List what the model has written on since the last point was filled."""
+        return [] if self._passing is None else self._passing.written()
+
+    def _empty(self) -> Parameters:
+        return {
+            name: torch.empty_like(value, dtype=self.dtype if value.is_floating_point() else None)
+            for name, value in self.path.start.items()
+        }
+
+
+class PointsInPlace:
+    """Points that the path writes into the model's own memory, one after the other: none is held.
+
+    Args:
+        path: the path.
+    """
+
+    are_in_place = True
+
+    def __init__(self, path: FittedPath) -> None:
+        self.path = path
+
+    def keep(self, points: int) -> None:
+        """Hold nothing, whatever is asked for."""
+
+    def at(self, alpha: float, *, keep: bool = False) -> Parameters:
+        """Write the parameters at `alpha`, and give them."""
+        return self.path.evaluate(alpha)
+
+    def written(self) -> list[str]:
+        """List nothing: whoever holds the memory restores it."""
+        return []
+
+
+class _Point:
+    """Tensors, and what they were last filled with."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self.values = values
+        self._alpha: float | None = None
+        self._versions: list[int] = []
+
+    def is_at(self, alpha: float) -> bool:
+        return self._alpha == alpha and self._versions == self._seen()
+
+    def is_now_at(self, alpha: float) -> None:
+        self._alpha, self._versions = alpha, self._seen()
+
+    def written(self) -> list[str]:
+        pairs = zip(self.values, self._versions, self._seen(), strict=True)
+        return [name for name, before, now in pairs if before != now]
+
+    def _seen(self) -> list[int]:
+        return [value._version for value in self.values.values()]
 
 
 class Watch:
     """A place at which a run's own gradients of the first sample give the slope, once.
 
-    Args:
-        alpha: the place, a node of the run.
-        names: all that moves there. Partitions ask for some of them at a time.
-        then: called with the slope as soon as all have been asked for.
+    It watches nothing until `wait` is called.
     """
 
-    def __init__(self, alpha: float, names: Iterable[str], then: Callable[[float], None]) -> None:
-        self.alpha, self._missing, self._then = alpha, set(names), then
-        self._slope, self._is_over = 0.0, False
+    def __init__(self) -> None:
+        self._alpha: float | None = None
+        self._missing, self._slope = set[str](), 0.0
+        self._then: Callable[[float], None] = lambda slope: None
+
+    def wait(self, alpha: float, names: Iterable[str], then: Callable[[float], None]) -> None:
+        """Wait for the gradients at a node of the run.
+
+        Args:
+            alpha: the node.
+            names: all that moves there. Partitions ask for some of them at a time.
+            then: function of the slope, called as soon as all have been asked for.
+        """
+        self._alpha, self._missing, self._then = alpha, set(names), then
 
     def is_due(self, alpha: float, batch: Batch) -> bool:
         """Say whether these gradients are those that are waited for."""
-        return not self._is_over and alpha == self.alpha and batch.number(0) == 0
+        return alpha == self._alpha and batch.number(0) == 0
 
     def add(self, name: str, slope: float) -> None:
         """Take in one parameter's part of the slope."""
@@ -53,7 +209,7 @@ class Watch:
         """Note the parameters that a pass was asked for; some may have had no gradient."""
         self._missing.difference_update(names)
         if not self._missing:
-            self._is_over = True
+            self._alpha = None
             self._then(self._slope)
 
 
@@ -66,7 +222,7 @@ class Integrand:
         path: the path from the target to the baseline.
         reported: the names whose attributions are kept.
         points: the parameters at points of the path, held where they come again.
-        watch: what is handed the slope at one place, if anything.
+        watch: what may wait for the slope at one place.
     """
 
     objective: ObjectiveOfParameters
@@ -77,7 +233,7 @@ class Integrand:
         repr=False,
         compare=False,
     )
-    watch: Watch | None = field(default=None, repr=False, compare=False)
+    watch: Watch = field(default_factory=Watch, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.points is None:
@@ -95,7 +251,11 @@ class Integrand:
         Raises:
             ModelError: as `FunctionalModel.replica`.
         """
-        return replace(self, objective=self.objective.replica(), points=None)  # type: ignore[arg-type]
+        return self.other(self.objective.replica())
+
+    def other(self, objective: ObjectiveOfParameters, path: FittedPath | None = None) -> Integrand:
+        """Return an integrand of another objective, or along another path, with own points."""
+        return Integrand(objective, self.path if path is None else path, self.reported)
 
     def referenced(self, batch: Batch, at_once: int) -> Batch:
         """Fill in a batch's targets if the objective compares with the target model's outputs."""
@@ -134,9 +294,8 @@ class Integrand:
             each: whether per sample.
             take: as in `ObjectiveOfParameters.gradient`; only for a sum over the batch.
         """
-        point = self.points.at(alpha, keep=True)
-        watch = self.watch
-        if watch is None or not watch.is_due(alpha, batch):
+        point, watch = self.points.at(alpha, keep=True), self.watch
+        if not watch.is_due(alpha, batch):
             if each:
                 return self.objective.sample_gradients(point, batch, names)
             return self.objective.gradient(point, batch, names, take)
@@ -197,17 +356,21 @@ class Integrand:
             leading: sizes of the dimensions in front of the parameter's.
             of_gradients: whether to use the gradients' precision if it is wider.
         """
-        zeros, precision = {}, self.objective.model.given_dtype
-        for name in names:
+        zeros = {}
+        for name, kind in self.kinds(names).items():
             like = self.path.start[name]
-            shape, kind = (*leading, *like.shape), wide(like.dtype)
-            if of_gradients and precision is not None:
-                kind = torch.promote_types(kind, precision)
+            shape, kind = (*leading, *like.shape), kind if of_gradients else wide(like.dtype)
             if leading:
                 zeros[name] = torch.zeros(shape, dtype=kind, device=like.device)
             else:
                 zeros[name] = torch.zeros_like(like, dtype=kind)
         return zeros
+
+    def kinds(self, names: Iterable[str]) -> dict[str, torch.dtype]:
+        """Give the precision of each parameter's gradients."""
+        own, given = self.path.start, self.objective.model.given_dtype
+        wider = {name: wide(own[name].dtype) for name in names}
+        return {n: t if given is None else torch.promote_types(t, given) for n, t in wider.items()}
 
     def compare(self, ranks: Ranks, *settings: Any) -> None:
         """Compare with other ranks what is integrated, and how.

@@ -1,23 +1,45 @@
-"""Shards: what one process holds of two models that are sharded by FSDP2 (`fully_shard`)."""
+"""Models whose parameters are shards over several processes (FSDP2, `fully_shard`).
+
+FSDP gathers a module's parameters in hooks around its call and scatters their gradients in hooks
+of the backward pass. So the model is called as it is, with the path's shards written into its own,
+and is restored afterwards. What is interpolated, multiplied and summed is a shard; only the units'
+sums are added over processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from paramattr.buffers import moving_buffers
-from paramattr.errors import ModelError
-from paramattr.integration.gradients import Take
-from paramattr.integration.reduction import Reduced, Reduction
+from paramattr.errors import ModelError, ObjectiveError, ParamattrError, one_line
+from paramattr.integration.accumulation import Reduced, Reduction
+from paramattr.integration.batches import Batch, joined, mapped
+from paramattr.integration.gradients import (
+    Gradients,
+    Take,
+    came_in_parts,
+    check_finite_values,
+    check_shape,
+)
+from paramattr.integration.integrand import Integrand, PointsInPlace
+from paramattr.integration.operations import reaching
+from paramattr.objectives import Objective, SelfReference, prediction
 from paramattr.parameters import Baseline, is_shard, named_parameters, state_of
+from paramattr.paths import FittedPath, StraightLine
+from paramattr.runtime.compute import Compute
+from paramattr.runtime.halving import is_out_of_memory
 from paramattr.runtime.isolation import check_evaluating
+from paramattr.runtime.memory import give_back_free, giving_back_after
 from paramattr.runtime.ranks import ALONE, Ranks
 from paramattr.units.index import UnitIndex
 
@@ -127,7 +149,7 @@ class Shards:
         for name, gathered in self.model.named_parameters():
             if gathered.grad is not None:
                 gathered.grad = None
-                raise in_parts(name)
+                raise came_in_parts(name)
 
     def reduction(self, indexes: Mapping[str, UnitIndex]) -> Reduction:
         """Give the sums over units of this process's shards.
@@ -136,7 +158,8 @@ class Shards:
             indexes: name of a set of units to the units, of the whole parameters.
         """
         device = next(iter(self.locals.values())).device
-        return Reduction({name: self._cut(index) for name, index in indexes.items()}, device)
+        cut = {name: self._cut(index) for name, index in indexes.items()}
+        return Reduction(cut, device, self.added)
 
     def summed(self, own: Mapping[str, float]) -> dict[str, float]:
         """Add up a number for each parameter over the processes; 0 where one has none."""
@@ -224,6 +247,222 @@ class Shards:
             )
 
 
+class _LineInPlace:
+    """A line whose points are written into the model's own shards: each is valid until the next."""
+
+    is_piecewise_linear = True
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards, self.line = shards, StraightLine(shards.start, shards.end)
+
+    def evaluate(self, alpha: float) -> dict[str, Tensor]:
+        """Write the shards at `alpha`, and give them."""
+        shards = self.shards
+        reshard(shards.model)
+        with torch.no_grad():
+            for name, local in shards.locals.items():
+                torch.lerp(shards.start[name], shards.end[name], alpha, out=local)
+        return dict(shards.locals)
+
+    def derivative(self, alpha: float) -> dict[str, Tensor]:
+        """Give the baseline's shards minus the target's."""
+        return self.line.derivative(alpha)
+
+    def derivative_of(
+        self, name: str, alpha: float, rows: slice | Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """Give some rows of one parameter's derivative."""
+        return self.line.derivative_of(name, alpha, rows, out)
+
+    def moving(self, alpha: float) -> list[str]:
+        """List what moves on any process."""
+        return sorted(self.shards.moving())
+
+
+class _ShardedModel:
+    """What is asked of a model as a function, of one whose shards are written in place."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.model, self.compute = shards.model, Compute()
+        self.moving: tuple[str, ...] = ()
+        self.given_dtype: torch.dtype | None = None
+        self._reaching, self._large = reaching(shards.model), shards.large()
+
+    def __call__(self, values: Mapping[str, Tensor], batch: Batch) -> Any:
+        """Run the model on the shards that it holds."""
+        arguments, keywords = mapped((batch.arguments, batch.keywords), torch.clone)
+        with self._reaching, giving_back_after(self._large):
+            return self.model(*arguments, **keywords)
+
+
+class ShardedObjective:
+    """The objective at the point that was written into the model's shards last.
+
+    Args:
+        shards: of the target, inside `with`.
+        objective: `(output, targets)` to a tensor `(B,)`.
+        ranks: the processes that take part.
+    """
+
+    is_batchable = False
+
+    def __init__(self, shards: Shards, objective: Objective, ranks: Ranks) -> None:
+        self.shards, self.objective, self.ranks = shards, objective, ranks
+        self.model = _ShardedModel(shards)
+
+    def values(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "b"]:
+        """Evaluate the objective at the point that was written last.
+
+        Raises:
+            ObjectiveError: if the objective does not give one finite number per sample.
+        """
+        try:
+            with torch.no_grad():
+                values = self._evaluate(batch, is_last=True)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # Halved on one process alone, samples would be gathered for with others' parameters.
+            raise ParamattrError(
+                f"the device has no room for {len(batch)} samples ({one_line(error)}), and the "
+                "model is sharded: give a smaller internal_batch_size, or shards over more "
+                "processes"
+            ) from error
+        reshard(self.shards.model)
+        return values
+
+    def backward(self, batch: Batch, take: Take) -> Float[Tensor, "b"]:
+        """Differentiate at the point that was written last, and hand each gradient over.
+
+        FSDP averages gradients over the processes, which all have the same samples: the average is
+        the gradient.
+
+        Args:
+            batch: samples.
+            take: as in `Shards.handing_over`.
+
+        Raises:
+            ObjectiveError: if the objective does not give one number per sample, or does not depend
+                on the parameters.
+        """
+        values = self._evaluate(batch)
+        left = LARGE
+
+        def handed(name: str, gradient: Tensor) -> None:
+            nonlocal left
+            left -= gradient.nbytes
+            if left <= 0 and gradient.device.type == "cpu":
+                left = LARGE
+                give_back_free()
+            take(name, gradient)
+
+        with self.shards.handing_over(handed):
+            values.sum().backward()
+        reshard(self.shards.model)
+        return values.detach()
+
+    def gradient(
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        names: Sequence[str],
+        take: Take | None = None,
+    ) -> Gradients:
+        """Do what `ObjectiveOfParameters.gradient` does, at the point that was written last."""
+        wanted, held = frozenset(names), dict[str, Tensor]()
+
+        def of_wanted(name: str, gradient: Tensor) -> None:
+            if name not in wanted:
+                return
+            if take is not None:
+                take(name, gradient)
+            else:
+                held[name] = held[name].add_(gradient) if name in held else gradient
+
+        values = self.backward(batch, of_wanted)
+        for name in wanted if take is None else ():
+            if name not in held:
+                held[name] = torch.zeros_like(self.shards.locals[name])
+        return Gradients(values, held)
+
+    def of_all_shards(self, slopes: dict[str, float]) -> dict[str, float]:
+        """Add up what each process found of its shards."""
+        return self.shards.summed(slopes)
+
+    def reduction(self, indexes: Mapping[str, UnitIndex], device: torch.device) -> Reduction:
+        """Give the sums over units of this process's shards, added up over the processes."""
+        return self.shards.reduction(indexes)
+
+    def agreeing(self) -> AbstractContextManager[None]:
+        """Go on after a block where it went well on every process that holds a shard."""
+        return self.ranks.agreeing(self.shards.all_of)
+
+    def check_gradients(self, sums: Mapping[str, Tensor], batch: Batch) -> None:
+        """Reject gradients that are not finite on any process.
+
+        Raises:
+            ObjectiveError: naming the sample; no process knows the parameters of the others.
+        """
+        if not self.shards.all_of(all(bool(torch.isfinite(one.sum())) for one in sums.values())):
+            raise ObjectiveError(
+                f"the gradient is not finite for sample {batch.first}, somewhere on the path: "
+                "expected finite numbers; a square root or logarithm of zero has no finite "
+                "gradient, so add a small constant inside it"
+            )
+
+    def referenced(
+        self, parameters: Callable[[], Mapping[str, Tensor]], batch: Batch, at_once: int
+    ) -> Batch:
+        """Replace a batch's targets by the target model's outputs, if the objective needs them."""
+        if not isinstance(self.objective, SelfReference):
+            return batch
+        point = parameters()
+        with torch.no_grad():
+            outputs = [prediction(self.model(point, part)) for part in batch.chunks(at_once)]
+        reshard(self.shards.model)
+        return replace(batch, targets=joined(outputs))
+
+    def _evaluate(self, batch: Batch, *, is_last: bool = False) -> Tensor:
+        """Evaluate, and go on where that went well on every process.
+
+        Args:
+            batch: samples.
+            is_last: whether no gradient is asked for.
+        """
+        output = self.model({}, batch)
+        with self.agreeing():
+            return self._checked(output, batch, is_last=is_last)
+
+    def _checked(self, output: Any, batch: Batch, *, is_last: bool) -> Tensor:
+        # Cloned, since the objective may modify them, as the model may modify its inputs.
+        values = self.objective(output, mapped(batch.targets, torch.clone))
+        check_shape(values, len(batch))
+        if is_last:
+            check_finite_values([values], batch.first, batch.step)
+        elif not values.requires_grad:
+            raise ObjectiveError(
+                "the objective does not depend on the parameters: expected a value that autograd "
+                "can follow; remove detach(), .item() and no_grad() from model and objective"
+            )
+        return values
+
+
+def integrand_of_shards(
+    shards: Shards, objective: Objective, reported: Iterable[str], ranks: Ranks
+) -> Integrand:
+    """Give the objective along the straight line between two models' shards.
+
+    Args:
+        shards: of both models, inside `with`.
+        objective: `(output, targets)` to a tensor `(B,)`.
+        reported: names whose attributions are kept.
+        ranks: the processes that take part.
+    """
+    function: Any = ShardedObjective(shards, objective, ranks)  # not one of whole models
+    path = FittedPath(_LineInPlace(shards), shards.start)
+    return Integrand(function, path, tuple(reported), PointsInPlace(path))
+
+
 class _State(NamedTuple):
     """What a parameter has beside its values.
 
@@ -271,15 +510,6 @@ def reshard(model: nn.Module) -> None:
         give_back = getattr(module, "reshard", None)
         if give_back is not None and hasattr(module, "unshard"):
             give_back()
-
-
-def in_parts(name: str) -> ModelError:
-    """Give the error of a gradient of which FSDP adds a part alone."""
-    return ModelError(
-        f"the gradient of parameter {name!r} comes in parts, which FSDP does not add: expected one "
-        "backward pass; give checkpoint(..., use_reentrant=False) in modules that are called "
-        "several times"
-    )
 
 
 def _begin_anew(model: nn.Module) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from paramattr.faithfulness.comparison import CONTROL, Comparison
 from paramattr.figures import COLOURS, GREY, Look, looks
-from paramattr.integration.profile import PathProfile
 from paramattr.report.blocks import Modulation, Panel, Panels
+from paramattr.scoring.profile import PathProfile
 
 Trace = dict[str, Any]
 TICKS = (0, 1, 5, 10, 25, 50, 75, 100)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from paramattr.faithfulness.comparison import CONTROL, Comparison
-from paramattr.integration.profile import PathProfile
 from paramattr.report.blocks import (
     Block,
     Cell,
@@ -20,6 +19,7 @@ from paramattr.report.network import network_of
 from paramattr.report.page import Section
 from paramattr.report.panels import curve_panels, profile_panels
 from paramattr.report.wording import Wording
+from paramattr.scoring.profile import PathProfile
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 from paramattr.units.showing import name_of

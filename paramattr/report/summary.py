@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from paramattr.faithfulness.comparison import CONTROL, Comparison
-from paramattr.integration.profile import PathProfile
 from paramattr.report.wording import Wording
+from paramattr.scoring.profile import PathProfile
 from paramattr.units.scores import Scores
 
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from paramattr.errors import ParamattrError, an
 from paramattr.faithfulness.comparison import CONTROL, Comparison
-from paramattr.integration.profile import PathProfile
 from paramattr.report import sections, summary
 from paramattr.report.blocks import Change, Modulation
 from paramattr.report.page import Page, Section, check_installed
 from paramattr.report.wording import Wording
+from paramattr.scoring.profile import PathProfile
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 

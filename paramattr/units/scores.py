@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from paramattr.checkpoints import taken_apart
+from paramattr.cost import Cost as Cost
 from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
-from paramattr.units.cost import Cost as Cost
 from paramattr.units.covariances import Paired
 from paramattr.units.fitting import one_each
 from paramattr.units.index import Unit, UnitIndex, check_same_units

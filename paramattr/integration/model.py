@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from torch.func import functional_call
 from paramattr.errors import ModelError
 from paramattr.hooked import all_hooked, as_assembled, copied
 from paramattr.integration.batches import Batch, mapped
-from paramattr.integration.reaching import Reaching, Rows, reaching
+from paramattr.integration.operations import Reaching, Rows, reaching
 from paramattr.parameters import owners
 from paramattr.runtime.compute import Compute, wide
 from paramattr.runtime.isolation import check_evaluating
@@ -211,3 +212,35 @@ def _slots(model: nn.Module, moving: Iterable[str]) -> list[tuple[dict[str, Any]
 
 def _joined(path: str, attribute: str) -> str:
     return f"{path}.{attribute}" if path else attribute
+
+
+_SAID = ("None of the inputs have requires_grad=True", "When use_reentrant=True, torch.utils")
+
+
+@contextmanager
+def no_reentrant(model: nn.Module) -> Iterator[None]:
+    """Reject a model that runs blocks in `checkpoint(..., use_reentrant=True)`.
+
+    Its backward pass refuses chosen `inputs`, and silently cuts all gradients of a block whose own
+    inputs need none, as those of the first layer do. Such a block leaves no mark on the model, but
+    torch warns where none of its inputs needs a gradient, and under `no_grad` none does. (A mode
+    that sees each operation would see it too, and break models that are compiled in part.)
+
+    Args:
+        model: what runs inside, under `no_grad`, or forward and backward.
+
+    Raises:
+        ModelError: saying what to use instead.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=_SAID[0], category=UserWarning)
+            yield
+    except (UserWarning, RuntimeError) as error:
+        if not str(error).startswith(_SAID):
+            raise
+        raise ModelError(
+            f"the model ({type(model).__name__}) uses activation checkpointing with "
+            "use_reentrant=True, which cuts gradients or refuses those of chosen parameters: "
+            "expected checkpoint(..., use_reentrant=False), or none"
+        ) from None

@@ -8,7 +8,6 @@ quotient of differences, and what is attributed is wrong however many nodes ther
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,10 +15,10 @@ import torch
 
 from paramattr.errors import ModelError, warn
 from paramattr.integration.batches import Batch
-from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.integral import place, total_over
 from paramattr.integration.integrand import Integrand
-from paramattr.integration.path_integral import place, total_over
+from paramattr.integration.model import FunctionalModel
 from paramattr.parameters import check_whole
 from paramattr.paths import FittedPath, StraightLine
 from paramattr.quadrature import get_rule
@@ -160,8 +159,7 @@ def precision_of(integrand: Integrand) -> torch.dtype:
 def _in(integrand: Integrand, dtype: torch.dtype, path: FittedPath) -> Integrand:
     old = integrand.objective
     model = FunctionalModel(old.model.model, Compute(dtype=dtype), moving=old.model.moving)
-    new = ObjectiveOfParameters(model, old.objective)
-    return replace(integrand, objective=new, path=path, points=None)  # type: ignore[arg-type]
+    return integrand.other(ObjectiveOfParameters(model, old.objective), path)
 
 
 def _places(path: FittedPath) -> tuple[Place, Place]:

@@ -1,34 +1,29 @@
-"""What is looked at before the work: the first sample, at both ends of the path."""
+"""Checks on the first samples: at both ends of the path, before the work and beside it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paramattr.errors import warn
 from paramattr.integration.batches import Batch
-from paramattr.integration.completeness import (
-    exactly,
-    look_for_cuts,
-    node_inside,
-    precision_of,
-)
-from paramattr.integration.differences import differences, said
-from paramattr.integration.functional import FunctionalModel
 from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.integrand import Integrand, Watch
-from paramattr.integration.profile import PathProfile
-from paramattr.integration.readings import check_readings
-from paramattr.integration.sums import LOOKED_AT, Missed, Sample
+from paramattr.integration.integrand import Integrand
+from paramattr.integration.model import FunctionalModel
 from paramattr.objectives import is_loss
 from paramattr.parameters import named_parameters, state_of
 from paramattr.runtime.compute import wide
 from paramattr.runtime.isolation import restoring
 from paramattr.runtime.ranks import ALONE, Ranks
+from paramattr.scoring.completeness import exactly, look_for_cuts, node_inside, precision_of
+from paramattr.scoring.profile import PathProfile
+from paramattr.scoring.readings import check_readings
+from paramattr.scoring.state import LOOKED_AT, Missed, Sample
 from paramattr.units.significance import quantile
 
 PRECISION_TOLERANCE = 0.05
@@ -41,6 +36,10 @@ of the error of their mean."""
 GAP_TOLERANCE = 0.01
 """The share of the objective's change that the baseline model itself may differ from the path's
 end by without a warning."""
+NAMED = 3
+"""Differences that a message names."""
+_OF_A_COPY = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Entries of a configuration that say where a model comes from, not what it computes."""
 
 
 class Preflight:
@@ -76,6 +75,7 @@ class Preflight:
         self._samples: dict[str, int] = {}
         self._changes: dict[str, dict[int, float]] = {}
         self._first: tuple[Batch, tuple[float, float] | None] | None = None
+        self._rides = False
 
     def __call__(self, batch: Batch, condition: str = "", at_once: int = 1) -> bool:
         """Look at a batch, if it is the first of its condition or the earlier ones leave a doubt.
@@ -123,7 +123,7 @@ class Preflight:
         if ends is None and (self.looks_for_cuts or self.baseline is not None):
             start, end = (float(self.integrand.values(alpha, sample, 1)) for alpha in (0.0, 1.0))
             ends = (start, end)
-        if self.looks_for_cuts and self.integrand.watch is None:
+        if self.looks_for_cuts and not self._rides:
             look_for_cuts(self.integrand, sample, ends, warns=self.ranks.is_first)
         elif self.looks_for_cuts:
             self._first = sample, ends
@@ -145,8 +145,8 @@ class Preflight:
             if self._first is not None:
                 look_for_cuts(self.integrand, *self._first, taken=(node.alpha, slope))
 
-        moving = self.integrand.moving(node.alpha)
-        object.__setattr__(self.integrand, "watch", Watch(node.alpha, moving, look))
+        self._rides = True
+        self.integrand.watch.wait(node.alpha, self.integrand.moving(node.alpha), look)
 
     def _is_doubtful(self, condition: str) -> bool:
         """Say whether the few samples so far show a barrier that more of them may not."""
@@ -348,3 +348,86 @@ def _common_dtype(*models: nn.Module) -> torch.dtype | None:
 def _change(integrand: Integrand, sample: Batch) -> float:
     start, end = (float(integrand.values(alpha, sample, 1)) for alpha in (0.0, 1.0))
     return end - start
+
+
+def differences(model: nn.Module, baseline: nn.Module, moving: Iterable[str]) -> list[str]:
+    """List what differs and is not attributed: structure, whole numbers, settings, hooks.
+
+    Args:
+        model: the target.
+        baseline: the model that it is compared with.
+        moving: names of the parameters and buffers that move along the path.
+    """
+    found: list[str] = []
+    there = dict(baseline.named_modules())
+    for path, own in model.named_modules():
+        where = f"layer {path!r}" if path else "the model"
+        other = there.get(path)
+        if other is None:
+            found.append(f"{where} is missing in the baseline")
+            continue
+        if type(own) is not type(other):
+            kinds = type(own).__name__, type(other).__name__
+            found.append(f"{where} is of class {kinds[0]} and {kinds[1]}")
+            continue
+        found += [f"{where} has {what}" for what in _settings(own, other)]
+    found += [f"buffer {name!r} differs" for name in _buffers(model, baseline, set(moving))]
+    return found
+
+
+def said(found: list[str]) -> str:
+    """Put differences in words, the first of them by name."""
+    if not found:
+        return "something beside parameters and buffers differs, such as the models' code"
+    more = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return "; ".join(found[:NAMED]) + more
+
+
+def _settings(own: nn.Module, other: nn.Module) -> Iterator[str]:
+    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+        counts = len(getattr(own, hooks)), len(getattr(other, hooks))
+        if counts[0] != counts[1]:
+            yield f"{counts[0]} forward hooks and {counts[1]}"
+    yield from _entries(_plain(vars(own)), _plain(vars(other)), "")
+    yield from _entries(_config(own), _config(other), "config.")
+
+
+def _entries(own: Mapping[str, Any], other: Mapping[str, Any], start: str) -> Iterator[str]:
+    for name in own.keys() | other.keys():
+        if own.get(name) != other.get(name):
+            yield f"{start}{name} {own.get(name)!r} and {other.get(name)!r}"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the public entries that can be compared and written."""
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
+
+
+def _config(module: nn.Module) -> dict[str, Any]:
+    to_dict = getattr(getattr(module, "config", None), "to_dict", None)
+    entries = to_dict() if callable(to_dict) else {}
+    return {name: value for name, value in _plain(entries).items() if name not in _OF_A_COPY}
+
+
+def _buffers(model: nn.Module, baseline: nn.Module, moving: set[str]) -> Iterator[str]:
+    there = dict(baseline.named_buffers())
+    for name, buffer in model.named_buffers():
+        other = there.get(name)
+        is_counter = name.endswith("num_batches_tracked")  # nothing reads it in evaluation mode
+        if name in moving or is_counter or other is None or _are_equal(buffer, other):
+            continue
+        yield name
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other.to(one.device)).all())

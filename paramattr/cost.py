@@ -1,4 +1,4 @@
-"""The order of a run's gradients: what is interpolated once, and what is held for it."""
+"""What a run takes: gradients and seconds, panels per sample, and memory along the path."""
 
 from __future__ import annotations
 
@@ -6,6 +6,23 @@ from typing import NamedTuple
 
 AMPLE = 2**28
 """Bytes that are held without asking: 256 MiB, which small models never reach."""
+
+
+class Spent(NamedTuple):
+    """The cost of the adaptive integration of one sample (or of one summed batch).
+
+    Attributes:
+        evaluations: number of gradients.
+        panels: number of panels that were kept.
+        residual: the attributions' sum minus the objective's change, relative to that change.
+        reason: why it stopped: `"converged"`; `"max_evaluations"` if they ran out first; or
+            `"narrowest"` if a panel was halved 16 times and still is not accurate enough.
+    """
+
+    evaluations: int
+    panels: int
+    residual: float
+    reason: str
 
 
 class Plan(NamedTuple):
@@ -37,9 +54,9 @@ class Plan(NamedTuple):
         One point, and with several nodes one sum, are held whatever the budget.
 
         Args:
-            nodes: of the rule.
-            samples: that come together.
-            size: of the parameters, in bytes.
+            nodes: number of nodes of the rule.
+            samples: number of samples that come together.
+            size: bytes of the parameters.
             memory: bytes that all of these may take; by default 1.75 times the parameters, so that
                 with one node a run stays below three times them, or 256 MiB if that is more.
 
@@ -63,13 +80,36 @@ class Plan(NamedTuple):
         """Plan nodes that come once: each is interpolated for its sample alone.
 
         Args:
-            nodes: per sample.
-            size: of the parameters, in bytes.
-            memory: as in `of`.
+            nodes: number of nodes per sample.
+            size: bytes of the parameters.
+            memory: bytes, as in `of`.
         """
         held = 1 + (nodes > 1)
         speed = min(size, max(0, _room(size, memory) - held * size))
         return cls(1, 1, held - 1, speed, float(nodes), held * size + speed)
+
+
+class Cost(NamedTuple):
+    """What scores took.
+
+    Attributes:
+        gradients: number of gradients, in this run.
+        samples: number of samples, in this run.
+        seconds: wall time of the whole call, of all its conditions together.
+        each: what an adaptive integration took, an entry per sample of all conditions.
+        plan: the order of the gradients, each worker on its own; None if attributions were held as
+            a whole.
+    """
+
+    gradients: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    each: tuple[Spent, ...] = ()
+    plan: Plan | None = None
+
+    def plus(self, gradients: int) -> Cost:
+        """Add one sample."""
+        return self._replace(gradients=self.gradients + gradients, samples=self.samples + 1)
 
 
 def _room(size: int, memory: int | None) -> int:

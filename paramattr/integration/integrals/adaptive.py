@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paramattr.errors import ParamattrError
+from paramattr.cost import Spent
+from paramattr.errors import ModelError, ParamattrError
+from paramattr.integration.accumulation import Attributions, Reduction
 from paramattr.integration.batches import Batch
-from paramattr.integration.gradients import check_finite_gradients, check_finite_values
-from paramattr.integration.integrand import Attributions, Integrand
-from paramattr.integration.path_integral import Integrated, Node, Spent, Values, place
+from paramattr.integration.integral import Integrated, Values, integrated, place, stretches
+from paramattr.integration.integrand import Integrand
 from paramattr.quadrature import gauss_kronrod
 
 NODES = 7
@@ -49,6 +50,7 @@ class Adaptive:
 
     rtol: float = 1e-3
     max_evaluations: int = 31 * NODES
+    needs_all = True
 
     def __post_init__(self) -> None:
         if not 0 < self.rtol < 1:
@@ -61,10 +63,26 @@ class Adaptive:
                 "nodes of one panel"
             )
 
+    def integral(self, integrand: Integrand) -> AdaptiveIntegral:
+        """Give the integral of the objective along the path."""
+        return AdaptiveIntegral(integrand, self)
+
+    def check_shards(self) -> None:
+        """Reject models that are sharded over processes.
+
+        Raises:
+            ModelError: always: no process knows the total that a panel is judged by.
+        """
+        raise ModelError(
+            'method="adaptive" needs the attributions of all parameters at once, and the model '
+            "is sharded: expected a rule with fixed nodes"
+        )
+
 
 class _Panel(NamedTuple):
     start: float
     end: float
+    moving: list[str] | None
 
 
 class _Accepted(NamedTuple):
@@ -90,9 +108,46 @@ class AdaptiveIntegral:
         self.rule = gauss_kronrod(NODES)
 
     @property
+    def moving(self) -> list[str]:
+        """List all parameters that move somewhere."""
+        starts = self.integrand.path.breakpoints[:-1]
+        names = (name for alpha in starts for name in self.integrand.moving(alpha))
+        return list(dict.fromkeys(names))
+
+    @property
     def reports_all(self) -> bool:
         """Say that each sample comes with its total."""
         return False
+
+    @property
+    def shared_nodes(self) -> Sequence[float]:
+        """List no node: each sample has its own."""
+        return ()
+
+    @property
+    def looked_at(self) -> Sequence[float]:
+        """List no place: the ends of the first panels are those of all samples."""
+        return ()
+
+    def by_units(self, reduction: Reduction, memory: int | None) -> None:
+        """Give none: a panel may be taken back."""
+
+    def partitioned(self, parts: int) -> Sequence[AdaptiveIntegral]:
+        """Reject several parts.
+
+        Raises:
+            ParamattrError: for several: all parameters say together when to stop.
+        """
+        if parts > 1:
+            raise ParamattrError(
+                f'partitions is {parts} with method="adaptive", which needs the attributions of '
+                "all parameters at once: expected a rule with fixed nodes; use partitions=1"
+            )
+        return [self]
+
+    def replica(self) -> AdaptiveIntegral:
+        """Return a copy for another thread; as `Integral.replica`."""
+        return AdaptiveIntegral(self.integrand.replica(), self.adaptive)
 
     def total(self, sample: Batch) -> float:
         """Sum the attributions of a sample over all that moves."""
@@ -113,9 +168,6 @@ class AdaptiveIntegral:
         allowed = max(self.adaptive.rtol * abs(change), changes.rounding)
         result = self._panels(batch, changes, allowed)
         device = self.integrand.device
-        check_finite_gradients(
-            {**result.attributions, "a parameter": torch.tensor(result.total, device=device)}, batch
-        )
         missing = result.total - change
         relative = missing / abs(change) if change else math.inf if abs(missing) > allowed else 0.0
         spent = Spent(result.evaluations, result.panels, relative, result.reason)
@@ -136,12 +188,12 @@ class AdaptiveIntegral:
 
     def _panels(self, batch: Batch, changes: _Changes, allowed: float) -> _Accepted:
         sums = self.integrand.zeros(list(self.integrand.reported))
-        stack = [_Panel(*ends) for ends in pairwise(self.integrand.path.breakpoints)][::-1]
+        stack = [self._panel(*ends) for ends in pairwise(self.integrand.path.breakpoints)][::-1]
         total, evaluations, panels, reason = 0.0, 0, 0, "converged"
         lost = 0.0  # the error of panels that could not be refined
         while stack:
             panel = stack.pop()
-            attributions, part = self._over_panel(panel, batch)
+            attributions, part = self._over(panel, batch)
             evaluations += NODES
             residual = total + part - changes.between(0.0, panel.end)
             is_complete = abs(residual - lost) <= allowed
@@ -149,7 +201,7 @@ class AdaptiveIntegral:
             affordable = evaluations + NODES * (len(stack) + 2) <= self.adaptive.max_evaluations
             if not is_complete and affordable and panel.end - panel.start > _NARROWEST:
                 middle = (panel.start + panel.end) / 2
-                stack += [_Panel(middle, panel.end), _Panel(panel.start, middle)]
+                stack += [panel._replace(start=middle), panel._replace(end=middle)]
                 continue
             if not is_complete:
                 lost = residual
@@ -160,22 +212,15 @@ class AdaptiveIntegral:
             total, panels = total + part, panels + 1
         return _Accepted(sums, total, panels, evaluations, reason)
 
-    def _over_panel(self, panel: _Panel, batch: Batch) -> tuple[Attributions, float]:
-        sums, total = self.integrand.zeros(list(self.integrand.reported)), 0.0
-        for node in place(self.rule.nodes, self.rule.weights, *panel):
-            for name, product in self._products(node, batch):
-                total += node.weight * float(product.sum(dtype=torch.float64))
-                if name in sums:
-                    sums[name].add_(product, alpha=node.weight)
-        return sums, total
+    def _panel(self, start: float, end: float) -> _Panel:
+        is_straight = self.integrand.path.is_piecewise_linear
+        return _Panel(start, end, self.integrand.moving(start) if is_straight else None)
 
-    def _products(self, node: Node, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-        speed = self.integrand.path.derivative(node.alpha)
-        moving = [name for name, value in speed.items() if value.any()]
-        gradients = self.integrand.gradients(node.alpha, batch, moving, each=False)
-        check_finite_values([gradients.values], batch.first)
-        for name, gradient in gradients.by_name.items():
-            yield name, gradient * speed[name]
+    def _over(self, panel: _Panel, batch: Batch) -> tuple[Attributions, float]:
+        nodes = place(self.rule.nodes, self.rule.weights, panel.start, panel.end)
+        placed = stretches(self.integrand, nodes, panel.moving)
+        found = integrated(self.integrand, placed, batch, whole=True)
+        return found.attributions, float(found.total)
 
 
 class _Changes:

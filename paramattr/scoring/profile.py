@@ -12,13 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr.errors import ParamattrError
-from paramattr.integration.batches import Batch, no_batch
-from paramattr.integration.drawing import drawn
-from paramattr.integration.gathering import own_share
+from paramattr.integration.batches import Batch, drawn, no_batch
 from paramattr.integration.integrand import Integrand
-from paramattr.integration.readings import check_readings
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import ALONE, Ranks
+from paramattr.scoring.readings import check_readings
+from paramattr.scoring.state import own_share
 
 NEARLY_EQUAL = 0.01
 """Ends that differ by a smaller share of the larger are too close for a barrier to mean much."""

@@ -12,11 +12,10 @@ from torch import nn
 
 from paramattr.bezier import BezierPath
 from paramattr.errors import ParamattrError
-from paramattr.integration.batches import Batch, no_batch
-from paramattr.integration.drawing import drawn
-from paramattr.integration.ends import path_between
-from paramattr.integration.functional import FunctionalModel
+from paramattr.integration.batches import Batch, drawn, no_batch
 from paramattr.integration.gradients import ObjectiveOfParameters, check_finite_values
+from paramattr.integration.integrand import path_between
+from paramattr.integration.model import FunctionalModel
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline
 from paramattr.paths import FittedPath

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from paramattr.integration.accumulation import Reduction
 from paramattr.integration.batches import Batch, tensors_in
 from paramattr.integration.gradients import ObjectiveOfParameters
-from paramattr.integration.partitions import groups, split
-from paramattr.integration.path_integral import Integral
-from paramattr.integration.plan import Plan
-from paramattr.integration.reduction import CHUNK
-from paramattr.integration.unit_integral import BUFFERS, WAITING, UnitIntegral, holds_all
+from paramattr.integration.integral import Integral
+from paramattr.integration.integrals.fixed import groups
 from paramattr.parameters import Baseline, state_of
-from paramattr.runtime.compute import wide
+from paramattr.runtime.compute import Compute
 from paramattr.runtime.memory import available, distinct_bytes, peak_of_tensors, shown
 from paramattr.units.index import UnitIndex
 
 VECTORS = 13
 """Numbers per unit, in float64: four sums, a sample's two, the four of its scores, and three that
 are on their way."""
-NODES = 4
-"""Nodes of the rule that a call takes by default; with one, no sums are held."""
 PARTITIONS = (2, 4, 8, 16, 32, 64)
 """Numbers of partitions that are tried where the memory is too small."""
 
@@ -133,46 +128,43 @@ class _Sizes:
 def estimate_of(
     integral: Integral,
     baseline: Baseline,
-    indexes: Iterable[UnitIndex],
+    indexes: Mapping[str, UnitIndex],
     batch: Batch,
     *,
     held: int,
-    at_once: int = 1,
-    partitions: int = 1,
-    workers: int = 1,
-    memory: int | None = None,
+    partitions: int,
+    compute: Compute,
 ) -> Estimate:
     """Estimate what scoring takes, by differentiating the first samples of one batch once.
 
     Args:
-        integral: the integral over samples.
+        integral: the integral over samples, by the rule that a call takes.
         baseline: the baseline model or mapping.
-        indexes: the units.
-        batch: samples, with their targets.
+        indexes: name of a set of units to the units.
+        batch: samples that are differentiated together, with their targets.
         held: bytes that this process held before the integral was made.
-        at_once: samples that are differentiated together.
-        partitions: as in `FAIG.score`.
-        workers: threads, each of which takes the memory of one.
-        memory: as in `FAIG`.
+        partitions: number of passes, as in `FAIG.score`.
+        compute: number of threads, each of which takes the memory of one, and their memory.
     """
-    integrand = integral.integrand
-    device, units = integrand.device, list(indexes)
-    free = available(device)
-    samples = batch.part(0, at_once)
-    sizes = _sizes(integral, baseline, units, samples, partitions)
-    if partitions == len(samples) == 1 and UnitIntegral.fits(integral):
-        plan = Plan.of(NODES, len(batch), sizes.point, memory and memory // workers)
-        planned = plan.held_bytes + _on_their_way(integral)
-        sizes = replace(sizes, planned=planned)
-    extra = sizes.extra(len(samples), workers)
+    integrand, workers = integral.integrand, compute.workers
+    device, units = integrand.device, list(indexes.values())
+    free, direct = available(device), None
+    if partitions == len(batch) == 1:
+        share = compute.memory and compute.memory // workers
+        direct = integral.by_units(Reduction(indexes, device), share)
+    sizes = _sizes(integral, baseline, units, batch, partitions, come=direct is not None)
+    if direct is not None:
+        on_their_way = direct.held_bytes()
+        sizes = replace(sizes, planned=direct.plan.held_bytes + on_their_way)
+    extra = sizes.extra(len(batch), workers)
     model = integrand.objective.model.model
     found = Estimate(
         parameters=distinct_bytes([*model.parameters(), *model.buffers()]),
         baseline=distinct_bytes(state_of(baseline).values()),
         path=sizes.path,
         point=sizes.point,
-        gradients=_on_their_way(integral) if sizes.planned else len(samples) * sizes.gradients,
-        sums=len(samples) * sizes.gradients,
+        gradients=len(batch) * sizes.gradients if direct is None else on_their_way,
+        sums=len(batch) * sizes.gradients,
         activations=sizes.activations,
         units=sizes.units,
         extra=extra,
@@ -181,7 +173,7 @@ def estimate_of(
     )
     if found.fits:
         return found
-    return replace(found, advice=_advice(integral, units, sizes, found, len(samples), workers))
+    return replace(found, advice=_advice(integral, sizes, found, len(batch), workers))
 
 
 def _sizes(
@@ -190,18 +182,19 @@ def _sizes(
     indexes: Sequence[UnitIndex],
     samples: Batch,
     partitions: int,
+    *,
+    come: bool,
 ) -> _Sizes:
     integrand = integral.integrand
     model, start = integrand.objective.model.model, integrand.path.start
     own = [*model.parameters(), *model.buffers()]
-    come = partitions == len(samples) == 1 and UnitIntegral.fits(integral)
-    measured = [_measured(piece, samples, come) for piece in split(integral, partitions)]
+    measured = [_measured(piece, samples, come) for piece in integral.partitioned(partitions)]
     return _Sizes(
         # Both ends are copied alike: into float32 at least, and to where it computes.
         path=2 * distinct_bytes(start.values(), besides=own),
         point=_bytes(start.values()),
         gradients=_largest(integral, partitions),
-        reduction=_reduction(integral, indexes),
+        reduction=_reduction(indexes),
         units=sum(_units(index) for index in indexes),
         activations=max(activations for activations, _ in measured),
         measured=max(peak for _, peak in measured),
@@ -238,7 +231,6 @@ def _measured(piece: Integral, samples: Batch, come: bool) -> tuple[int, int]:
 
 def _advice(
     integral: Integral,
-    indexes: Sequence[UnitIndex],
     sizes: _Sizes,
     found: Estimate,
     samples: int,
@@ -265,37 +257,18 @@ def _advice(
 
 
 def _names(piece: Integral) -> list[str]:
-    integrand = piece.integrand
-    moving = {
-        name for start in integrand.path.breakpoints[:-1] for name in integrand.moving(start + 1e-3)
-    }
-    return [name for name in integrand.reported if name in moving]
+    moving = frozenset(piece.moving)
+    return [name for name in piece.integrand.reported if name in moving]
 
 
 def _largest(integral: Integral, partitions: int) -> int:
     """Give the bytes of one sample's gradients, in the largest partition."""
-    integrand = integral.integrand
-    precision = integrand.objective.model.given_dtype
-    sizes = {}
-    for name in _names(integral):
-        kind = wide(integrand.path.start[name].dtype)
-        kind = kind if precision is None else torch.promote_types(kind, precision)
-        sizes[name] = kind.itemsize * integrand.path.start[name].numel()
+    start, kinds = integral.integrand.path.start, integral.integrand.kinds(_names(integral))
+    sizes = {name: kind.itemsize * start[name].numel() for name, kind in kinds.items()}
     return max((sum(map(sizes.__getitem__, part)) for part in groups(sizes, partitions)), default=0)
 
 
-def _on_their_way(integral: Integral) -> int:
-    """Give the bytes of gradients that wait to be reduced, and of what they are reduced in."""
-    start = integral.integrand.path.start
-    if holds_all(integral.integrand):
-        return 2 * _largest(integral, 1)
-    sizes = {start[name].shape: start[name].nbytes for name in _names(integral)}
-    largest = sorted(sizes.values(), reverse=True)[:BUFFERS]
-    waiting = min(_largest(integral, 1), WAITING + max(largest, default=0))
-    return waiting + 2 * sum(min(size, 4 * CHUNK) for size in largest)
-
-
-def _reduction(integral: Integral, indexes: Sequence[UnitIndex]) -> int:
+def _reduction(indexes: Sequence[UnitIndex]) -> int:
     """Give the bytes that the largest tensor takes where it is summed into units, in float64."""
     labels = (label.numel() for index in indexes for label in index.labels.values())
     return 3 * 8 * max(labels, default=0)

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from paramattr.errors import DataError, UnitError
+from paramattr.integration.accumulation import Reduction
 from paramattr.integration.batches import no_batch
-from paramattr.integration.reduction import Reduced, Reduction
+from paramattr.integration.integrand import Integrand
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
 
 Loaders = Iterable[Any] | Mapping[str, Iterable[Any]]
 """Batches, or a mapping from the name of a condition to its batches."""
+Conditions = Mapping[str, Iterable[Any]]
+"""The batches of each condition by its name."""
+One = str | Reducer
+"""One reducer."""
+Several = list[str] | list[str | Reducer] | tuple[str | Reducer, ...]
+"""A list of reducers."""
 Reducers = str | Reducer | Sequence[str | Reducer]
 """One reducer, or several."""
 
@@ -55,16 +61,11 @@ class Request:
             self.indexes[name] = UnitIndex.of(model, entry)
         self._has_conditions, self._has_reducers = isinstance(loader, Mapping), is_list
 
-    def reduction(self, device: torch.device) -> Reduction:
-        """Give the sums over every set of units, on the device of the attributions."""
-        if self._reduction is None or self._reduction.device != device:
-            self._reduction = Reduction(self.indexes, device)
+    def reduction(self, integrand: Integrand) -> Reduction:
+        """Give the sums over every set of units, where the attributions are; made once."""
+        if self._reduction is None:
+            self._reduction = integrand.objective.reduction(self.indexes, integrand.device)
         return self._reduction
-
-    def reduced(self, attributions: Mapping[str, Tensor]) -> dict[str, Reduced]:
-        """Reduce one sample's attributions to every set of units."""
-        device = next((v.device for v in attributions.values()), torch.device("cpu"))
-        return self.reduction(device).of(attributions)
 
     def answer(self, scores: Mapping[str, Mapping[str, Scores]]) -> Any:
         """Return scores in the shape of the request.

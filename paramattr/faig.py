@@ -1,35 +1,50 @@
-"""Integrated gradients along a path through parameter space (FAIG, Eq. 4 to 6)."""
+"""FAIG: integrated gradients along a path through parameter space (Eq. 4 to 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path as FilePath
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.attribution.pair import Pair, is_adaptive
-from paramattr.errors import ParamattrError
-from paramattr.integration.adaptive import Adaptive
-from paramattr.integration.batches import Inputs
-from paramattr.integration.estimate import Estimate
-from paramattr.integration.integrand import Attributions
-from paramattr.integration.path_integral import Spent
-from paramattr.integration.plan import Plan
-from paramattr.integration.profile import PathProfile
-from paramattr.integration.request import Loaders, Reducers
-from paramattr.integration.scoring import Function, as_they_are
-from paramattr.integration.settling import Settling
-from paramattr.integration.signatures import attribute_method, score_method
-from paramattr.objectives import Objective, squared_error
-from paramattr.parameters import Baseline
-from paramattr.paths import Path
+from paramattr.cost import Cost, Plan, Spent
+from paramattr.errors import ModelError, ParamattrError
+from paramattr.integration.batches import Batch, Inputs
+from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.integral import Integral, Method, delta_of, sum_samples
+from paramattr.integration.integrals import method_of
+from paramattr.integration.integrand import Integrand, path_between
+from paramattr.integration.model import FunctionalModel
+from paramattr.integration.shards import Shards, integrand_of_shards, is_sharded, members
+from paramattr.objectives import Objective, check_callable, squared_error
+from paramattr.parameters import Baseline, pick
+from paramattr.paths import FittedPath, Path
 from paramattr.quadrature import Rule
-from paramattr.runtime.compute import Compute
-from paramattr.runtime.ranks import Distributed
+from paramattr.runtime.compute import Compute, check_count
+from paramattr.runtime.isolation import undisturbed
+from paramattr.runtime.memory import held
+from paramattr.runtime.ranks import ALONE, Distributed, Ranks
+from paramattr.scoring.checks import Preflight
+from paramattr.scoring.estimate import Estimate, estimate_of
+from paramattr.scoring.profile import PathProfile, profile_of
+from paramattr.scoring.readings import check_readings
+from paramattr.scoring.request import (
+    Conditions,
+    Loaders,
+    One,
+    Reducers,
+    Request,
+    Several,
+    first_batch,
+)
+from paramattr.scoring.run import Function, Options, as_they_are, score_samples
+from paramattr.scoring.until import Until
+from paramattr.units.scores import Scores
 from paramattr.wrappers import unwrapped_pair
 
 CAPTUMS_KEYWORDS = {
@@ -41,10 +56,10 @@ CAPTUMS_KEYWORDS = {
 }
 """Keywords of Captum's methods to what is written here in their place."""
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
 
 
-def _told_from_captum(method: Method) -> Method:
+def _told_from_captum(method: Wrapped) -> Wrapped:
     """Let a method answer Captum's keywords with what to write instead."""
 
     @wraps(method)
@@ -54,7 +69,17 @@ def _told_from_captum(method: Method) -> Method:
                 raise ParamattrError(f"{keyword}= is Captum's keyword: {instead}")
         return method(*arguments, **options)
 
-    return cast(Method, checked)
+    return cast(Wrapped, checked)
+
+
+class Attributed(dict[str, Tensor]):
+    """Attributions by name, as `FAIG.attribute` gives them.
+
+    Attributes:
+        spent: what an adaptive integration took, an entry per sample (or per summed batch).
+    """
+
+    spent: tuple[Spent, ...] = ()
 
 
 class FAIG:
@@ -124,23 +149,19 @@ class FAIG:
         self.model, self.baseline = unwrapped_pair(model, baseline)
         self.objective, self.strict = objective, strict
         self._given_path, self._wanted = path, parameters
-        self._spent: tuple[Spent, ...] = ()
-        self._plan: Plan | None = None
-        self._done = set[str]()
-        self._pair.check()
+        self._latest: tuple[tuple[Spent, ...], Plan | None] = ((), None)
+        self._was_compared = False
+        self._check()
 
     @property
     def spent(self) -> tuple[Spent, ...]:
-        """What the last adaptive call took, an entry per sample (or per summed batch)."""
-        return self._spent
+        """What the last adaptive call took; with the answer it is `.spent`, `.spent.each`."""
+        return self._latest[0]
 
     @property
     def plan(self) -> Plan | None:
-        """How the last call of `score` ordered its gradients, each worker on its own.
-
-        None if attributions were held as a whole.
-        """
-        return self._plan
+        """How the last call of `score` ordered its gradients; with the answer `.spent.plan`."""
+        return self._latest[1]
 
     def __repr__(self) -> str:
         """Say what is compared on what."""
@@ -151,21 +172,49 @@ class FAIG:
         """Say that this method is complete: it has a convergence delta (as in Captum)."""
         return True
 
-    @attribute_method
-    @_told_from_captum
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        targets: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = ...,
+        method: str | Rule | Method = ...,
+        internal_batch_size: int | None = None,
+        return_convergence_delta: Literal[False] = False,
+        **options: bool,
+    ) -> Attributed: ...
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        targets: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = ...,
+        method: str | Rule | Method = ...,
+        internal_batch_size: int | None = None,
+        *,
+        return_convergence_delta: Literal[True],
+        **options: bool,
+    ) -> tuple[Attributed, Tensor]: ...
+    @overload
+    def attribute(
+        self, inputs: Inputs, *given: Any, return_convergence_delta: bool, **options: Any
+    ) -> Attributed | tuple[Attributed, Tensor]: ...
+    @_told_from_captum  # type: ignore[misc]  # overloads do not restate the options
     def attribute(
         self,
         inputs: Inputs,
         targets: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 16,
-        method: str | Rule | Adaptive = "gausslegendre",
+        method: str | Rule | Method = "gausslegendre",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         *,
         per_sample: bool = False,
         show_progress: bool = False,
-    ) -> Attributions | tuple[Attributions, Tensor]:
+    ) -> Attributed | tuple[Attributed, Tensor]:
         """Attribute the objective's change on some samples.
 
         Args:
@@ -200,17 +249,32 @@ class FAIG:
             DataError: if numbers of samples differ, or what is given might be per sample or shared.
             ObjectiveError: if the objective does not give one finite number per sample.
         """
-        found, delta = self._pair.attribute(
-            (inputs, targets, additional_forward_args),
-            n_steps=n_steps,
-            method=method,
-            at_once=internal_batch_size,
-            whole=return_convergence_delta,
-            per_sample=per_sample,
-            show_progress=show_progress,
-        )
-        self._spent = found.spent or (() if is_adaptive(method) else self._spent)
-        return found.attributions if delta is None else (found.attributions, delta)
+        with undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", internal_batch_size, ", or None")
+            integral = self._integral(method_of(method, n_steps))
+            integrand = integral.integrand
+            batch = self._batch(inputs, targets, additional_forward_args)
+            chunk = 1 if per_sample else internal_batch_size or len(batch)
+            batch = integrand.referenced(batch, chunk)
+            check_readings(integrand, batch)
+            before = integrand.values(0.0, batch, chunk)  # what is wrong shows before the work
+            self._preflight(integral).compare(batch.part(0, 1))
+            found = sum_samples(
+                integral,
+                batch,
+                whole=return_convergence_delta,
+                per_sample=per_sample,
+                at_once=(internal_batch_size or 1) if per_sample else chunk,
+                workers=self.compute.workers,
+                show_progress=show_progress,
+            )
+            answer = Attributed(found.attributions)
+            answer.spent = found.spent
+            self._latest = (found.spent, self._latest[1])
+            if not return_convergence_delta:
+                return answer
+            change = integrand.values(1.0, batch, chunk) - before
+            return answer, found.totals - (change if per_sample else change.sum())
 
     @_told_from_captum
     def compute_convergence_delta(
@@ -236,22 +300,38 @@ class FAIG:
         Raises:
             ModelError: if a parameter that moves is not among them, or one has another shape.
         """
-        return self._pair.delta(attributions, (inputs, targets, additional_forward_args))
+        with undisturbed(self.model, self.compute.device):
+            integral = self._integral(method_of("riemann_middle", 1))
+            batch = self._batch(inputs, targets, additional_forward_args)
+            return delta_of(attributions, integral, batch)
 
-    @score_method
-    @_told_from_captum
+    @overload
+    def score(self, loader: Conditions, *, reducer: One, **options: Any) -> dict[str, Scores]: ...
+    @overload
+    def score(
+        self, loader: Conditions, *, reducer: Several, **options: Any
+    ) -> dict[str, dict[str, Scores]]: ...
+    @overload
+    def score(self, loader: Iterable[Any], *, reducer: One, **options: Any) -> Scores: ...
+    @overload
+    def score(
+        self, loader: Iterable[Any], *, reducer: Several, **options: Any
+    ) -> dict[str, Scores]: ...
+    @overload
+    def score(self, loader: Loaders, *, reducer: Reducers, **options: Any) -> Any: ...
+    @_told_from_captum  # type: ignore[misc]  # overloads do not restate the options
     def score(
         self,
         loader: Loaders,
         *,
         reducer: Reducers,
         n_steps: int = 4,
-        method: str | Rule | Adaptive = "gausslegendre",
+        method: str | Rule | Method = "gausslegendre",
         internal_batch_size: int | None = None,
         show_progress: bool = False,
         checkpoint: str | FilePath | None = None,
         function: Function = as_they_are,
-        until: float | None = None,
+        until: float | Until | None = None,
         fraction: float = 0.01,
         max_samples: int | None = None,
         distributed: Distributed = False,
@@ -304,22 +384,26 @@ class FAIG:
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
-        found = self._pair.score(
-            loader,
-            reducer,
-            n_steps=n_steps,
-            method=method,
-            at_once=internal_batch_size,
-            show_progress=show_progress,
-            checkpoint=checkpoint,
-            function=function,
-            settling=Settling(until, fraction, max_samples),
-            distributed=distributed,
-            partitions=partitions,
-        )
-        self._spent = found.spent or (() if is_adaptive(method) else self._spent)
-        self._plan = found.plan
-        return found.answer
+        ranks = Ranks(distributed, members(self.model))
+        isolated = undisturbed(self.model, self.compute.device, sharded=True)
+        with ranks.together(), isolated, self._opened(ranks) as shards:
+            options = Options(
+                method_of(method, n_steps),
+                at_once=1 if internal_batch_size is None else internal_batch_size,
+                partitions=partitions,
+                function=function,
+                checkpoint=checkpoint,
+                until=_limit(until, fraction, max_samples),
+                show_progress=show_progress,
+                ranks=ranks,
+            )
+            request = Request(self.model, loader, reducer)
+            integral = self._integral(options.method, shards, options)
+            preflight = self._preflight(integral, ranks)
+            scores = score_samples(integral, request, options, preflight, self.compute)
+            cost = next(one.spent or Cost() for of in scores.values() for one in of.values())
+            self._latest = (cost.each, cost.plan)
+            return request.answer(scores)
 
     def path_profile(
         self,
@@ -344,8 +428,20 @@ class FAIG:
         Raises:
             ParamattrError: for fewer than 3 places, an empty loader, and what `score` raises.
         """
-        options = {"show_progress": show_progress, "distributed": distributed}
-        return self._pair.profile(loader, n_points, at_once=internal_batch_size, **options)
+        ranks = Ranks(distributed)
+        with ranks.together(), undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", internal_batch_size, ", or None")
+            integrand = self._integrand()
+            integrand.compare(ranks, n_points)
+            return profile_of(
+                integrand,
+                loader,
+                partial(Batch.from_loader, device=integrand.device, model=self.model),
+                n_points,
+                internal_batch_size,
+                show_progress=show_progress,
+                ranks=ranks,
+            )
 
     def estimate(
         self,
@@ -369,14 +465,120 @@ class FAIG:
         Raises:
             ParamattrError: as `score`, and for a loader that can be read only once.
         """
-        return self._pair.estimate(
-            loader, reducer, at_once=internal_batch_size, partitions=partitions
-        )
+        with undisturbed(self.model, self.compute.device):
+            check_count("internal_batch_size", internal_batch_size, ", or None")
+            check_count("partitions", partitions)
+            now = held(self._device)
+            request, size = Request(self.model, loader, reducer), internal_batch_size or 1
+            integral = self._integral(Options().method)
+            integrand, item = integral.integrand, first_batch(request.loaders)
+            batch = Batch.from_loader(item, device=integrand.device, model=self.model)
+            return estimate_of(
+                integral,
+                self.baseline,
+                request.indexes,
+                integrand.referenced(batch.part(0, size), size),
+                held=now,
+                partitions=partitions,
+                compute=self.compute,
+            )
 
     @property
-    def _pair(self) -> Pair:
-        ends = (self.model, self.baseline, self.objective, self._given_path, self._wanted)
-        return Pair(*ends, self.compute, self.strict, self._done)
+    def _device(self) -> torch.device:
+        return torch.device(self.compute.device or next(self.model.parameters()).device)
+
+    def _check(self) -> None:
+        """Look at what does not depend on data."""
+        if is_sharded(self.model):
+            self._check_shards()
+            return
+        check_callable(self.objective)
+        path = self._path(quiet=False)
+        pick(self.model, self._wanted, path.buffers)
+
+    def _check_shards(self) -> None:
+        ranks = Ranks(False, members(self.model))
+        refused = {
+            "path": self._given_path is not None,
+            "device": self.compute.device is not None,
+            "dtype": self.compute.dtype is not None,
+            "compile": self.compute.compile,
+            "workers": self.compute.workers > 1,
+            "strict=False": not self.strict,
+        }
+        with ranks.together():
+            check_callable(self.objective)
+            for option, holds in refused.items():
+                if holds:
+                    raise ModelError(
+                        f"{option} is given, and the model is sharded: expected the straight line "
+                        "and the machine and precision that fully_shard was given; leave it out"
+                    )
+            pick(self.model, self._wanted)
+            Shards(self.model, self.baseline, ranks)
+
+    @contextmanager
+    def _opened(self, ranks: Ranks) -> Iterator[Shards | None]:
+        """Give the models' shards, which may be written over inside `with`; or None."""
+        if not is_sharded(self.model):
+            yield None
+            return
+        with Shards(self.model, self.baseline, ranks) as shards:
+            yield shards
+
+    def _path(self, *, quiet: bool = True) -> FittedPath:
+        """Make the path anew: the models may have been moved or trained on since."""
+        ends = (self.model, self.baseline, self._given_path, self.compute)
+        return path_between(*ends, strict=self.strict, quiet=quiet)
+
+    def _integrand(self) -> Integrand:
+        """Give the objective along the path."""
+        path = self._path()
+        model = FunctionalModel(self.model, self.compute, moving=path.buffers)
+        reported = pick(self.model, self._wanted, path.buffers)
+        return Integrand(ObjectiveOfParameters(model, self.objective), path, tuple(reported))
+
+    def _integral(
+        self, method: Method, shards: Shards | None = None, options: Options | None = None
+    ) -> Integral:
+        """Give the integral over samples."""
+        if shards is None or options is None:
+            self.compute.check_workers(self.model, adaptive=method.needs_all)
+            return method.integral(self._integrand())
+        method.check_shards()
+        if options.partitions > 1:
+            raise ModelError(
+                f"partitions is {options.partitions} and the model is sharded: FSDP makes all "
+                "gradients in each pass, so nothing is saved; use partitions=1, or more processes"
+            )
+        reported, ranks = pick(self.model, self._wanted), options.ranks
+        ranks.meet()  # before what every process must take part in
+        return method.integral(integrand_of_shards(shards, self.objective, reported, ranks))
+
+    def _preflight(self, integral: Integral, ranks: Ranks = ALONE) -> Preflight:
+        """Plan the look at the first samples; models and gradients are compared in one call."""
+        is_due, self._was_compared = not self._was_compared, True
+        baseline = self.baseline if isinstance(self.baseline, nn.Module) else None
+        if not is_due or is_sharded(self.model):
+            baseline = None
+        places = tuple(integral.looked_at)
+        return Preflight(integral.integrand, baseline, ranks, places, looks_for_cuts=is_due)
+
+    def _batch(self, inputs: Any, targets: Any, extra: Any) -> Batch:
+        """Give the samples of one call, where it computes."""
+        return Batch.of(inputs, targets, extra, device=self._device, model=self.model)
+
+
+def _limit(until: float | Until | None, fraction: float, max_samples: int | None) -> Until:
+    """Give the limit on the samples, which may come as one object or as numbers."""
+    if not isinstance(until, Until):
+        return Until(until, fraction, max_samples)
+    if max_samples is not None or fraction != Until.fraction:
+        raise ParamattrError(
+            f"until is {until!r}, and fraction or max_samples is given beside it: expected them in "
+            "one place; leave them out, or give until a number"
+        )
+    return until
 
 
 ParameterPathIntegratedGradients = FAIG
