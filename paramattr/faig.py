@@ -251,7 +251,8 @@ class FAIG:
         """
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
-            integral = self._integral(method_of(method, n_steps))
+            rule = method_of(method, n_steps)
+            integral = self._integral(rule)
             integrand = integral.integrand
             batch = self._batch(inputs, targets, additional_forward_args)
             chunk = 1 if per_sample else internal_batch_size or len(batch)
@@ -270,7 +271,7 @@ class FAIG:
             )
             answer = Attributed(found.attributions)
             answer.spent = found.spent
-            self._latest = (found.spent, self._latest[1])
+            self._latest = (found.spent if rule.needs_all else self.spent, self.plan)
             if not return_convergence_delta:
                 return answer
             change = integrand.values(1.0, batch, chunk) - before
@@ -402,7 +403,7 @@ class FAIG:
             preflight = self._preflight(integral, ranks)
             scores = score_samples(integral, request, options, preflight, self.compute)
             cost = next(one.spent or Cost() for of in scores.values() for one in of.values())
-            self._latest = (cost.each, cost.plan)
+            self._latest = (cost.each if options.method.needs_all else self.spent, cost.plan)
             return request.answer(scores)
 
     def path_profile(
@@ -450,6 +451,7 @@ class FAIG:
         reducer: Reducers,
         internal_batch_size: int | None = None,
         partitions: int = 1,
+        available: int | None = None,
     ) -> Estimate:
         """Estimate the memory that `score` takes, before it is called.
 
@@ -458,6 +460,7 @@ class FAIG:
             reducer: as in `score`.
             internal_batch_size: as in `score`.
             partitions: as in `score`.
+            available: bytes of the machine that it is for; by default what this one still has.
 
         Returns:
             The estimate, in bytes, and `advice` where it does not fit.
@@ -481,6 +484,7 @@ class FAIG:
                 held=now,
                 partitions=partitions,
                 compute=self.compute,
+                free=available,
             )
 
     @property

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from paramattr import FAIG, BezierPath, squared_error
 from paramattr.errors import ModelError, ParamattrError
-from paramattr.integration import unit_integral
 from paramattr.integration.batches import Batch
+from paramattr.integration.integrals.fixed import Drawn, Sizes
 from paramattr.quadrature import drawn, gauss_legendre
 from tests.models import ZOO, other_weights
 from tests.reference import drawn as reference
@@ -118,10 +118,7 @@ def one_by_one(faig, inputs, targets, n_steps):
 @pytest.mark.parametrize("options", [{}, {"partitions": 2}, {"internal_batch_size": 3}])
 @pytest.mark.parametrize("n_steps", [1, 2])
 @pytest.mark.parametrize("small", [0, 2**24])
-def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(
-    many, monkeypatch, n_steps, small, options
-):
-    monkeypatch.setattr(unit_integral, "SMALL", small)
+def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(many, n_steps, small, options):
     model, baseline, (inputs, targets) = many
     faig = FAIG(model, baseline)
     sizes = [3, 1, 3]
@@ -130,8 +127,7 @@ def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(
     found = faig.score(
         {"one": loader, "again": loader},
         reducer=UNITS,
-        n_steps=n_steps,
-        method="drawn",
+        method=Drawn(n_steps, Sizes(small=small)),
         **options,
     )
     for condition in ("one", "again"):

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from paramattr import FAIG, ParamattrError
-from paramattr.integration import estimate as estimating
 from paramattr.runtime.memory import PeakOfTensors, peak_of_tensors
 from tests.models import other_weights
 
@@ -67,14 +66,13 @@ def test_the_parts_follow_from_sizes():
     assert half.gradients == size // 3
 
 
-def test_what_does_not_fit_says_what_would(monkeypatch):
+def test_what_does_not_fit_says_what_would():
     target, baseline = pair()
     size = sum(parameter.nbytes for parameter in target.parameters())
     faig = FAIG(target, baseline)
 
     def with_room(room, **options):
-        monkeypatch.setattr(estimating, "available", lambda device: room)
-        return faig.estimate([batch(4)], reducer="layer", **options)
+        return faig.estimate([batch(4)], reducer="layer", available=room, **options)
 
     assert with_room(10 * size).fits
     assert with_room(10 * size).advice == ""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from paramattr import FAIG, Adaptive, ParamattrError, Scores, contrast
+from paramattr import FAIG, Adaptive, ParamattrError, Scores, Until, contrast
 from paramattr.errors import CheckpointError, UnitError
 from paramattr.scoring.until import FEWEST, GROUPS
 from paramattr.units.settled import overlap_of, overlap_of_halves, population_agreement
@@ -221,6 +221,16 @@ def test_what_cannot_be_is_refused_before_the_work(faig, options):
         faig.score(loader(), **{**OPTIONS, **options})
 
 
+def test_the_limit_may_be_one_object(faig):
+    limit = Until(0.8, fraction=0.2, max_samples=100)
+    options = {"reducer": "output_channel", "n_steps": 2}
+    found = faig.score(data(400), until=limit, **options)
+    assert_equal(found, faig.score(data(400), until=0.8, max_samples=100, **OPTIONS))
+    for beside in ({"fraction": 0.2}, {"max_samples": 100}):
+        with pytest.raises(ParamattrError, match="expected them in one place"):
+            faig.score(data(400), until=limit, **options, **beside)
+
+
 # What it took
 
 
@@ -232,7 +242,16 @@ def test_spent_counts_gradients_and_samples(faig):
     assert found["a"].spent.seconds > 0
     adaptive = faig.score(data(3), reducer="layer", method=Adaptive(rtol=1e-6))
     assert adaptive.spent.gradients == sum(one.evaluations for one in faig.spent)
+    assert adaptive.spent.each == faig.spent
     assert (found["a"] - found["b"]).spent is None
+
+
+def test_the_plan_comes_with_the_answer(faig):
+    found = faig.score(data(2), reducer="layer", n_steps=4)
+    assert found.spent.plan == faig.plan
+    assert found.spent.plan.points == 4
+    held_whole = faig.score(data(2), reducer="layer", partitions=2)
+    assert held_whole.spent.plan is None
 
 
 def test_the_agreement_is_saved(faig, tmp_path):

@@ -10,9 +10,16 @@ from torch import nn
 
 from paramattr import FAIG, UnitIndex
 from paramattr.cost import Plan
-from paramattr.integration import reduction, unit_integral
-from paramattr.integration.integrand import Points
+from paramattr.integration.accumulation import Speed
+from paramattr.integration.batches import Batch
+from paramattr.integration.gradients import ObjectiveOfParameters
+from paramattr.integration.integrals.fixed import Fixed, Sizes
+from paramattr.integration.integrand import Integrand, Points, path_between
+from paramattr.integration.model import FunctionalModel
+from paramattr.objectives import squared_error
 from paramattr.paths import FittedPath, StraightLine
+from paramattr.quadrature import gauss_legendre
+from paramattr.runtime.compute import Compute
 
 
 class Small(nn.Module):
@@ -58,16 +65,13 @@ MEMORY = {"least": 1, "points": 6 * 4000, "sums": 3 * 4000, "ample": None}
 def test_units_are_those_of_the_attributions(
     pair: tuple[nn.Module, nn.Module],
     samples: list[tuple[torch.Tensor, torch.Tensor]],
-    monkeypatch: pytest.MonkeyPatch,
     nodes: int,
     memory: int | None,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(reduction, "CHUNK", chunk)
-    monkeypatch.setattr(unit_integral, "WAITING", 0 if chunk == 7 else 2**23)
-    monkeypatch.setattr(unit_integral, "SMALL", 0 if chunk == 7 else 2**24)
+    sizes = Sizes(0, 0, chunk) if chunk == 7 else Sizes()
     faig = FAIG(*pair, memory=memory)
-    found = faig.score(samples, reducer=UNITS, n_steps=nodes)
+    found = faig.score(samples, reducer=UNITS, method=Fixed(gauss_legendre(nodes), sizes))
     assert faig.plan is not None
     each = [faig.attribute(*s, n_steps=nodes, per_sample=True) for s in samples]
     for reducer in UNITS:
@@ -110,9 +114,7 @@ class Reader(nn.Module):
 @pytest.mark.parametrize(
     "kind", ["plain", "padded", "tied", "twice", "computed", "mapped", "empty"]
 )
-def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
-    monkeypatch: pytest.MonkeyPatch, kind: str, nodes: int
-) -> None:
+def test_the_rows_that_an_embedding_read_give_what_all_rows_give(kind: str, nodes: int) -> None:
     torch.manual_seed(0)
     target, baseline = (Reader(kind).double().eval() for _ in range(2))
     units = [name for name in UNITS if name != "kernel"]
@@ -122,46 +124,55 @@ def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
     ]
     faig = FAIG(target, baseline)
     dense = faig.score(samples, reducer=units, n_steps=nodes)
-    monkeypatch.setattr(unit_integral, "SMALL", 0)
-    taken: list[bool] = []
-    put = unit_integral._Queue.put
-
-    def watched(queue: unit_integral._Queue, name: str, gradient: torch.Tensor) -> None:
-        taken.append(gradient.is_sparse)
-        put(queue, name, gradient)
-
-    monkeypatch.setattr(unit_integral._Queue, "put", watched)
-    by_rows = faig.score(samples, reducer=units, n_steps=nodes)
-    assert any(taken) is (kind in ("plain", "padded", "twice", "empty"))
+    streamed = Fixed(gauss_legendre(nodes), Sizes(small=0))
+    by_rows = faig.score(samples, reducer=units, method=streamed)
+    assert any(sparse(target, baseline, samples[0])) is (
+        kind in ("plain", "padded", "twice", "empty")
+    )
     for reducer in units:
         torch.testing.assert_close(by_rows[reducer].values, dense[reducer].values)
         torch.testing.assert_close(by_rows[reducer].signed, dense[reducer].signed)
         assert by_rows[reducer].unassigned == pytest.approx(dense[reducer].unassigned)
 
 
-@pytest.mark.parametrize("room", [1.0, 1.5, 2.0])
-def test_speed_is_held_as_far_as_there_is_room(
-    pair: tuple[nn.Module, nn.Module],
-    samples: list[tuple[torch.Tensor, torch.Tensor]],
-    monkeypatch: pytest.MonkeyPatch,
-    room: float,
-) -> None:
-    made: list[unit_integral.UnitIntegral] = []
-    planned = unit_integral.UnitIntegral.planned
+def sparse(
+    target: nn.Module, baseline: nn.Module, sample: tuple[torch.Tensor, torch.Tensor]
+) -> list[bool]:
+    """Say of each gradient, as it comes, whether it holds the rows that were read alone."""
+    path = path_between(target, baseline, None, Compute())
+    function = ObjectiveOfParameters(FunctionalModel(target), squared_error)
+    found: list[bool] = []
+    Integrand(function, path, tuple(path.start)).gradients(
+        0.5, Batch.of(*sample), list(path.start), take=lambda name, g: found.append(g.is_sparse)
+    )
+    return found
 
-    def watched(integral: unit_integral.UnitIntegral, size: int) -> Plan:
-        made.append(integral)
-        return planned(integral, size)
 
-    monkeypatch.setattr(unit_integral.UnitIntegral, "planned", watched)
-    used = [p for n, p in pair[0].named_parameters() if not n.startswith("unused")]
-    size = sum(parameter.nbytes for parameter in pair[0].parameters())
-    FAIG(*pair, memory=int(room * size)).score(samples, reducer="layer", n_steps=1)
-    held = sum(speed.nbytes for speed in made[-1]._speed.values())
-    assert held <= (room - 1) * size
-    assert bool(held) is (room > 1)
-    if room == 2:
-        assert held >= sum(parameter.nbytes for parameter in used)
+class Counted:
+    """A straight line that counts how often each parameter's speed is computed."""
+
+    is_piecewise_linear = True
+
+    def __init__(self, line: StraightLine) -> None:
+        self.evaluate, self.derivative, self.line = line.evaluate, line.derivative, line
+        self.asked: list[str] = []
+
+    def derivative_of(
+        self, name: str, alpha: float, rows: slice, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        self.asked.append(name)
+        return self.line.derivative_of(name, alpha, rows, out)
+
+
+@pytest.mark.parametrize("held", [0, 1, 2])
+def test_speed_is_held_as_far_as_there_is_room(held: int) -> None:
+    ends = tuple({"a": torch.full((4,), x), "b": torch.full((4,), 2 * x)} for x in (1.0, 3.0))
+    line = Counted(StraightLine(*ends))
+    speed = Speed(FittedPath(line, ends[0]), 0.5, room=held * 16 + 8)
+    for _ in range(3):
+        assert speed.of("a", slice(2, 4)).tolist() == [2.0, 2.0]
+        assert speed.of("b", slice(0, 1)).tolist() == [4.0]
+    assert len(line.asked) == held + 3 * (2 - held)
 
 
 def test_the_order_that_is_planned_keeps_to_its_budget_and_interpolates_least() -> None:

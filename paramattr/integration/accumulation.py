@@ -184,12 +184,12 @@ class Tally:
         return found
 
 
-def chunks(values: Tensor) -> Iterator[slice]:
+def chunks(values: Tensor, most: int = CHUNK) -> Iterator[slice]:
     """Cut a tensor's first dimension: on a CPU into what a cache holds, elsewhere not at all."""
-    if values.ndim == 0 or values.device.type != "cpu" or values.numel() <= CHUNK:
+    if values.ndim == 0 or values.device.type != "cpu" or values.numel() <= most:
         yield slice(None)
         return
-    step = max(1, CHUNK * len(values) // values.numel())
+    step = max(1, most * len(values) // values.numel())
     for start in range(0, len(values), step):
         yield slice(start, start + step)
 
@@ -305,10 +305,11 @@ class Products:
 
     Args:
         speed: the path's speed, constant over the nodes of the sums.
+        chunk: number of entries that are multiplied together on a CPU.
     """
 
-    def __init__(self, speed: Speed) -> None:
-        self.speed = speed
+    def __init__(self, speed: Speed, chunk: int = CHUNK) -> None:
+        self.speed, self.chunk = speed, chunk
         self._buffers: dict[tuple[object, ...], Tensor] = {}
 
     def whole(self, name: str, sums: Sums) -> Tensor:
@@ -318,7 +319,7 @@ class Products:
         if total.ndim > self.speed.path.start[name].ndim:  # per sample
             return total.mul_(self.speed.of(name, slice(None)))
         rows_of_total = _rows(total)
-        for rows in chunks(rows_of_total):
+        for rows in chunks(rows_of_total, self.chunk):
             rows_of_total[rows].mul_(self.speed.of(name, rows))
         return total
 
@@ -359,7 +360,7 @@ class Products:
     ) -> Iterator[Float[Tensor, "2 ..."]]:
         """Give the attributions and their magnitudes, some rows after the other."""
         [whole, *sums] = (_rows(t) for t in (last and last[0], before) if t is not None)
-        for rows in chunks(whole):
+        for rows in chunks(whole, self.chunk):
             signed, magnitudes = both = self._buffer(name, whole[rows])
             speed = self.speed.of(name, rows, magnitudes)
             if last is None or (not sums and last[1] == 1):

@@ -134,6 +134,7 @@ def estimate_of(
     held: int,
     partitions: int,
     compute: Compute,
+    free: int | None = None,
 ) -> Estimate:
     """Estimate what scoring takes, by differentiating the first samples of one batch once.
 
@@ -145,10 +146,11 @@ def estimate_of(
         held: bytes that this process held before the integral was made.
         partitions: number of passes, as in `FAIG.score`.
         compute: number of threads, each of which takes the memory of one, and their memory.
+        free: bytes that there are; by default what the machine or GPU still has.
     """
     integrand, workers = integral.integrand, compute.workers
     device, units = integrand.device, list(indexes.values())
-    free, direct = available(device), None
+    free, direct = available(device) if free is None else free, None
     if partitions == len(batch) == 1:
         share = compute.memory and compute.memory // workers
         direct = integral.by_units(Reduction(indexes, device), share)

@@ -26,6 +26,7 @@ from paramattr import (
     Trajectory,
     UnitIndex,
     Units,
+    Until,
     absolute_change,
     absolute_error,
     against_rest,
@@ -106,6 +107,7 @@ def load_labels(parameter: Tensor) -> Tensor:
 def rankings(target: nn.Module, baseline: nn.Module, data: Batches) -> dict[str, Scores]:
     faig = FAIG(target, baseline)
     adaptive: Scores = faig.score(data, reducer=column, method=Adaptive(rtol=1e-2))
+    settled: Scores = faig.score(data, reducer=column, until=Until(0.9, fraction=0.05))
     exact: Scores = substitution_effect(target, baseline, data)
     like = absolute_change(target, baseline, reducer="layer")
     return {

@@ -50,8 +50,8 @@ BETWEEN = (0.25, 0.5, 0.75)
 """Where the first samples are looked at if they share no nodes: a barrier may lie there."""
 
 
-class Waiting(NamedTuple):
-    """Gradients that are held before they are reduced.
+class Sizes(NamedTuple):
+    """Sizes that change how fast gradients are reduced, and nothing else.
 
     Attributes:
         small: bytes of parameters up to which all gradients of a pass are held: 16 MiB. A hook for
@@ -59,10 +59,12 @@ class Waiting(NamedTuple):
         queue: bytes of gradients that wait in larger models. Between two layers they would push
             out of the cache what the next one reads, and memory that is freed at once goes back to
             the system and is zeroed anew.
+        chunk: number of entries that are multiplied together on a CPU.
     """
 
     small: int = 2**24
     queue: int = 2**23
+    chunk: int = CHUNK
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,17 @@ class Fixed:
 
     Args:
         rule: nodes and weights on [0, 1].
-        waiting: bytes of gradients that are held before they are reduced.
+        sizes: sizes that change how fast gradients are reduced.
     """
 
     rule: Rule
-    waiting: Waiting = field(default_factory=Waiting)
+    sizes: Sizes = field(default_factory=Sizes)
     needs_all = False
 
     def integral(self, integrand: Integrand) -> PathIntegral:
         """Give the integral of the objective along the path."""
         settings = self.rule.settings()
-        return PathIntegral(integrand, lambda number: self.rule, True, settings, self.waiting)
+        return PathIntegral(integrand, lambda number: self.rule, True, settings, self.sizes)
 
     def check_shards(self) -> None:
         """Accept models that are sharded over processes."""
@@ -93,11 +95,11 @@ class Drawn:
 
     Args:
         strata: number of nodes per sample, on each smooth piece of the path.
-        waiting: bytes of gradients that are held before they are reduced.
+        sizes: sizes that change how fast gradients are reduced.
     """
 
     strata: int
-    waiting: Waiting = field(default_factory=Waiting)
+    sizes: Sizes = field(default_factory=Sizes)
     needs_all = False
 
     def integral(self, integrand: Integrand) -> PathIntegral:
@@ -112,7 +114,7 @@ class Drawn:
                 "another method"
             )
         settings = {"name": "drawn", "nodes": self.strata}
-        return PathIntegral(integrand, partial(drawn, self.strata), False, settings, self.waiting)
+        return PathIntegral(integrand, partial(drawn, self.strata), False, settings, self.sizes)
 
     def check_shards(self) -> None:
         """Reject models that are sharded over processes.
@@ -134,7 +136,7 @@ class PathIntegral:
         rule_of: a sample's number to its rule.
         shares_nodes: whether all samples have the same rule.
         rule_settings: description of the rule, to tell runs apart.
-        waiting: bytes of gradients that are held before they are reduced.
+        sizes: sizes that change how fast gradients are reduced.
     """
 
     def __init__(
@@ -143,9 +145,9 @@ class PathIntegral:
         rule_of: Callable[[int], Rule],
         shares_nodes: bool,
         rule_settings: Any,
-        waiting: Waiting,
+        sizes: Sizes,
     ) -> None:
-        self.integrand, self.waiting = integrand, waiting
+        self.integrand, self.sizes = integrand, sizes
         self.shares_nodes = shares_nodes
         self._rule_of, self._rule_settings = rule_of, rule_settings
         self.stretches = self._stretches(0)
@@ -321,7 +323,7 @@ class GradientsToUnits:
             return 2 * gradients
         sizes = {start[name].shape: start[name].nbytes for name in self.names}
         largest = sorted(sizes.values(), reverse=True)[:BUFFERS]
-        waiting = min(gradients, self.integral.waiting.queue + max(largest, default=0))
+        waiting = min(gradients, self.integral.sizes.queue + max(largest, default=0))
         return waiting + 2 * sum(min(size, 4 * CHUNK) for size in largest)
 
     def samples(self, batch: Batch) -> Iterator[tuple[dict[str, Reduced], Values]]:
@@ -382,7 +384,7 @@ class GradientsToUnits:
             for name, gradient in found.by_name.items() if is_last else ():
                 add(name, gradient)
             return found.values
-        queue = _Queue(add, self.integral.waiting.queue)
+        queue = _Queue(add, self.integral.sizes.queue)
         found = self.integrand.gradients(node.alpha, sample, self.names, take=queue.put)
         queue.empty()
         return found.values
@@ -395,7 +397,8 @@ class GradientsToUnits:
         return self.reduction.of({name: value.double() for name, value in attributions.items()})
 
     def _with_room(self, plan: Plan) -> Products:
-        return Products(Speed(self.integrand.path, self.nodes[0].alpha, plan.speed))
+        speed = Speed(self.integrand.path, self.nodes[0].alpha, plan.speed)
+        return Products(speed, self.integral.sizes.chunk)
 
     def _room(self, number: int) -> Attributions:
         """Give the memory of a sample's sums."""
@@ -450,7 +453,7 @@ def groups(sizes: Mapping[str, int], parts: int) -> list[list[str]]:
 def _holds_all(integral: PathIntegral) -> bool:
     """Say whether the gradients of a pass are all held, and those of the last one beside them."""
     sizes = (value.nbytes for value in integral.integrand.path.start.values())
-    return sum(sizes) <= integral.waiting.small and not integral.integrand.points.are_in_place
+    return sum(sizes) <= integral.sizes.small and not integral.integrand.points.are_in_place
 
 
 def _bytes(gradient: Tensor) -> int:
