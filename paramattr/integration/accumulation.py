@@ -109,8 +109,7 @@ class Reduction:
             precision on a CPU, and chunks in float64.
         """
         tally = Tally(self)
-        for name, values in attributions.items():
-            tally.add_whole(name, values)
+        tally.add_all(attributions)
         return tally.reduced()
 
 
@@ -166,11 +165,12 @@ class Tally:
             if total is not None:
                 self._rest[units] += total
 
-    def add_whole(self, name: str, values: Tensor) -> None:
-        """Add a parameter's attributions, which are all there."""
-        whole = values if values.ndim else values[None]
-        parts = (whole[rows] for rows in chunks(whole))
-        self.add(name, (torch.stack((part, part.abs())) for part in parts))
+    def add_all(self, attributions: Mapping[str, Tensor]) -> None:
+        """Add attributions that are all there, by parameter."""
+        for name, values in attributions.items():
+            whole = _rows(values)
+            parts = (whole[rows] for rows in chunks(whole))
+            self.add(name, (torch.stack((part, part.abs())) for part in parts))
 
     def reduced(self) -> dict[str, Reduced]:
         """Give the sums."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from paramattr.cost import Cost, Plan, Spent
 from paramattr.errors import CheckpointError, ParamattrError
 from paramattr.identity import likeness, stamped
-from paramattr.integration.accumulation import Attributions, Reduced
+from paramattr.integration.accumulation import Attributions, Reduced, Tally
 from paramattr.integration.batches import Batch, drawn, no_batch
 from paramattr.integration.integral import Integral, Method, Values, replicas
 from paramattr.integration.integrals import method_of
@@ -168,8 +168,12 @@ class Integration:
                 yield Sample(own_sums, *of_sample)
 
     def _reduced(self, attributions: Attributions) -> dict[str, Reduced]:
+        tally = Tally(self.reduction)
         with self.integral.integrand.objective.agreeing():
-            return self.reduction.of(self.options.function(attributions))
+            tally.add_all(self.options.function(attributions))
+        # Only now: sums of shards are added up over processes, and none may wait for one that
+        # failed above.
+        return tally.reduced()
 
 
 class Account:
