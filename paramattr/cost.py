@@ -66,12 +66,16 @@ class Plan(NamedTuple):
         4
         """
         room = _room(size, memory)
+        # A place is a point of the path or a sum of gradients: each is as large as the parameters.
         most = max(room // size, 1) if size else nodes + 2
         points, together, sums = min(nodes, max(1, most - (nodes > 1))), 1, int(nodes > 1)
+        # One place is written anew for all nodes that have none of their own.
         anew = float(nodes - points + 1 if points < nodes else 0)
         shared = max(1, min(samples, most - 1))
         if nodes / shared < anew:
             points, together, sums, anew = 1, shared, shared, nodes / shared
+        # Held last: a missing speed costs one subtraction per entry, a missing point an
+        # interpolation.
         speed = min(size, max(0, room - (points + sums) * size))
         return cls(points, together, sums, speed, anew, (points + sums) * size + speed)
 

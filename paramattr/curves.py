@@ -94,12 +94,16 @@ def _train(
     *,
     show: bool,
 ) -> None:
+    # Statistics of a norm are no weights: a step of Adam may make a variance negative.
     trained = [name for name in curve.middle if name not in line.buffers]
     optimiser = torch.optim.Adam([curve.middle[name] for name in trained], lr=learning_rate)
+    # Python's own generator: torch's would be the user's, and the global state is not ours.
     draw = random.Random(seed)
     with progress_bar("connecting", steps, show=show) as advance:
         for _, batch in zip(range(steps), _repeatedly(loader, line, function), strict=False):
             alpha = draw.random()
+            # The gradient at the curve's point is the middle's, but for a factor that depends on
+            # alpha.
             values, gradients = function.gradient(curve.evaluate(alpha), batch, trained)
             check_finite_values([values], batch.first)
             for name in trained:  # dγ/d middle = 2 α (1 - α)
@@ -107,6 +111,7 @@ def _train(
                 curve.middle[name].grad = gradients[name].to(curve.middle[name]) * slope
             optimiser.step()
             advance(1)
+    # A path must not hold a second copy of the model in its gradients.
     for name in trained:
         curve.middle[name].grad = None
 

@@ -64,6 +64,7 @@ def _told_from_captum(method: Wrapped) -> Wrapped:
 
     @wraps(method)
     def checked(*arguments: Any, **options: Any) -> Any:
+        # Named before Python's own error, which would only say that the keyword is unexpected.
         for keyword, instead in CAPTUMS_KEYWORDS.items():
             if keyword in options:
                 raise ParamattrError(f"{keyword}= is Captum's keyword: {instead}")
@@ -145,11 +146,13 @@ class FAIG:
         memory: int | None = None,
         strict: bool = True,
     ) -> None:
+        # First: a device that is not there is named before any model is read.
         self.compute = Compute(device, dtype, compile, workers, memory)
         self.model, self.baseline = unwrapped_pair(model, baseline)
         self.objective, self.strict = objective, strict
         self._given_path, self._wanted = path, parameters
         self._latest: tuple[tuple[Spent, ...], Plan | None] = ((), None)
+        # Once for a pair, not once a call: the comparison costs passes of its own.
         self._was_compared = False
         self._check()
 
@@ -255,6 +258,8 @@ class FAIG:
             integral = self._integral(rule)
             integrand = integral.integrand
             batch = self._batch(inputs, targets, additional_forward_args)
+            # The objective must not depend on how a batch is cut, but rounding does: the delta is
+            # taken with the same parts as the attributions.
             chunk = 1 if per_sample else internal_batch_size or len(batch)
             batch = integrand.referenced(batch, chunk)
             check_readings(integrand, batch)
@@ -271,9 +276,13 @@ class FAIG:
             )
             answer = Attributed(found.attributions)
             answer.spent = found.spent
+            # Only an adaptive rule spends what is not known beforehand; another call leaves the
+            # last news.
             self._latest = (found.spent if rule.needs_all else self.spent, self.plan)
             if not return_convergence_delta:
                 return answer
+            # Both ends as they were handed in, not as the nodes saw them: this is what must be
+            # reached.
             change = integrand.values(1.0, batch, chunk) - before
             return answer, found.totals - (change if per_sample else change.sum())
 
@@ -385,9 +394,11 @@ class FAIG:
 
         Source: Xie et al. 2021, each term of Eq. 7.
         """
+        # Joined before anything is looked at: an error on one rank must reach the others.
         ranks = Ranks(distributed, members(self.model))
         isolated = undisturbed(self.model, self.compute.device, sharded=True)
         with ranks.together(), isolated, self._opened(ranks) as shards:
+            # Made inside, so that an option that is wrong on one rank ends all of them.
             options = Options(
                 method_of(method, n_steps),
                 at_once=1 if internal_batch_size is None else internal_batch_size,
@@ -471,8 +482,10 @@ class FAIG:
         with undisturbed(self.model, self.compute.device):
             check_count("internal_batch_size", internal_batch_size, ", or None")
             check_count("partitions", partitions)
+            # Before the path's copies of the models are made: they belong to what a call adds.
             now = held(self._device)
             request, size = Request(self.model, loader, reducer), internal_batch_size or 1
+            # Several nodes, as a call takes by default: sums of gradients count.
             integral = self._integral(Options().method)
             integrand, item = integral.integrand, first_batch(request.loaders)
             batch = Batch.from_loader(item, device=integrand.device, model=self.model)
@@ -493,6 +506,7 @@ class FAIG:
 
     def _check(self) -> None:
         """Look at what does not depend on data."""
+        # Shards have no path of their own here: they are opened and closed by each call.
         if is_sharded(self.model):
             self._check_shards()
             return
@@ -519,6 +533,7 @@ class FAIG:
                         "and the machine and precision that fully_shard was given; leave it out"
                     )
             pick(self.model, self._wanted)
+            # Made and dropped: it looks at shapes, meshes and buffers, and copies nothing yet.
             Shards(self.model, self.baseline, ranks)
 
     @contextmanager
@@ -546,6 +561,7 @@ class FAIG:
         self, method: Method, shards: Shards | None = None, options: Options | None = None
     ) -> Integral:
         """Give the integral over samples."""
+        # Of whole models. Every call makes them anew, since models may be trained between two.
         if shards is None or options is None:
             self.compute.check_workers(self.model, adaptive=method.needs_all)
             return method.integral(self._integrand())
@@ -563,6 +579,7 @@ class FAIG:
         """Plan the look at the first samples; models and gradients are compared in one call."""
         is_due, self._was_compared = not self._was_compared, True
         baseline = self.baseline if isinstance(self.baseline, nn.Module) else None
+        # A baseline that is sharded too cannot run on the path's end: shards are written in place.
         if not is_due or is_sharded(self.model):
             baseline = None
         places = tuple(integral.looked_at)
@@ -577,6 +594,7 @@ def _limit(until: float | Until | None, fraction: float, max_samples: int | None
     """Give the limit on the samples, which may come as one object or as numbers."""
     if not isinstance(until, Until):
         return Until(until, fraction, max_samples)
+    # Which of two limits holds would be a guess.
     if max_samples is not None or fraction != Until.fraction:
         raise ParamattrError(
             f"until is {until!r}, and fraction or max_samples is given beside it: expected them in "

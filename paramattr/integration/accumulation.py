@@ -89,7 +89,10 @@ class Reduction:
         self._places: dict[str, dict[tuple[int, ...], list[_Place]]] = {}
         for units, index in indexes.items():
             for name, labels in index.all_labels():
+                # Labels are as small as they can be: a dimension that a unit spans has size one,
+                # and is summed over before anything is scattered.
                 spanned = tuple(d for d, size in enumerate(labels.shape) if size == 1)
+                # One place past the last unit takes the entries of none, so that no mask is needed.
                 targets = labels.to(device, torch.int64).flatten() % (len(index) + 1)
                 place = _Place(units, targets, _first(targets))
                 self._places.setdefault(name, {}).setdefault(spanned, []).append(place)
@@ -152,6 +155,7 @@ class Tally:
                 found.append(_summed(both, spanned))
             if not places:
                 rests.append(both.flatten(1).sum(1, dtype=_precision(both)))
+        # In float64 from here on: there are few numbers left, and millions went into them.
         total = torch.stack(rests).double().sum(0) if rests else None
         missing = set(self._sums)
         for spanned, found in sums.items():
@@ -178,6 +182,8 @@ class Tally:
         for units, sums in self._sums.items():
             of_units = sums.cpu()
             total, rest = (of_units[:, -1] + self._rest[units].cpu()).tolist()
+            # The rest was summed in the place past the last unit; here what the units hold joins
+            # it.
             total += float(of_units[0, :-1].sum())
             own = Reduced(of_units[1, :-1], of_units[0, :-1], rest, total)
             found[units] = own if self.reduction.gather is None else self.reduction.gather(own)
@@ -249,6 +255,7 @@ class Sums:
         """Add a weighted gradient of every parameter, all in one call."""
         if not gradients:
             return
+        # One call for all: for many small parameters the launches take longer than the sums.
         sums = [self.room[name] for name in gradients]
         if not self.names:
             torch._foreach_zero_(sums)
@@ -257,12 +264,15 @@ class Sums:
 
     def add(self, name: str, gradient: Tensor, weight: float) -> None:
         """Add one parameter's weighted gradient."""
+        # A dense sum takes anything in. Rows stay rows only as long as nothing dense came: a table
+        # of words is mostly zeros.
         if name in self.names:
             self.room[name].add_(gradient, alpha=weight)
         elif gradient.is_sparse:
             weighted = gradient if weight == 1 else gradient * weight
             self.rows[name] = self.rows.pop(name) + weighted if name in self.rows else weighted
         else:
+            # Written, not added: the memory holds what the last sample left.
             torch.mul(gradient, weight, out=self.room[name])
             self.names.add(name)
             if name in self.rows:
@@ -291,6 +301,8 @@ class Speed:
         if name in self._held:
             return self._held[name][rows]
         like = self.path.start[name]
+        # Whole parameters are held, the first that fit. Of an embedding few rows are read, so that
+        # holding all of it would not pay.
         if like.nbytes > self._room or not isinstance(rows, slice):
             return self.path.derivative_of(name, self.alpha, rows, out if like.ndim else None)
         self._room -= like.nbytes
@@ -316,6 +328,7 @@ class Products:
         """Give a parameter's attributions, `(*leading, *shape)`, in the memory of its sum."""
         sums.names.discard(name)
         total = sums.room.pop(name)
+        # The speed is broadcast over the samples, so its rows cannot be taken apart with theirs.
         if total.ndim > self.speed.path.start[name].ndim:  # per sample
             return total.mul_(self.speed.of(name, slice(None)))
         rows_of_total = _rows(total)
@@ -334,12 +347,15 @@ class Products:
             sums: its weighted gradients so far, which are let go.
             last: the last node's gradient and weight, which need no memory of their own.
         """
+        # Joined to the sum first: a sparse gradient cannot be multiplied in chunks of rows.
         if last is not None and last[0].is_sparse:
             sums.add(name, *last)
             last = None
         if last is None and name in sums.rows:
             self._tally_rows(tally, name, sums.rows.pop(name))
             return
+        # The last gradient is not added to the sum but multiplied with it in one pass, while both
+        # are in the cache.
         before = sums.room[name] if name in sums.names else None
         sums.names.discard(name)
         if last is not None and name in sums.rows:
@@ -363,6 +379,7 @@ class Products:
         for rows in chunks(whole, self.chunk):
             signed, magnitudes = both = self._buffer(name, whole[rows])
             speed = self.speed.of(name, rows, magnitudes)
+            # Three ways to the same product, so that each entry is read and written once.
             if last is None or (not sums and last[1] == 1):
                 torch.mul(whole[rows], speed, out=signed)
             elif sums:
@@ -376,6 +393,7 @@ class Products:
         """Give memory for some rows' products and their magnitudes, in the rows' own layout."""
         start = self.speed.path.start[name].dtype
         dtype = torch.promote_types(wide(start), like.dtype)
+        # Torch's own allocator holds memory on an accelerator; on a CPU it goes back to the system.
         if like.device.type != "cpu":
             return _pair(like, dtype)
         key = like.shape, like.stride(), dtype
@@ -393,6 +411,7 @@ def _rows(values: Tensor) -> Tensor:
 def _pair(like: Tensor, dtype: torch.dtype) -> Float[Tensor, "2 ..."]:
     """Make two tensors in one, each laid out in memory as a given one."""
     strides = like.stride()
+    # Channels-last gradients stay so: a product of two layouts reads one out of order.
     order = sorted(range(like.ndim), key=lambda d: (-strides[d], d))
     pair = torch.empty([2, *(like.shape[d] for d in order)], dtype=dtype, device=like.device)
     return pair.permute(0, *(order.index(d) + 1 for d in range(like.ndim)))

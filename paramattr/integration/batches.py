@@ -71,6 +71,8 @@ class Batch:
                 differ, what is no tensor has as many entries, or the model does not take a keyword.
         """
         keywords: dict[str, Any] = {}
+        # Labels are the objective's: a model that gets them computes a loss of its own, over the
+        # batch.
         if _is_mapping(inputs):
             keywords, inputs = _as_dict(inputs), ()
             if targets is None and LABELS in keywords:
@@ -82,6 +84,7 @@ class Batch:
         elif not isinstance(extra, tuple):
             extra = () if extra is None else (extra,)
         positional = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        # Looked at in the order in which a user would: kinds, then what is missing, then sizes.
         named = (
             ("inputs", (positional, keywords)),
             ("targets", targets),
@@ -123,6 +126,7 @@ class Batch:
 
     def __len__(self) -> int:
         """Count the samples."""
+        # Targets may be none, and a tensor without dimensions is shared by all samples.
         of_samples = (tensor for tensor in tensors_in((self.inputs, self.keywords)) if tensor.ndim)
         return len(next(of_samples))
 
@@ -140,6 +144,7 @@ class Batch:
         Raises:
             CheckpointError: as `identity`, of what is no tensor.
         """
+        # Content, not addresses: a loader makes tensors anew each time.
         for tensor in tensors_in(self._parts()):
             update(content(tensor))
         # Of the rest: names, structure, and what is no tensor; a class holds a tensor's place.
@@ -173,6 +178,7 @@ def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return function(tree)
     if isinstance(tree, tuple | list):
         branches = [mapped(branch, function) for branch in tree]
+        # A named tuple takes its fields one by one.
         return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
     if isinstance(tree, dict):
         same = copy.copy(tree)  # keeps the type, such as an output with attributes
@@ -201,6 +207,7 @@ def joined(trees: Sequence[Any]) -> Any:
 
 def no_batch(loader: Any) -> DataError:
     """Return an error for a loader without batches; it says so if an iterator is spent."""
+    # A spent generator looks like an empty list.
     if iter(loader) is loader:
         return DataError(
             f"the loader gave no batch: it is {an(type(loader))}, which can be read only "
@@ -339,6 +346,7 @@ def _check_tensors(targets: Any) -> None:
 
 
 def _usable(tensor: Tensor, device: torch.device | None) -> Tensor:
+    # Targets that require a gradient would keep the user's graph alive.
     moved = tensor.detach() if device is None else tensor.detach().to(device)
     return moved.clone() if moved.is_inference() else moved  # autograd refuses inference tensors
 
@@ -378,6 +386,7 @@ def decoder_inputs(
     if {GIVEN, "decoder_inputs_embeds"} & keywords.keys():
         return {}
     make = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    # Some models shift the labels inside `forward`, and have no method for it.
     if make is None:
         make = _shifting(model)
     name, config = type(model).__name__, getattr(model, "config", None)
@@ -418,6 +427,7 @@ def _decodes_tokens(model: nn.Module, labels: Tensor) -> bool:
     if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False
     taken = inspect.signature(model.forward).parameters
+    # Classes and scores are not decoded.
     is_tokens = labels.ndim > 1 and not labels.is_floating_point()
     return is_tokens and GIVEN in taken and LABELS in taken
 
@@ -435,6 +445,7 @@ def drawn(loader: Iterable[Any], name: str = "") -> Iterator[Any]:
             other iterable raises passes through.
     """
     of = f" of {name!r}" if name else ""
+    # A loader's own traceback names neither the batch nor the sample.
     finished = 0
     try:
         for item in loader:

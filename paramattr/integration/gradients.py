@@ -67,6 +67,7 @@ class ObjectiveOfParameters:
             ModelError: as `FunctionalModel.replica`.
         """
         copy = ObjectiveOfParameters(self.model.replica(), self.objective)
+        # Filters of warnings belong to the process: two threads would undo each other's.
         copy._is_looked_at = True  # filters of warnings are not a thread's own
         return copy
 
@@ -92,6 +93,8 @@ class ObjectiveOfParameters:
         Raises:
             ObjectiveError: if it cannot.
         """
+        # All parameters, also those that are not asked for: an objective may depend on others
+        # alone.
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         if not self._evaluate(leaves, batch).requires_grad:
             raise ObjectiveError(
@@ -131,8 +134,10 @@ class ObjectiveOfParameters:
         leaves = {
             name: self.model.cast(parameters[name].detach()).requires_grad_() for name in names
         }
+        # On an accelerator a dense gradient costs less than gathering its rows.
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves.values())
         rows = Rows(leaves if on_cpu else {}) if take is not None else None
+        # Only what is asked for needs a gradient, so that autograd skips the rest.
         point = {**parameters, **leaves}
         values = self._evaluate(point, batch, compiled=True, rows=rows)
         # Copy: replayed graphs overwrite the memory of their outputs.
@@ -143,6 +148,8 @@ class ObjectiveOfParameters:
         elif leaves and take is not None and rows is not None:
             for name, leaf in leaves.items():
                 leaf.register_post_accumulate_grad_hook(partial(_hand_over, take, name, rows))
+            # Activation checkpointing runs parts of the model again in the backward pass, on what
+            # it holds then.
             with self.model.holding(point, rows):
                 _run_backward(values.sum(), list(leaves.values()), accumulate=True)
             for name, rest in rows.rest():
@@ -195,6 +202,7 @@ class ObjectiveOfParameters:
             ObjectiveError: as `gradient`.
         """
         names = list(names)
+        # One sample gains nothing, and pays for the batching of every operation.
         if self.is_batchable and len(batch) > 1:
             try:
                 with warnings.catch_warnings():  # vmap warns about layers that it loops over
@@ -207,6 +215,7 @@ class ObjectiveOfParameters:
                     raise
                 self.is_batchable = False
                 _log.info("samples are processed one by one, since vmap failed: %s", error)
+        # Slower, and right for any model.
         each = [self.gradient(parameters, sample, names) for sample in batch.chunks(1)]
         return Gradients(
             torch.cat([gradients.values for gradients in each]),
@@ -225,6 +234,7 @@ class ObjectiveOfParameters:
         """
         if not isinstance(self.objective, SelfReference):
             return batch
+        # A constant: differentiating the reference too would cancel the first-order change.
         with torch.no_grad():
             target = parameters()
             outputs = [prediction(self.model(target, part)) for part in batch.chunks(at_once)]
@@ -250,6 +260,7 @@ class ObjectiveOfParameters:
             grad(value, has_aux=True), in_dims=(None, *(0 if t.ndim else None for t in tensors))
         )
         by_name, values = each(leaves, *tensors)
+        # Under `vmap` a detached objective gives zeros without a word.
         if not self._is_followed and not any(gradient.any() for gradient in by_name.values()):
             self.check_followed(parameters, batch.part(0, 1))
         self._is_followed = True
@@ -309,6 +320,7 @@ def check_finite_values(values: Sequence[Float[Tensor, "b"]], first: int, step: 
     """
     if not values or torch.isfinite(torch.cat(list(values))).all():
         return
+    # The slow way only now, to say which sample it is.
     for place in values:
         if not torch.isfinite(place).all():
             bad = int((~torch.isfinite(place)).nonzero()[0])

@@ -257,6 +257,7 @@ def integrated(
         names = [name for name in stretch.moving if whole or name in reported]
         if not names:
             continue
+        # Freed parameter by parameter below, so that the products take no memory beside the sums.
         raw = Sums(integrand.zeros(names, leading, of_gradients=True), is_zero=True)
         for node in stretch.nodes:
             gradients = integrand.gradients(node.alpha, batch, names, each=each)
@@ -267,13 +268,18 @@ def integrated(
         products = Products(Speed(integrand.path, stretch.nodes[0].alpha))
         for name in names:
             product = products.whole(name, raw)
+            # In float64: the sum of millions of float32 is compared with a difference of two
+            # objectives.
             if whole:
                 total += product.reshape(*leading, -1).sum(-1, dtype=torch.float64)
+            # A parameter may move on several pieces of the path.
             if name in reported:
                 product = product.to(wide(integrand.path.start[name].dtype))
                 sums[name] = sums[name].add_(product) if name in sums else product
+    # What does not move has attribution zero, not none.
     still = [name for name in integrand.reported if name not in sums]
     sums = {**integrand.zeros(still, leading), **sums}
+    # Once after all nodes: on an accelerator each check waits for it.
     check_finite_values(values, batch.first, batch.step)
     integrand.objective.check_gradients({**sums, "a parameter": total}, batch)
     seen = torch.stack(values) if values else torch.zeros(0, len(batch))
@@ -291,6 +297,7 @@ def summed(parts: list[Integrated]) -> Integrated:
     first, *rest = parts
     if not rest:
         return first
+    # In place: with large models a second set of attributions would not fit.
     for other in rest:
         for name, value in other.attributions.items():
             first.attributions[name].add_(value)
@@ -352,6 +359,8 @@ def sum_samples(
             return list(replica.samples(part, whole=whole, at_once=at_once))
         return [replica.over(part, whole=whole)]
 
+    # Parts are added in their order whatever thread ends first, so that workers do not change a
+    # bit.
     parts = in_order(work, replicas(integral, workers), batch.chunks(at_once))
     with (
         progress_bar("attributing", len(batch), show=show_progress) as advance,
@@ -388,6 +397,7 @@ def delta_of(
         ModelError: if a parameter that moves has no attribution, or one of another shape.
     """
     integrand = integral.integrand
+    # A partial report sums to less, and the difference would look like an error of the rule.
     missing = [name for name in integral.moving if name not in attributions]
     if missing:
         raise ModelError(
@@ -402,6 +412,7 @@ def delta_of(
         for name, value in attributions.items()
         if name in integrand.path.start
     }
+    # A batch of one is read as a sum: the two readings give the same number then.
     if all(actual == shape for actual, shape in shapes.values()):
         total = sum(value.double().sum() for value in attributions.values())
         return torch.as_tensor(total - (end - start).sum())

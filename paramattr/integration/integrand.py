@@ -51,10 +51,12 @@ def path_between(
     """
     target = named_parameters(model)
     other = align(model, baseline, strict=strict, quiet=quiet, widened=True)
+    # Statistics of a norm move as parameters do, or the path would not end at the baseline.
     buffers = moving_buffers(model, baseline, strict=strict, widened=True)
     target |= {name: model.get_buffer(name).detach() for name in buffers}
     other |= buffers
     start, end = compute.placed(target), compute.placed(other)
+    # Compared after the cast: two models may differ in what their precision cannot hold.
     if all(torch.equal(start[name], end[name]) for name in start):
         raise ModelError(
             "the baseline equals the model in every parameter: there is no change to "
@@ -63,6 +65,7 @@ def path_between(
     if path is None:
         return FittedPath(StraightLine(start, end), start, buffers=tuple(buffers))
     held = path.evaluate(0.0)
+    # A path of the user's may know parameters alone; what it lacks goes straight.
     rest = [name for name in buffers if name not in held]
     check_ends(
         path,
@@ -95,6 +98,7 @@ class Points:
     def keep(self, points: int) -> None:
         """Set how many points are held, the one that is written anew included."""
         self._room = points
+        # The first points are those that come again first.
         for alpha in list(self._kept)[points - 1 :]:
             del self._kept[alpha]
 
@@ -105,6 +109,7 @@ class Points:
             alpha: the place on the path.
             keep: whether the point comes again, and gets a place of its own while there is one.
         """
+        # A point that comes again has a place of its own as long as there is room.
         point = self._kept.get(alpha)
         if point is None and keep and len(self._kept) < self._room - 1:
             point = self._kept[alpha] = _Point(self._empty())
@@ -113,6 +118,7 @@ class Points:
                 self._passing = _Point(self._empty())
             point = self._passing
         if not point.is_at(alpha):
+            # Written into memory that there is: the system zeroes new memory first.
             with torch.no_grad():
                 self.path.fill(alpha, point.values)
             point.is_now_at(alpha)
@@ -208,6 +214,7 @@ class Watch:
     def was_asked(self, names: Iterable[str]) -> None:
         """Note the parameters that a pass was asked for; some may have had no gradient."""
         self._missing.difference_update(names)
+        # Told once. The next samples' gradients at this node are theirs alone.
         if not self._missing:
             self._alpha = None
             self._then(self._slope)
@@ -300,6 +307,7 @@ class Integrand:
                 return self.objective.sample_gradients(point, batch, names)
             return self.objective.gradient(point, batch, names, take)
 
+        # Looked at on its way: with `take` the gradient is gone afterwards.
         def also(name: str, gradient: Tensor) -> None:
             watch.add(name, self._along(name, alpha, gradient))
             if take is not None:
@@ -335,12 +343,14 @@ class Integrand:
 
     def _along(self, name: str, alpha: float, gradient: Tensor) -> float:
         """Multiply a gradient by the path's speed, some rows after the other, and sum."""
+        # A word that comes twice has two rows: they must be one before they are multiplied.
         if gradient.is_sparse:
             gradient = gradient.coalesce()
             [rows] = gradient.indices()
             speed = self.path.derivative_of(name, alpha, rows)
             return float((gradient.values() * speed).sum(dtype=torch.float64))
         whole, total = gradient if gradient.ndim else gradient[None], 0.0
+        # Some rows at a time: the whole product would be another copy of the parameter.
         for rows in chunks(whole):
             speed = self.path.derivative_of(name, alpha, rows)
             total += float((whole[rows] * speed).sum(dtype=torch.float64))
@@ -360,6 +370,8 @@ class Integrand:
         for name, kind in self.kinds(names).items():
             like = self.path.start[name]
             shape, kind = (*leading, *like.shape), kind if of_gradients else wide(like.dtype)
+            # The samples' dimension comes in front, so that the parameter's own layout cannot be
+            # kept.
             if leading:
                 zeros[name] = torch.zeros(shape, dtype=kind, device=like.device)
             else:
@@ -394,6 +406,7 @@ class Integrand:
 
     def settings(self) -> dict[str, Any]:
         """Describe the integrand, to tell runs apart."""
+        # Between two breakpoints a curve may be any: one point inside tells most of them apart.
         places = self.path.breakpoints
         inside = [start + 0.38 * (end - start) for start, end in pairwise(places)]  # for curves
         points = (self.path.evaluate(alpha) for alpha in (*places, *inside))  # one at a time

@@ -43,10 +43,12 @@ class FunctionalModel:
         self, model: nn.Module, compute: Compute | None = None, moving: Iterable[str] = ()
     ) -> None:
         check_evaluating(model)
+        # A layer in training mode draws at random, and its gradient is of another model.
         compute = Compute() if compute is None else compute
         self.model, self.compute, self.moving = model, compute, tuple(moving)
         self.given_dtype = compute.given_dtype(model)
         self._reaching = reaching(model, self.moving)
+        # A mode stands before every operation: models without a table go without.
         self._has_tables = any(isinstance(module, nn.Embedding) for module in model.modules())
         self._compiled: Call = self._call
         if compute.compile:
@@ -87,6 +89,7 @@ class FunctionalModel:
             for name, value in values.items()
             for place in self._places.get(name, [name])
         }
+        # Copied: a model may count calls or keep a cache in a buffer, and must find it as it was.
         device = next(iter(state.values())).device
         state = {**_copied_buffers(self.model, device), **state}
         # Cloned, since the model may modify them.
@@ -95,6 +98,7 @@ class FunctionalModel:
             state, arguments, keywords = (
                 mapped(part, self.cast) for part in (state, arguments, keywords)
             )
+        # Functional dropout asks the model's own mode, which no check of its layers sees.
         before = torch.get_rng_state() if self.model.training else None
         with self.compute.autocast(device), as_assembled(self._hooked):
             if compiled and self.compute.compile:
@@ -119,9 +123,12 @@ class FunctionalModel:
             values: as in the call before.
             rows: as in the call before.
         """
+        # Written into the dictionaries of the modules: assigning attributes would register tensors
+        # anew.
         own = [(slot, attribute, slot[attribute]) for slot, attribute, _ in self._slots]
         try:
             for slot, attribute, name in self._slots:
+                # A buffer that does not move may be written on when the block runs again.
                 if name is None:
                     slot[attribute] = slot[attribute].clone()
                 elif name in values:
@@ -147,6 +154,7 @@ class FunctionalModel:
         Raises:
             ModelError: if the model's modules cannot be copied.
         """
+        # New modules around the same memory: a thread costs no copy of the weights.
         tensors = (*self.model.parameters(), *self.model.buffers())
         try:
             model = copied(self.model, {id(tensor): tensor for tensor in tensors})
@@ -177,6 +185,7 @@ def _copied_buffers(model: nn.Module, device: torch.device) -> dict[str, Tensor]
     state = {}
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            # One buffer may have two places, and they must stay one.
             if id(buffer) not in copies:
                 copies[id(buffer)] = buffer.to(device, copy=True)
             state[_joined(path, name)] = copies[id(buffer)]

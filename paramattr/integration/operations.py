@@ -36,6 +36,7 @@ class Rows:
     def read(self, input: Tensor, weight: Tensor) -> Tensor | None:
         """Look rows up; None for a weight that is computed from others, or inside a transform."""
         name = self._names.get(id(weight))
+        # Inside a transform a leaf is wrapped, and its rows could not be told apart by sample.
         if name is None or torch._C._are_functorch_transforms_active():
             return None
         return _Lookup.apply(weight, input, name, self._found)
@@ -78,6 +79,7 @@ def reaching(model: nn.Module, moving: Iterable[str] = ()) -> AbstractContextMan
         moving: names of the buffers that move along the path. A function of the model's own may
             take them as a norm's statistics.
     """
+    # Any norm may read them.
     if next(iter(moving), None) is not None:
         return Reaching()
     for module in model.modules():
@@ -118,6 +120,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    # Batch statistics have gradients of their own: torch's operation is right there.
     if training or running_mean is None or running_var is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return _normalised(input, running_mean, running_var, weight, bias, eps)
@@ -151,6 +154,7 @@ def _normalised(
     def along(channels: Tensor) -> Tensor:
         return channels.reshape(1, -1, *[1] * (input.ndim - 2))
 
+    # As torch's kernel computes it, so that the output is the same to rounding.
     scale = torch.rsqrt(variance + eps)
     output = (input - along(mean)) * along(scale if weight is None else scale * weight)
     return output if bias is None else output + along(bias)
@@ -167,6 +171,7 @@ def _embedding(
     *,
     rows: Rows | None = None,
 ) -> Tensor:
+    # The padding row too: torch gives it no gradient, but it moved if it differs.
     found = None if rows is None else rows.read(input, weight)
     looked_up = F.embedding(input, weight) if found is None else found
     return looked_up if max_norm is None else _shortened(looked_up, max_norm, norm_type)
@@ -195,6 +200,7 @@ def _embedding_bag(
 def _shortened(rows: Tensor, max_norm: float, norm_type: float) -> Tensor:
     """Give rows of at most a length, as PyTorch shortens them in place."""
     lengths = rows.norm(norm_type, dim=-1, keepdim=True)
+    # The small number is torch's own: the output must be that of the shortened table.
     return torch.where(lengths > max_norm, rows * (max_norm / (lengths + 1e-7)), rows)
 
 

@@ -71,11 +71,13 @@ class Shards:
         self.parameters: dict[str, Any] = {
             n: model.get_parameter(n) for n in named_parameters(model)
         }
+        # Where each shard lies in its parameter: labels of units are cut alike.
         self.places = {name: _places(name, p) for name, p in self.parameters.items()}
         first = next(iter(self.parameters.values()))
         if any(p.device_mesh != first.device_mesh for p in self.parameters.values()):
             raise ModelError("the parameters are sharded over several meshes: expected one mesh")
         self.group = first.device_mesh.get_group()
+        # Buffers are whole on every process, and would be counted once for each.
         if moving_buffers(model, baseline):
             raise ModelError(
                 "the models' buffers differ, and the model is sharded: expected equal buffers; "
@@ -85,11 +87,13 @@ class Shards:
         self.start = dict(self.locals)
         self.end = self._aligned(baseline)
         self._before: dict[str, _State] = {}
+        # What may fail on one process alone lies before, what all must take part in behind.
         ranks.meet()
         self._check()
 
     def __enter__(self) -> Shards:
         """Keep a copy of the target's shards, and let every parameter have a gradient."""
+        # A copy: the path writes into the model's own memory.
         self.start = {name: local.clone() for name, local in self.locals.items()}
         for name, parameter in self.parameters.items():
             self._before[name] = _State.of(parameter)
@@ -104,6 +108,7 @@ class Shards:
     ) -> None:
         """Restore the model."""
         if kind is not None:
+            # An error in a hook leaves FSDP in the middle of its states.
             _begin_anew(self.model)
         with torch.no_grad():
             for name, local in self.locals.items():
@@ -164,6 +169,7 @@ class Shards:
     def summed(self, own: Mapping[str, float]) -> dict[str, float]:
         """Add up a number for each parameter over the processes; 0 where one has none."""
         device = next(iter(self.locals.values())).device
+        # All processes need the same order and length, also where a shard is empty.
         numbers = [own.get(name, 0.0) for name in self.locals]
         sums = torch.tensor(numbers, dtype=torch.float64, device=device)
         dist.all_reduce(sums, group=self.group)
@@ -190,6 +196,7 @@ class Shards:
         names = list(self.start)
         device = next(iter(self.locals.values())).device
         own = [int(not torch.equal(self.start[name], self.end[name])) for name in names]
+        # A parameter that moves on one process alone needs a gradient on all.
         flags = torch.tensor(own, device=device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
         return frozenset(name for name, flag in zip(names, flags.tolist(), strict=True) if flag)
@@ -291,6 +298,7 @@ class _ShardedModel:
     def __call__(self, values: Mapping[str, Tensor], batch: Batch) -> Any:
         """Run the model on the shards that it holds."""
         arguments, keywords = mapped((batch.arguments, batch.keywords), torch.clone)
+        # Freed blocks of large layers leave gaps that a heap keeps.
         with self._reaching, giving_back_after(self._large):
             return self.model(*arguments, **keywords)
 
@@ -345,6 +353,7 @@ class ShardedObjective:
             ObjectiveError: if the objective does not give one number per sample, or does not depend
                 on the parameters.
         """
+        # All parameters take part: FSDP gathers whole modules.
         values = self._evaluate(batch)
         left = LARGE
 
@@ -358,6 +367,7 @@ class ShardedObjective:
 
         with self.shards.handing_over(handed):
             values.sum().backward()
+        # Modules whose backward pass did not end keep whole parameters.
         reshard(self.shards.model)
         return values.detach()
 
@@ -379,6 +389,7 @@ class ShardedObjective:
             else:
                 held[name] = held[name].add_(gradient) if name in held else gradient
 
+        # FSDP gives gradients of all, wanted or not.
         values = self.backward(batch, of_wanted)
         for name in wanted if take is None else ():
             if name not in held:
@@ -416,6 +427,7 @@ class ShardedObjective:
         """Replace a batch's targets by the target model's outputs, if the objective needs them."""
         if not isinstance(self.objective, SelfReference):
             return batch
+        # Written into the model's shards by the call.
         point = parameters()
         with torch.no_grad():
             outputs = [prediction(self.model(point, part)) for part in batch.chunks(at_once)]

@@ -95,6 +95,7 @@ class Preflight:
             return False
         if condition not in self._seen:
             check_readings(self.integrand, batch)
+        # Whole batches, not one sample: a barrier of one sample is often chance.
         ends = [self.integrand.values(alpha, batch, at_once) for alpha in self._places]
         if not self._seen and self.ranks.rank == 0:  # all processes of a sharded model together
             self.compare(batch.part(0, 1), (float(ends[0][0]), float(ends[1][0])))
@@ -118,6 +119,7 @@ class Preflight:
         Warns:
             UserWarning: as `compare_precision`, `look_for_cuts` and `compare_baseline`.
         """
+        # One rank speaks for all; others hold later samples.
         if self.ranks.is_first:
             compare_precision(self.integrand, sample, ends)
         if ends is None and (self.looks_for_cuts or self.baseline is not None):
@@ -137,6 +139,7 @@ class Preflight:
             nodes: of the run, at each of which it takes the gradients of all that moves.
         """
         node = node_inside(self.integrand.path, nodes)
+        # Gradients of half precision say nothing of one per cent.
         is_exact = exactly(self.integrand) is self.integrand
         if node is None or not (is_exact and self.looks_for_cuts and self.ranks.rank == 0):
             return
@@ -150,6 +153,7 @@ class Preflight:
 
     def _is_doubtful(self, condition: str) -> bool:
         """Say whether the few samples so far show a barrier that more of them may not."""
+        # Samples that are still on their way may settle it.
         if self._samples[condition] or len(self._seen[condition][0.0]) >= ENOUGH:
             return False
         profile = self.profiles()[condition]
@@ -163,6 +167,8 @@ class Preflight:
         """
         values, left = sample.values, self._samples.get(condition, 0)
         if values is not None and left:
+            # Only of samples whose ends were looked at: a profile is a mean over the same ones
+            # everywhere.
             self._samples[condition] = left - values.of_samples.shape[1]
             seen = self._seen[condition]
             for alpha, of_samples in zip(values.alphas, values.of_samples.tolist(), strict=True):
@@ -211,6 +217,7 @@ class Preflight:
             for condition, profile in self.profiles().items()
             if profile.barrier > 1 and not profile.has_close_ends
         }
+        # Told at the end: barriers are known when the nodes' values are.
         if not barriers:
             return ""
         condition, profile = max(barriers.items(), key=lambda item: item[1].barrier)
@@ -226,6 +233,7 @@ class Preflight:
 
     def _worse(self) -> str:
         """Say if the target is worse than its baseline, and better under no condition."""
+        # Higher may be better, and then nothing is swapped.
         if not is_loss(self.integrand.objective.objective):
             return ""
         worse = ""
@@ -237,6 +245,7 @@ class Preflight:
             # Of a few samples two standard errors say little: Student's t is larger there.
             errors = max(2.0, quantile(0.05, len(lost) - 1))
             reach = errors * float(lost.std() / math.sqrt(len(lost)))
+            # Better somewhere: a trade between conditions is no mistake.
             if float(lost.mean()) < -reach:
                 return ""
             if float(lost.mean()) > reach and not worse:
@@ -272,6 +281,7 @@ def compare_precision(
     if dtype is None or dtype.itemsize >= exact_dtype.itemsize:
         return
     exact = exactly(integrand)
+    # The reference too: a target in half precision would hide the difference.
     there = _change(exact, exact.referenced(sample, 1))
     here = _change(integrand, sample) if ends is None else ends[1] - ends[0]
     if abs(here - there) > PRECISION_TOLERANCE * abs(there):
@@ -323,6 +333,7 @@ def compare_baseline(
             if not kept:
                 raise
             return  # a baseline without the target's new head may not take these targets
+    # Against the change, since that is what is attributed.
     gap, change = abs(found - end), abs(end - start)
     precision = max(torch.finfo(value.dtype).eps for value in integrand.path.start.values())
     if compute.is_mixed and compute.dtype is not None:
@@ -366,6 +377,7 @@ def differences(model: nn.Module, baseline: nn.Module, moving: Iterable[str]) ->
         if other is None:
             found.append(f"{where} is missing in the baseline")
             continue
+        # Attributes of different classes would all differ, and say nothing more.
         if type(own) is not type(other):
             kinds = type(own).__name__, type(other).__name__
             found.append(f"{where} is of class {kinds[0]} and {kinds[1]}")

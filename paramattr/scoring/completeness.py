@@ -101,6 +101,7 @@ def look_for_cuts(
     Warns:
         UserWarning: with the share that is missing, and with the modules where it is lost.
     """
+    # In bfloat16 the difference of two objectives would be rounding alone.
     exact = exactly(integrand)
     second, first = _places(integrand.path)
     if taken is not None:
@@ -111,6 +112,7 @@ def look_for_cuts(
     slope = sum(exact.slopes(first.alpha, sample).values()) if taken is None else taken[1]
     gap = Gap(slope, _quotient(exact, sample, first, STEP), whole)
     _check_unwritten(exact)
+    # Nearly every model ends here, after two forward passes.
     if abs(gap.share) <= TOLERANCE:
         return
     looks = [_closer(exact, sample, place, whole) for place in (first, second)]
@@ -124,7 +126,9 @@ def look_for_cuts(
                     list(_culprits(exact, sample, first, gap)),
                 )
             )
+    # Differences that agree at no step come of jumps: then only the whole path can tell.
     elif not any(_is_small(gaps) for gaps in looks):
+        # Twice as far as two rules differ: what the nodes miss is not a cut.
         few, many = (_all_along(exact, sample, whole, nodes) for nodes in NODES)
         if abs(many.share) > max(JUMP, 2 * abs(many.share - few.share)) and warns:
             warn(_said("over the whole path", many, []))
@@ -222,6 +226,7 @@ def _tangent(
     """
     path = integrand.path
     check_whole(integrand.objective.model.model)
+    # A curve is replaced by its tangent, on which any step stays a straight one.
     start, speed = path.evaluate(there.alpha), path.derivative(there.alpha)
     start = {name: value.double() for name, value in start.items()}
     moving = set(start if names is None else names)
@@ -232,6 +237,7 @@ def _tangent(
 
 def _is_cut(gaps: Sequence[Gap]) -> bool:
     shares = [gap.share for gap in gaps]
+    # A cut misses the same share at every step; the error of a bend grows with it.
     least, most = min(shares, key=abs), max(shares, key=abs)
     return abs(least) > TOLERANCE and 0 < most / least < STEADY
 
@@ -249,6 +255,7 @@ def _culprits(integrand: Integrand, sample: Batch, there: Place, gap: Gap) -> It
         line, here = _tangent(integrand, there, names)
         left -= 1
         moved = _quotient(line, sample, here, STEP)
+        # A tenth: several modules may share what is missing.
         if abs(moved - sum(slopes.get(name, 0.0) for name in names)) < abs(gap.missing) / 10:
             continue
         if len(names) == 1:
@@ -264,6 +271,7 @@ def _is_small(gaps: Sequence[Gap]) -> bool:
 
 def _all_along(integrand: Integrand, sample: Batch, whole: float, nodes: int) -> Gap:
     """Integrate the slope over the whole path, by the middles of even pieces."""
+    # Even middles: a smooth rule promises nothing on a function of steps.
     rule = get_rule("riemann_middle", nodes)
     pieces = pairwise(integrand.path.breakpoints)
     placed = (node for ends in pieces for node in place(rule.nodes, rule.weights, *ends))

@@ -151,6 +151,7 @@ def estimate_of(
     integrand, workers = integral.integrand, compute.workers
     device, units = integrand.device, list(indexes.values())
     free, direct = available(device) if free is None else free, None
+    # The only way in which gradients need not all be held.
     if partitions == len(batch) == 1:
         share = compute.memory and compute.memory // workers
         direct = integral.by_units(Reduction(indexes, device), share)
@@ -193,6 +194,8 @@ def _sizes(
     measured = [_measured(piece, samples, come) for piece in integral.partitioned(partitions)]
     return _Sizes(
         # Both ends are copied alike: into float32 at least, and to where it computes.
+        # Not counted where it computes in the models' own precision and place: ends are shared
+        # then.
         path=2 * distinct_bytes(start.values(), besides=own),
         point=_bytes(start.values()),
         gradients=_largest(integral, partitions),
@@ -223,6 +226,8 @@ def _measured(piece: Integral, samples: Batch, come: bool) -> tuple[int, int]:
             forward.append(follower.live)
             return values
 
+        # The user's objective sees the output last: what is live there is kept for the backward
+        # pass.
         function = ObjectiveOfParameters(model, watched)
         if len(samples) > 1:
             function.sample_gradients(start, samples, names)
@@ -248,6 +253,7 @@ def _advice(
     if fewer and one.extra(1, 1) <= room:
         return f"use {' and '.join(fewer)}"
     for partitions in PARTITIONS:
+        # Without planning: gradients of a part are held whole.
         part = _largest(integral, partitions)
         cut = replace(one, gradients=part, measured=one.activations + part, planned=0)
         if cut.extra(1, 1) <= room:
@@ -272,6 +278,7 @@ def _largest(integral: Integral, partitions: int) -> int:
 
 def _reduction(indexes: Sequence[UnitIndex]) -> int:
     """Give the bytes that the largest tensor takes where it is summed into units, in float64."""
+    # Labels, values and their product.
     labels = (label.numel() for index in indexes for label in index.labels.values())
     return 3 * 8 * max(labels, default=0)
 

@@ -53,8 +53,10 @@ class PathProfile:
         Sec. 2, there for the error and without the division.
         """
         start, end = float(self.values[0]), float(self.values[-1])
+        # Above the straight line, not above the ends: a line between unequal ends is no barrier.
         above = self.values - torch.lerp(self.values[0], self.values[-1], self.alphas)
         rise, change = max(0.0, float(above.max())), abs(end - start)
+        # Rounding of nearly equal ends is no barrier either.
         if rise <= 8 * torch.finfo(torch.float32).eps * max(abs(start), abs(end)):
             return 0.0
         return rise / change if change else math.inf
@@ -115,6 +117,7 @@ def profile_of(
         progress_bar("profiling", None, show=show_progress and ranks.is_first) as advance,
     ):
         for batch in own_share(map(read, drawn(loader)), ranks):
+            # A rank without a sample of this batch goes on to the next one.
             if batch is not None:
                 size = at_once or len(batch)
                 referenced = integrand.referenced(batch, size)
@@ -125,6 +128,7 @@ def profile_of(
                 samples += len(batch)
             advance(1)
         ranks.meet()
+        # Sums, not means: ranks hold different numbers of samples.
         added = ranks.added({"sums": sums, "samples": torch.tensor(samples)})
     sums, samples = added["sums"], int(added["samples"])
     if not samples:

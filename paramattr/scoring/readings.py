@@ -34,6 +34,7 @@ def check_readings(integrand: Integrand, batch: Batch) -> None:
     Raises:
         DataError: naming the tensor and both readings.
     """
+    # One sample has one reading. Shards would have to be gathered for each look.
     if len(batch) < 2 or not isinstance(integrand.objective, ObjectiveOfParameters):
         return
     doubtful = [
@@ -50,6 +51,7 @@ def check_readings(integrand: Integrand, batch: Batch) -> None:
         if own is None or whole is None:
             continue
         precision = integrand.objective.model.compute.dtype or own.dtype
+        # The same sample may round otherwise beside another shape of argument.
         slack = ROUNDING * torch.finfo(precision).eps * max(abs(own), abs(whole))
         if abs(own - whole) > slack:
             raise DataError(

@@ -46,6 +46,7 @@ class Request:
 
     def __init__(self, model: nn.Module, loader: Loaders, reducer: Reducers) -> None:
         self.loaders = _conditions(loader)
+        # A string is a sequence too.
         is_list = not isinstance(reducer, str) and isinstance(reducer, Sequence)
         reducers: Sequence[Any] = reducer if is_list else [reducer]  # type: ignore[assignment]
         if not reducers:
@@ -90,6 +91,7 @@ def first_batch(loaders: Mapping[str, Iterable[Any]]) -> Any:
         DataError: for an empty loader, or one that can be read only once.
     """
     loader = next(iter(loaders.values()))
+    # Asked for before it is drawn from: an iterator would lack its first batch afterwards.
     batches = iter(loader)
     if batches is loader:
         raise DataError(
@@ -109,6 +111,7 @@ def _conditions(loader: Loaders) -> dict[str, Iterable[Any]]:
     for name, batches in loader.items():
         if not isinstance(name, str):
             raise DataError(f"condition {name!r} has no name: expected a string")
+        # A mapping of tensors is what a tokenizer gives: one batch, and its keys are no conditions.
         if isinstance(batches, Tensor):
             raise DataError(
                 f"entry {name!r} of the loader is a tensor: expected a mapping of conditions to "

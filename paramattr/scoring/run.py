@@ -76,6 +76,7 @@ class Options:
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
+        # Before any loader is read.
         check_count("internal_batch_size", self.at_once, ", or None")
         check_count("partitions", self.partitions)
         is_limited = (self.until.agreement, self.until.max_samples) != (None, None)
@@ -96,6 +97,7 @@ class Options:
         if self.checkpoint is None:
             return {}
         settings = {**integral.settings(), **stamped("function", self.function)}
+        # Only then: a run without a limit resumes whatever the number of groups is.
         if self.until.agreement is not None:
             until = {"until": self.until.agreement, "fraction": self.until.fraction}
             settings |= {"groups": GROUPS, **until}
@@ -117,6 +119,7 @@ class Integration:
     ) -> None:
         self.integral, self.options = integral, options
         self.reduction = request.reduction(integral.integrand)
+        # Made once: a rule that cannot be split says so before the work.
         self.pieces = integral.partitioned(options.partitions)
         self.direct = integral.by_units(self.reduction, memory) if options.is_plain else None
 
@@ -126,6 +129,7 @@ class Integration:
         Raises:
             ObjectiveError: if the objective or a gradient is not finite somewhere.
         """
+        # A generator: nothing runs where the direct way takes its place.
         found = self._by_parts(batch)
         if self.direct is not None:
             found = (Sample(units, values) for units, values in self.direct.samples(batch))
@@ -157,6 +161,7 @@ class Integration:
                 number = 0
                 for found in piece.samples(samples, whole=False, at_once=self.options.at_once):
                     attributions, total, values, taken = found
+                    # The tuple held the attributions too.
                     del found
                     for name, own in self._reduced(attributions).items():
                         sums[number][name] = own.plus(sums[number].get(name))
@@ -196,6 +201,7 @@ class Account:
     def check(self, condition: str, batch: Batch) -> Batch:
         """Fill in a batch's targets, and let its errors surface before the work."""
         batch = self.integrand.referenced(batch, self.at_once)
+        # A batch of one shows its errors in its own integral just as soon.
         if not self.preflight(batch, condition, self.at_once) and len(batch) > 1:
             self.integrand.values(0.0, batch, 1)
         return batch
@@ -205,6 +211,7 @@ class Account:
         gradients = 0 if sample.values is None else len(sample.values.alphas)
         if sample.spent is not None:
             self.spent.append(sample.spent)
+            # Values of an adaptive rule are at panels' ends, where there is no gradient.
             gradients = sample.spent.evaluations
         self.costs[condition] = self.costs[condition].plus(gradients)
         return self.preflight.watch(condition, number, sample)
@@ -239,8 +246,10 @@ def score_samples(
     if ranks.processes > 1:
         ranks.compare("the function", likeness(options.function))
     copies = replicas(integral, compute.workers)
+    # Workers hold points and sums of their own.
     share = compute.memory and compute.memory // len(copies)
     work = [Integration(one, request, options, share) for one in copies]
+    # Which of several threads comes to the first sample is not known.
     if len(copies) == 1:
         preflight.ride(integral.shared_nodes)
     account = Account(integral, preflight, request.loaders, options.at_once)
@@ -259,6 +268,7 @@ def score_samples(
     )
     preflight.conclude()
     each = tuple(one for of_rank in ranks.gathered(account.spent) for one in of_rank)
+    # The covariances' time is not the samples'.
     seconds = time.perf_counter() - started
     scores = state.scores()
     for condition, by_reducer in scores.items():
@@ -361,8 +371,10 @@ class _Source:
         if self.ranks.processes > 1:
             units = {name: index.fingerprint() for name, index in indexes.items()}
             self.ranks.compare("the units and conditions", f"{units} {list(loaders)}")
+        # Each rank adds other samples, and keeps a file of its own.
         self.checkpoint = self.ranks.file(options.checkpoint)
         self.file = self.state.open(self.checkpoint, {**settings, **self.ranks.stamp()})
+        # Given out, and not yet added: results come in the order of the tasks.
         self.waiting: deque[_Part] = deque()
         self.total = _lengths(loaders.values())
 
@@ -371,6 +383,7 @@ class _Source:
         state, ranks = self.state, self.ranks
         show = self.options.show_progress and ranks.is_first
         with progress_bar("attributing", self.total, show=show) as advance:
+            # Drawn by the caller's thread: loaders and hooks need not be safe for several.
             tasks = self._in_turns(advance)
             with closing(in_order(lambda each, part: list(each(part)), work, tasks)) as results:
                 for samples in results:
@@ -383,6 +396,7 @@ class _Source:
                     ranks.check()
                     one.finished, one.data = part.number, part.data
                     state.settling.look()
+                    # After whole batches: a write per sample would be a copy of all sums each time.
                     if part.is_last:
                         state.save(self.file)
                     if state.settling.is_settled:
@@ -390,6 +404,7 @@ class _Source:
         state.settling.conclude()
         for one in state.conditions.values():
             self._check_read(one)
+        # Last: an empty loader on one rank is an error of its own, not a mismatch.
         state.merge(ranks)
 
     def _check_read(self, one: Condition) -> None:
@@ -406,6 +421,7 @@ class _Source:
         conditions, settling = self.state.conditions, self.state.settling
         unfinished = {name: self._parts(name, one, advance) for name, one in conditions.items()}
         while unfinished:
+            # Samples of one number come close together, so that few wait for their partners.
             name = min(unfinished, key=lambda name: conditions[name].given)
             given = conditions[name].given
             part = None if settling.has_ended(given) else next(unfinished[name], None)
@@ -424,8 +440,10 @@ class _Source:
         before, given, ranks = 0, 0, self.ranks
         of = f" of {name!r}" if name else ""
         for item in drawn(one.loader, name):
+            # Numbers go through the whole loader: drawn rules and errors name samples by them.
             whole = replace(self.read(item), before=given)
             data = self._compared(whole, one, of)
+            # Sample number k is the same rank's in every condition, which keeps pairs on one rank.
             places = ranks.share(len(whole), first=given)
             given += len(whole)
             if places is None:
@@ -438,6 +456,7 @@ class _Source:
                 continue
             end = 0
             for part in self.check(name, batch).chunks(self.at_once):
+                # An interrupted run may have ended within a batch (`max_samples`, `until`).
                 held = max(0, one.held_samples - start - end)
                 share, end = len(part) / len(batch), end + len(part)
                 if held < len(part):

@@ -73,6 +73,8 @@ def totalled(integral: Integral, samples: Iterator[Sample], batch: Batch) -> Ite
     """
     for place, sample in enumerate(samples):
         total = sample.total
+        # Every set of units sees all that is reported, so that the first one's total is the
+        # sample's.
         if total is None and integral.reports_all:
             total = next(iter(sample.reduced.values())).total
         elif total is None and batch.number(place) < LOOKED_AT:
@@ -89,6 +91,7 @@ class RunningSums:
 
     def __init__(self, index: UnitIndex) -> None:
         self.index, self.samples, self.rest = index, 0, 0.0
+        # Python's floats: one number each, added once per sample.
         self.missed = self.change = 0.0
         self.magnitudes, self.squares, self.signed, self.signed_squares = (
             torch.zeros(len(index), dtype=torch.float64) for _ in range(4)
@@ -100,6 +103,7 @@ class RunningSums:
             self.missed += missed.missed
             self.change += missed.change
         self.magnitudes += sample.magnitudes
+        # In float64: the variance is a small difference of two such sums.
         self.squares.addcmul_(sample.magnitudes, sample.magnitudes)
         self.signed += sample.signed
         self.signed_squares.addcmul_(sample.signed, sample.signed)
@@ -117,6 +121,7 @@ class RunningSums:
         Args:
             paired: what is known of them together with other conditions' scores.
         """
+        # Divided only here, so that a resumed run adds to whole sums.
         n, mean, signed = self.samples, self.magnitudes / self.samples, self.signed / self.samples
         total = float(self.magnitudes.sum()) + self.rest
         return Scores(
@@ -155,6 +160,7 @@ def _error(samples: int, mean: Tensor, squares: Tensor) -> Tensor | None:
     """Give the standard error of a mean over samples; None of one sample."""
     if samples < 2:
         return None
+    # Rounding may leave a constant unit a little below zero.
     spread = (squares - samples * mean.square()).clamp(min=0)
     return (spread / (samples * (samples - 1))).sqrt()
 
@@ -179,6 +185,7 @@ class CrossSums:
         self.waiting: dict[str, deque[tuple[Tensor, Tensor]]] = {
             name: deque() for name in conditions
         }
+        # Turns False for good: pairs that were lost cannot be made up for.
         self.is_paired = len(conditions) > 1
 
     def add(self, condition: str, sample: Reduced, most: int) -> None:
@@ -198,6 +205,7 @@ class CrossSums:
             for (one, other), product in self.products.items():
                 for own, first, second in zip(product, row[one], row[other], strict=True):
                     own.addcmul_(first, second)
+        # Waiting samples of single weights would each take as much as the model.
         elif len(self.waiting[condition]) > most:
             self._give_up()
 
@@ -230,12 +238,14 @@ class CrossSums:
         """Give what `resume` takes."""
         if not self.is_paired:
             return {}
+        # Those that wait are saved too: their partners may come after the kill.
         found = {"products": torch.stack(list(self.products.values()))}
         for number, samples in enumerate(self.waiting.values()):
             if samples:
                 found[f"waiting {number}"] = torch.stack([torch.stack(own) for own in samples])
         return found
 
+    # Samples that wait here wait for partners that this rank alone would have had.
     def merge(self, ranks: Ranks, *, is_paired: bool) -> None:
         """Add the products of all ranks, in the place of this one's; samples that wait are left."""
         own = {"products": torch.stack(list(self.products.values()))} if self.products else {}
@@ -298,12 +308,14 @@ class Condition:
         like = self.state(name)
         file.check({key: t for key, t in file.tensors.items() if key in like}, like)
         note = file.notes.get(name)
+        # A batch may be held in part, so that samples are counted beside batches.
         batches, samples, data = _counted(note, file)
         self.held = self.finished = batches
         self.held_samples = self.given = samples
         self.data = data
         for units, sums in self.sums.items():
             sums.resume(under(f"of {name}/{units}/", file.tensors))
+            # Two counts of one thing: a file that was put together by hand shows here.
             if sums.samples != samples:
                 raise file.broken(f"{sums.samples} samples of {name!r} are added, not {samples}")
 
@@ -389,6 +401,7 @@ class State:
                 **settings,
             }
         file = Unfinished(checkpoint, stamp)
+        # A file that was just made holds neither.
         if file.notes or file.tensors:
             self._resume(file)
         return file
@@ -398,6 +411,7 @@ class State:
         if file.path is None:
             return
         tensors: dict[str, Tensor] = {}
+        # One write of everything: sums of different batches must not stand side by side.
         for name, one in self.conditions.items():
             tensors |= one.state(name)
         for reducer, crossed in self._together.items():
@@ -414,12 +428,14 @@ class State:
         Raises:
             RankError: if another rank failed, or has other data.
         """
+        # A rank that failed after its last batch is heard of before sums are added.
         ranks.meet("the end")
         if ranks.size == 1:
             return
         for one in self.conditions.values():
             for sums in one.sums.values():
                 sums.resume(ranks.added(sums.state()))
+        # Decided together: a rank that gave up has no products to add.
         paired = ranks.gathered({name: one.is_paired for name, one in self._together.items()})
         for name, crossed in self._together.items():
             crossed.merge(ranks, is_paired=all(flags[name] for flags in paired))
@@ -428,6 +444,8 @@ class State:
         """Give the scores so far: condition, then set of units, to scores."""
         found: dict[str, dict[str, Scores]] = {name: {} for name in self.conditions}
         for units, crossed in self._together.items():
+            # Scores of several conditions know each other, so that a contrast's error counts what
+            # they share.
             several = {name: one.sums[units] for name, one in self.conditions.items()}
             covariances = crossed.covariances(several)
             for name, sums in several.items():
@@ -470,6 +488,7 @@ def own_share(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch | None]:
     """
     drawn, digest = 0, hashlib.sha256()
     for number, batch in enumerate(batches, 1):
+        # No digest where there is nobody to compare it with.
         if ranks.size == 1:
             yield batch
             continue

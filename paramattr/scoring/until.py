@@ -98,6 +98,7 @@ class Settling:
 
     def add(self, condition: str, sample: Mapping[str, Reduced]) -> None:
         """Add one sample."""
+        # Dealt one after the other: a drift of the data spreads over all groups.
         place = self._samples[condition] % GROUPS
         self._samples[condition] += 1
         for units, sums in self._sums.get(condition, {}).items():
@@ -118,6 +119,7 @@ class Settling:
             return
         self._looked_at, self.agreements = total, self._estimated()
         least = min(min(found.values()) for found in self.agreements.values())
+        # One high look in many is chance; two in a row rarely are.
         self._in_a_row = self._in_a_row + 1 if least >= self.until.agreement else 0
 
     def conclude(self) -> None:
@@ -170,6 +172,7 @@ class Settling:
         for number, own in enumerate(self._sums.values()):
             for units in own:
                 own[units] = state[f"{number} {units}"]
+        # Not saved: it follows from the sums.
         self.agreements = self._estimated() if self._looked_at else {}
 
     def _estimated(self) -> dict[str, dict[str, float]]:
@@ -189,5 +192,6 @@ class Settling:
             counts = [len(range(group, samples, GROUPS)) for group in range(GROUPS)]
             return self._sums[name][units] / torch.tensor(counts, dtype=torch.float64)[:, None]
 
+        # Agreement of what is asked for in the end: the contrast, where there are conditions.
         others = [mean(name) for name in self._sums if name != condition]
         return mean(condition) - sum(others) / len(others) if others else mean(condition)

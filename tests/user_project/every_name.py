@@ -112,6 +112,7 @@ def rankings(target: nn.Module, baseline: nn.Module, data: Batches) -> dict[str,
     like = absolute_change(target, baseline, reducer="layer")
     return {
         "adaptive": adaptive,
+        "settled": settled,
         "exact": exact,
         "change": like,
         "weight": weight_magnitude(target, reducer=only("layer", ["head"])),

@@ -26,6 +26,7 @@ def method_of(method: str | Rule | Method, n_steps: int) -> Method:
     Raises:
         ParamattrError: for an unknown name, or a number of nodes that the rule does not support.
     """
+    # The only place that knows rules by name or class: all else asks what a rule can do.
     if isinstance(method, str) and method in OWN:
         return OWN[method](n_steps)
     if isinstance(method, str | Rule):

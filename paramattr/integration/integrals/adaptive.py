@@ -165,6 +165,7 @@ class AdaptiveIntegral:
         """
         changes = _Changes(self.integrand, batch)
         change = changes.between(0.0, 1.0)
+        # Below the rounding of the objective itself no panel would ever be complete.
         allowed = max(self.adaptive.rtol * abs(change), changes.rounding)
         result = self._panels(batch, changes, allowed)
         device = self.integrand.device
@@ -188,6 +189,7 @@ class AdaptiveIntegral:
 
     def _panels(self, batch: Batch, changes: _Changes, allowed: float) -> _Accepted:
         sums = self.integrand.zeros(list(self.integrand.reported))
+        # The target's end on top: what is kept so far reaches from there without a hole.
         stack = [self._panel(*ends) for ends in pairwise(self.integrand.path.breakpoints)][::-1]
         total, evaluations, panels, reason = 0.0, 0, 0, "converged"
         lost = 0.0  # the error of panels that could not be refined
@@ -195,14 +197,18 @@ class AdaptiveIntegral:
             panel = stack.pop()
             attributions, part = self._over(panel, batch)
             evaluations += NODES
+            # Not the panel's own error: errors of opposite sign may cancel, and those before are
+            # known.
             residual = total + part - changes.between(0.0, panel.end)
             is_complete = abs(residual - lost) <= allowed
             # If halved, this panel costs two more, and each remaining one at least one.
             affordable = evaluations + NODES * (len(stack) + 2) <= self.adaptive.max_evaluations
+            # Halved at the middle, never moved: halves share the end that is known.
             if not is_complete and affordable and panel.end - panel.start > _NARROWEST:
                 middle = (panel.start + panel.end) / 2
                 stack += [panel._replace(start=middle), panel._replace(end=middle)]
                 continue
+            # Its error is forgiven from here on, or every later panel would be halved for it.
             if not is_complete:
                 lost = residual
                 if reason == "converged":
@@ -213,6 +219,7 @@ class AdaptiveIntegral:
         return _Accepted(sums, total, panels, evaluations, reason)
 
     def _panel(self, start: float, end: float) -> _Panel:
+        # On a straight piece the same parameters move at every node: they are compared once.
         is_straight = self.integrand.path.is_piecewise_linear
         return _Panel(start, end, self.integrand.moving(start) if is_straight else None)
 
@@ -240,10 +247,13 @@ class _Changes:
     @property
     def rounding(self) -> float:
         """The possible rounding error of the objective at the points evaluated so far."""
+        # Eight units: a sum over a few thousand outputs, each rounded, in the model's own
+        # precision.
         precision = max(torch.finfo(v.dtype).eps for v in self.integrand.path.start.values())
         return 8 * precision * max(abs(float(value.sum())) for value in self.known.values())
 
     def _at(self, alpha: float) -> float:
+        # Panels share their ends, and halving asks for the same ones again.
         if alpha not in self.known:
             self.known[alpha] = self.integrand.values(alpha, self.batch, len(self.batch))
         return float(self.known[alpha].sum())

@@ -82,6 +82,7 @@ class Fixed:
 
     def integral(self, integrand: Integrand) -> PathIntegral:
         """Give the integral of the objective along the path."""
+        # A progress file knows the rule by its nodes, whatever it is called.
         settings = self.rule.settings()
         return PathIntegral(integrand, lambda number: self.rule, True, settings, self.sizes)
 
@@ -180,6 +181,8 @@ class PathIntegral:
 
     def over(self, batch: Batch, *, whole: bool) -> Integrated:
         """Integrate the objective's sum over a batch; as `Integral.over`."""
+        # Samples that share nodes are differentiated as a sum; with nodes of their own each needs a
+        # pass.
         if self.shares_nodes or len(batch) == 1:
             work = partial(
                 integrated, self.integrand, self.of_sample(batch), whole=whole, each=False
@@ -192,6 +195,7 @@ class PathIntegral:
         """Integrate over the path for each sample separately; as `Integral.samples`."""
         start, work = 0, partial(self._of_each, whole=whole)
         while start < len(batch):
+            # Asked anew: it turns False where `vmap` fails on the first samples.
             is_batchable = self.integrand.objective.is_batchable and self.shares_nodes
             size = at_once if is_batchable else 1
             rest = batch.part(start, len(batch))
@@ -208,6 +212,7 @@ class PathIntegral:
         There is one on one smooth piece of the path. On an accelerator it is for large parameters
         alone, since the sums of small ones take as long as their kernels can be launched.
         """
+        # Over several pieces the speed changes, and a sum must be multiplied before the next piece.
         if len(self.stretches) != 1:
             return None
         sizes = [value.numel() for value in self.integrand.path.start.values()]
@@ -231,11 +236,13 @@ class PathIntegral:
             return [self]
         start, reported = self.integrand.path.start, frozenset(self.integrand.reported)
         sizes = {name: start[name].numel() for name in self.moving if name in reported}
+        # Copies share the points of the path and the look at the first gradients.
         found = []
         for part in groups(sizes, parts):
             piece = copy.copy(self)
             piece.integrand = replace(self.integrand, reported=tuple(part))
             found.append(piece)
+        # Where nothing reported moves there is no part, and the integral is zero.
         return found or [self]
 
     def replica(self) -> PathIntegral:
@@ -255,6 +262,7 @@ class PathIntegral:
     def _stretches(self, number: int) -> list[Stretch]:
         rule, pieces = self._rule_of(number), pairwise(self.integrand.path.breakpoints)
         placed = [place(rule.nodes, rule.weights, *ends) for ends in pieces]
+        # Comparing them again for each sample would read both models.
         if number:  # which parameters move was found for the first sample
             moving = [stretch.moving for stretch in self.stretches]
             return [Stretch(nodes, own) for nodes, own in zip(placed, moving, strict=True)]
@@ -308,6 +316,7 @@ class GradientsToUnits:
     def planned(self, samples: int) -> Plan:
         """Plan the gradients of samples that come together."""
         size = sum(value.nbytes for value in self.integrand.path.start.values())
+        # A point lives in the model's own memory: there is one, and each pass writes it.
         if self.integrand.points.are_in_place:
             return Plan.alone(len(self.nodes), size, 0)
         if self.integral.shares_nodes:
@@ -332,6 +341,7 @@ class GradientsToUnits:
         Raises:
             ObjectiveError: if the objective or a gradient is not finite somewhere.
         """
+        # The last batch is shorter, and fewer samples may be held at once.
         plan = self.planned(len(batch))
         if plan != self.plan:
             self.plan = plan
@@ -342,6 +352,7 @@ class GradientsToUnits:
             yield from self._together(list(part.chunks(1)))
 
     def _together(self, samples: list[Batch]) -> Iterator[tuple[dict[str, Reduced], Values]]:
+        # Each sample's own: the magnitude is taken per sample, before the mean.
         tallies = [Tally(self.reduction) for _ in samples]
         sums = [Sums(self._room(number)) for number in range(len(samples))]
         values: list[list[Tensor]] = [[] for _ in samples]
@@ -364,6 +375,7 @@ class GradientsToUnits:
     def _gradients(self, node: Node, sample: Batch, sums: Sums, tally: Tally) -> Tensor:
         """Differentiate at a node, add to the sums, and give the objective's value."""
         is_last = node is self.nodes[-1]
+        # FSDP may give a gradient in parts. Before the last node they add up; there they would not.
         finished = set[str]()
 
         def add(name: str, gradient: Tensor) -> None:
@@ -384,6 +396,7 @@ class GradientsToUnits:
             for name, gradient in found.by_name.items() if is_last else ():
                 add(name, gradient)
             return found.values
+        # Between two layers' backward passes the work would evict what the next layer reads.
         queue = _Queue(add, self.integral.sizes.queue)
         found = self.integrand.gradients(node.alpha, sample, self.names, take=queue.put)
         queue.empty()
@@ -393,6 +406,7 @@ class GradientsToUnits:
         """Look for what is not finite: in the parameters themselves, so that they are named."""
         if all(math.isfinite(float(one.magnitudes.sum()) + one.rest) for one in found.values()):
             return found
+        # Taken again, whole this time: only now is the parameter's name worth a second pass.
         attributions = self.integral.over(sample, whole=False).attributions
         return self.reduction.of({name: value.double() for name, value in attributions.items()})
 
@@ -402,6 +416,7 @@ class GradientsToUnits:
 
     def _room(self, number: int) -> Attributions:
         """Give the memory of a sample's sums."""
+        # With one node the gradient itself is the sum.
         if len(self.nodes) == 1:
             return {}
         if number == len(self._rooms):
