@@ -122,7 +122,7 @@ def factorial(
         raise UnitError("no condition has a factor: expected such as {'blurry': ['blur']}")
     rows = [
         [1.0, *(0.5 * prod(1 if f in own else -1 for f in effect) for effect in effects)]
-        for own in factors_of.values()
+        for own in (factors_of[name] for name in scores)  # in the order that weights are given out
     ]
     matrix = torch.tensor(rows, dtype=torch.float64)
     if int(torch.linalg.matrix_rank(matrix)) <= len(effects):
