@@ -33,7 +33,7 @@ from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute
 from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import Distributed, Ranks
-from paramattr.units.designs import against_rest
+from paramattr.units.contrast import against_rest
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
