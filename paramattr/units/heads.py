@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, along
-from paramattr.units.layouts import Layout, Projections, Side, group_of, joined, of_blocks, units_of
+from paramattr.units.layouts import Projections, Side, group_of, joined, of_blocks, units_of
 from paramattr.units.probe import Judge, Place, Proposal
 from paramattr.units.sandbox import Sizes
 
@@ -161,107 +160,103 @@ def _of_names(
     """Ask each naming that fits for its proposals; the first that is borne out gives the heads."""
     unknown: dict[str, Answer] = {}
     for naming in ATTENTION:
-        weights = [projections.weight(joined(path, name)) for name, _ in naming.rows]
-        out = projections.weight(joined(path, naming.columns))
-        if out is None or None in weights:
+        found = [projections.weight(joined(path, name)) for name, _ in naming.rows]
+        out, weights = projections.weight(joined(path, naming.columns)), [w for w in found if w]
+        if out is None or len(weights) < len(found):
             continue
-        unknown |= dict.fromkeys([w.name for w in (*weights, out) if w is not None], UNKNOWN)
-        block = _Block(model, path, module, naming, projections)
-        found = [labels for order in block.orders() if (labels := block.labels(*order))]
-        proposals = [block.proposal(*labels) for labels in found]
-        right = judge.first_right(proposals, block.place()) if found else None
-        if right is not None:
-            rows, columns = found[right]
-            inputs = projections.inputs(joined(path, naming.columns))
-            sides = [*rows, *((side, columns) for side in inputs)]
-            return unknown | units_of(group_of(path, module), proposals[right].count, sides)
-    return unknown
-
-
-class _Block:
-    """One block under one naming: which orders of its rows and columns its sizes allow."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        path: str,
-        module: nn.Module,
-        naming: AttentionNames,
-        projections: Projections,
-    ) -> None:
-        self._path, self._naming, self._projections = path, naming, projections
-        self._held = dict(model.named_parameters())
-        self._module = module
-        self._rows = [
+        unknown |= dict.fromkeys([w.name for w in (*weights, out)], UNKNOWN)
+        rows = [
             (side, parts)
             for name, parts in naming.rows
             for side in projections.outputs(joined(path, name))
         ]
-        self._size = next(projections.inputs(joined(path, naming.columns))).size
-        self._count = _count(model, path, naming, self._rows, self._size)
+        inputs = list(projections.inputs(joined(path, naming.columns)))
+        count = _count(model, path, naming, rows, inputs[0].size)
+        if count is None:
+            continue
+        block = _Block(dict(model.named_parameters()), path, naming, rows, inputs[0].size, count)
+        ways = [labels for order in block.orders() if (labels := block.labels(*order))]
+        if not ways:
+            continue
+        proposals = [block.proposal(*labels) for labels in ways]
+        of = {part: w for w, (_, parts) in zip(weights, naming.rows, strict=True) for part in parts}
+        query, key, value = (of[part].size("input") for part in "qkv")
+        image, size = len(of["q"].shape) > 2, block.size // count.heads
+        sizes = Sizes(query, key, value, image, count.heads, size)
+        place = Place(module, naming.columns, 1 if len(out.shape) > 2 else -1, sizes)
+        right = judge.first_right(proposals, place)
+        if right is not None:
+            labelled, columns = ways[right]
+            sides = [*labelled, *((side, columns) for side in inputs)]
+            return unknown | units_of(group_of(path, module), count.groups, sides)
+    return unknown
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block under one naming: the orders of its rows and columns that its sizes allow.
+
+    Attributes:
+        held: the model's parameters by name.
+        path: path of the block.
+        naming: the naming.
+        rows: parameters of the projections into heads, each with the parts that it makes.
+        size: number of columns of the projection out of the heads.
+        count: numbers of heads.
+    """
+
+    held: dict[str, nn.Parameter]
+    path: str
+    naming: AttentionNames
+    rows: list[tuple[Side, str]]
+    size: int
+    count: _Count
 
     def orders(self) -> list[tuple[bool, bool]]:
         """List how rows and columns may lie: rows head by head, columns from head to head."""
-        fused = any(len(parts) > 1 for _, parts in self._naming.rows)
-        rows = [self._naming.interleaved, not self._naming.interleaved] if fused else [False]
+        fused = any(len(parts) > 1 for _, parts in self.naming.rows)
+        rows = [self.naming.interleaved, not self.naming.interleaved] if fused else [False]
         return [(row, column) for column in (False, True) for row in rows]
 
     def labels(
         self, interleaved: bool, strided: bool
     ) -> tuple[list[tuple[Side, Tensor]], Tensor] | None:
         """Return the unit of each row and of each column in one order, or None if it cannot be."""
-        count = self._count
-        if count is None:
-            return None
+        count = self.count
         rows = [
             (side, count.of_rows(parts, side.size, interleaved=interleaved))
-            for side, parts in self._rows
+            for side, parts in self.rows
         ]
-        rows += self._extra(count)
-        columns = _even(self._size, count.groups)
+        rows += self._extra()
+        columns = _even(self.size, count.groups)
         if strided:
-            columns = torch.arange(self._size) % count.groups
+            columns = torch.arange(self.size) % count.groups
         known = [(side, labels) for side, labels in rows if labels is not None]
         return None if columns is None or len(known) < len(rows) else (known, columns)
 
-    def _extra(self, count: _Count) -> Iterator[tuple[Side, Tensor | None]]:
+    def _extra(self) -> Iterator[tuple[Side, Tensor | None]]:
         """Yield the parameters that belong to heads and lie in no projection."""
-        for name in (joined(self._path, bias) for bias in HEAD_BIASES):
-            bias = self._held.get(name)
+        count = self.count
+        for name in (joined(self.path, bias) for bias in HEAD_BIASES):
+            bias = self.held.get(name)
             if bias is not None and bias.ndim == 2 and bias.shape[1] == count.heads:
                 yield Side(name, tuple(bias.shape), 1), _even(count.heads, count.groups)
-        for name in (joined(self._path, bias) for bias in ROW_BIASES):
-            bias = self._held.get(name)
+        for name in (joined(self.path, bias) for bias in ROW_BIASES):
+            bias = self.held.get(name)
             if bias is not None and bias.ndim == 1:
                 yield Side(name, tuple(bias.shape), 0), _even(bias.shape[0], count.groups)
 
     def proposal(self, rows: list[tuple[Side, Tensor]], columns: Tensor) -> Proposal:
         """State what the labels say, for the probe."""
-        count = cast(_Count, self._count)
         made, whole, first = [], [], int(columns[0])
         for side, labels in rows:
-            parameter = self._held[side.name]
+            parameter = self.held[side.name]
             made.append((parameter, along(labels, side.dimension, parameter.ndim)))
-            if parameter.ndim > 1 and any(side is s and "k" in parts for s, parts in self._rows):
+            if parameter.ndim > 1 and any(side is s and "k" in parts for s, parts in self.rows):
                 own = (labels == first).nonzero().flatten()
-                step = max(self._size // count.heads, 1)
+                step = max(self.size // self.count.heads, 1)
                 whole.append((parameter, own[::step].flip(0)[:4], side.dimension))
-        return Proposal(count.groups, tuple(made), columns, tuple(whole))
-
-    def place(self) -> Place:
-        """Say where the probe is to look."""
-        count = cast(_Count, self._count)
-        weights = {
-            part: weight
-            for name, parts in self._naming.rows
-            if (weight := self._projections.weight(joined(self._path, name))) is not None
-            for part in parts
-        }
-        query, key, value = (weights[p].shape[cast(int, weights[p].input)] for p in "qkv")
-        out = cast(Layout, self._projections.weight(joined(self._path, self._naming.columns)))
-        image = len(weights["q"].shape) > 2
-        sizes = Sizes(query, key, value, image, count.heads, self._size // count.heads)
-        return Place(self._module, self._naming.columns, 1 if len(out.shape) > 2 else -1, sizes)
+        return Proposal(self.count.groups, tuple(made), columns, tuple(whole))
 
 
 def _count(

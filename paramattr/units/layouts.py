@@ -61,16 +61,20 @@ class Layout:
     groups: int = 1
     experts: bool = False
 
-    def labels(self, side: str) -> tuple[tuple[int, ...], Int[Tensor, "..."]] | None:
-        """Return the shape of the grid of a side's channels, and each entry's channel.
+    def dimension(self, side: str) -> int | None:
+        """Return the dimension that counts a side's channels, `"output"` or `"input"`, or None."""
+        return self.output if side == "output" else self.input
 
-        Args:
-            side: `"output"` or `"input"`.
-        """
-        dimension = self.output if side == "output" else self.input
+    def size(self, side: str) -> int:
+        """Count a side's channels along its dimension; 0 if there is none."""
+        dimension = self.dimension(side)
+        return 0 if dimension is None else self.shape[dimension]
+
+    def labels(self, side: str) -> tuple[tuple[int, ...], Int[Tensor, "..."]] | None:
+        """Return the shape of the grid of a side's channels, and each entry's channel."""
+        dimension, size, ndim = self.dimension(side), self.size(side), len(self.shape)
         if dimension is None:
             return None
-        size, ndim = self.shape[dimension], len(self.shape)
         if self.experts:
             grid = counted(self.shape[0], size)
             between = [1] * ndim
@@ -123,13 +127,6 @@ def is_stack(module: nn.Module) -> bool:
     return named and any(p.ndim > 2 for p in module.parameters(recurse=False))
 
 
-def declares_its_gate(module: nn.Module) -> bool:
-    """Return whether a stack is one of transformers, and says how a fused gate lies in it."""
-    return type(module).__module__.startswith("transformers.") and (
-        not hasattr(module, "gate_up_proj") or hasattr(module, "is_concatenated")
-    )
-
-
 def stack_size(module: nn.Module) -> int:
     """Count the experts of a stack."""
     return next(int(p.shape[0]) for p in module.parameters(recurse=False) if p.ndim > 2)
@@ -163,26 +160,6 @@ def stacked_axes(module: nn.Module) -> dict[str, Axes]:
     return {up_name: fits[0], "down_proj": fits[0], **biases}
 
 
-def stacked_neurons(module: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
-    """Yield each attribute of a known stack that has neurons, their dimension and their numbers.
-
-    A gated neuron has rows j and j + n, or 2j and 2j + 1 if the module is not `is_concatenated`.
-    """
-    axes = stacked_axes(module)
-    for attribute, (output, input_) in axes.items():
-        if attribute == "down_proj_bias":
-            continue
-        dimension = input_ if attribute == "down_proj" else output
-        if dimension is None:
-            continue
-        size = int(getattr(module, attribute).shape[dimension])
-        numbers = torch.arange(size)
-        if attribute.startswith("gate_up"):
-            apart = getattr(module, "is_concatenated", True)
-            numbers = numbers % (size // 2) if apart else numbers // 2
-        yield attribute, dimension, numbers
-
-
 @dataclass(frozen=True)
 class Side:
     """A parameter of a projection, and its dimension on the block's inner side."""
@@ -206,7 +183,6 @@ class Projections:
 
     def __init__(self, model: nn.Module) -> None:
         self._layouts = layouts_of(model)
-        self._paths = {path for path, _ in model.named_modules()}
 
     def weight(self, path: str) -> Layout | None:
         """Return the layout of a layer's weight, or None if there is no such layer."""
@@ -228,7 +204,7 @@ class Projections:
         adapters = [inner for inner in self._layouts if inner.startswith(low_rank)]
         for inner in (path, f"{path}.base_layer", *adapters):
             for layout in self._layouts.get(inner, []):
-                dimension = layout.output if side == "output" else layout.input
+                dimension = layout.dimension(side)
                 if dimension is not None:
                     yield Side(layout.name, layout.shape, dimension)
 

@@ -14,13 +14,12 @@ from paramattr.units.layouts import (
     Layout,
     Projections,
     Side,
-    declares_its_gate,
     group_of,
     is_stack,
     joined,
     of_blocks,
     stack_size,
-    stacked_neurons,
+    stacked_axes,
     units_of,
 )
 from paramattr.units.probe import Judge, Place, Proposal
@@ -95,15 +94,14 @@ def _of_names(
             continue
         unknown |= dict.fromkeys([w.name for w in (*weights, out)], UNKNOWN)
         rows = [side for name in incoming for side in projections.outputs(joined(path, name))]
-        columns = torch.arange(_size(out, "input"))
+        columns = torch.arange(out.size("input"))
         rows += _depthwise(path, module, projections, len(columns))
-        # A fused gate has rows j and j + n, or 2j and 2j + 1.
         ways = [
             [(side, _numbers(side.size, len(columns), apart=apart)) for side in rows]
             for apart in ((True, False) if times > 1 else (True,))
         ]
         proposals = [_proposal(model, way, columns) for way in ways]
-        width, image = _size(weights[0], "input"), len(weights[0].shape) > 2
+        width, image = weights[0].size("input"), len(weights[0].shape) > 2
         place = Place(module, outgoing, 1 if image else -1, Sizes(width, width, width, image))
         right = judge.first_right(proposals, place)
         if right is not None:
@@ -114,6 +112,7 @@ def _of_names(
 
 
 def _numbers(size: int, count: int, *, apart: bool) -> Int[Tensor, "size"]:
+    """Number the neuron of each row; those of a fused gate are j and j + n, or 2j and 2j + 1."""
     rows = torch.arange(size)
     return rows % count if apart else rows // (size // count)
 
@@ -140,15 +139,9 @@ def _depthwise(
 def _fits(weights: list[Layout], out: Layout, count: int, times: int) -> bool:
     """Say whether all projections are there, and the block's output is as wide as its input."""
     return len(weights) == count and all(
-        _size(w, "output") == times * _size(out, "input")
-        and _size(w, "input") == _size(out, "output")
+        w.size("output") == times * out.size("input") and w.size("input") == out.size("output")
         for w in weights
     )
-
-
-def _size(layout: Layout, side: str) -> int:
-    dimension = layout.output if side == "output" else layout.input
-    return 0 if dimension is None else layout.shape[dimension]
 
 
 def _candidates(
@@ -162,15 +155,24 @@ def _candidates(
 
 
 def _of_stack(path: str, module: nn.Module, names: dict[int, str]) -> dict[str, Answer]:
+    """Number the neurons of a stack of `transformers` that says how a fused gate lies in it."""
+    declared = not hasattr(module, "gate_up_proj") or hasattr(module, "is_concatenated")
+    if not type(module).__module__.startswith("transformers.") or not declared:
+        return {names[id(p)]: UNKNOWN for p in module.parameters(recurse=False) if p.ndim > 2}
     answers: dict[str, Answer] = {}
     experts, group = stack_size(module), group_of(path, module)
-    if not declares_its_gate(module):
-        return {names[id(p)]: UNKNOWN for p in module.parameters(recurse=False) if p.ndim > 2}
-    for attribute, dimension, numbers in stacked_neurons(module):
+    for attribute, (output, input_) in stacked_axes(module).items():
+        dimension = input_ if attribute == "down_proj" else output
+        if attribute == "down_proj_bias" or dimension is None:
+            continue
         parameter = getattr(module, attribute)
-        count = int(numbers.max()) + 1
+        size = count = int(parameter.shape[dimension])
+        apart = True
+        if attribute.startswith("gate_up"):
+            count, apart = size // 2, getattr(module, "is_concatenated", True)
         shape = [1] * parameter.ndim
-        shape[0], shape[dimension] = experts, len(numbers)
-        labels = (torch.arange(experts)[:, None] * count + numbers).to(torch.int32).reshape(shape)
+        shape[0], shape[dimension] = experts, size
+        numbers = torch.arange(experts)[:, None] * count + _numbers(size, count, apart=apart)
+        labels = numbers.to(torch.int32).reshape(shape)
         answers[names[id(parameter)]] = Units(group, (experts, count), labels)
     return answers
