@@ -229,9 +229,9 @@ class OverlapRegressor:
 
         s(x) = w_0 + Σ_D Σ_{p = 1}^{degree} w_{D,p} OS(x, D)^p
 
-    with weights by least squares, and OS as in `OverlapClassifier`. A prediction is kept within the severities that were fitted on.
-    Several severities may be predicted from the same overlaps: of blur and of noise, from the units
-    of both.
+    with weights by least squares, and OS as in `OverlapClassifier`. A prediction is kept within the
+    severities that were fitted on. Several severities may be predicted from the same overlaps: of
+    blur and of noise, from the units of both.
 
     Args:
         found: condition to its units, as in `OverlapClassifier`.

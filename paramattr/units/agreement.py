@@ -79,7 +79,7 @@ class Stability(Generic[Setting]):
     Attributes:
         overlaps: setting to the chance-corrected overlaps of its top units with the reference's,
             one per ranking.
-        tolerance: how far below 1 an overlap may lie.
+        tolerance: distance below 1 at which an overlap may lie.
     """
 
     overlaps: dict[Setting, tuple[float, ...]]
@@ -117,7 +117,8 @@ def stability(
         reference: the scores that count as converged; by default the last setting's, which must be
             a single `Scores` and is then left out of the answer.
         fraction: share of the units in the top sets.
-        tolerance: how far below 1 the chance-corrected overlap may lie, above 0 and below 1.
+        tolerance: distance below 1 at which the chance-corrected overlap may lie, above 0 and
+            below 1.
 
     Raises:
         UnitError: if there is nothing to compare, no converged ranking, or the units differ.

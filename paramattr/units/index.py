@@ -1,4 +1,4 @@
-"""The index of units: which entries of which parameters belong to which unit."""
+"""The index of a model's units, which says to which unit each entry belongs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Placed(NamedTuple):
 
 
 class UnitIndex:
-    """Which entries of which parameters belong to which unit.
+    """The units of a model: to which unit each entry of each parameter belongs.
 
     Make one with `UnitIndex.of(model, reducer)`. Indexing it by a number gives the `Unit`.
 

@@ -118,21 +118,19 @@ def rank_component(model: nn.Module) -> Reducer:
     several. The position is `(rank,)`.
     """
     answers: dict[str, Answer] = {}
-    matches = [(n, p, _LORA.fullmatch(n)) for n, p in model.named_parameters() if p.ndim > 1]
+    parameters = [(name, p) for name, p in model.named_parameters() if p.ndim > 1]
+    matches = [(p, match) for name, p in parameters if (match := _LORA.fullmatch(name))]
     adapters: dict[str, set[str]] = defaultdict(set)
-    for _, _, match in matches:
-        if match:
-            adapters[match["path"]].add(match["adapter"])
-    for name, parameter, match in matches:
-        if not match:
-            continue
+    for _, match in matches:
+        adapters[match["path"]].add(match["adapter"])
+    for parameter, match in matches:
         dimension = 0 if match["side"] == "A" else 1
         rank = int(parameter.shape[dimension])
         group = match["path"]
         if len(adapters[group]) > 1:
             group = f"{group}.{match['adapter']}"
         labels = along(torch.arange(rank), dimension, parameter.ndim)
-        answers[name] = Units(group, (rank,), labels)
+        answers[match.string] = Units(group, (rank,), labels)
     return looked_up(answers)
 
 

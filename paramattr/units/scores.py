@@ -335,7 +335,7 @@ class Scores:
         scores.top(fraction=0.01)` are those of the first 1% whose lead is no chance.
 
         Args:
-            level: of false discoveries, above 0 and below 1.
+            level: expected share of false discoveries, above 0 and below 1.
 
         Returns:
             The units, above zero or below it; those whose error is not known are not among them.
@@ -366,7 +366,7 @@ class Scores:
         are too high on average.
 
         Args:
-            level: of confidence, above 0 and below 1.
+            level: level of confidence, above 0 and below 1.
 
         Returns:
             The lower and upper ends, `(units, 2)`; NaN where the error is not known.
