@@ -69,15 +69,15 @@ if TYPE_CHECKING:
     from paramattr.units.agreement import agreement as agreement
     from paramattr.units.agreement import stability as stability
     from paramattr.units.agreement import subset_means as subset_means
-    from paramattr.units.contrast import contrast as contrast
+    from paramattr.units.contrast import Response as Response
     from paramattr.units.contrast import against_rest as against_rest
     from paramattr.units.contrast import all_pairs as all_pairs
+    from paramattr.units.contrast import contrast as contrast
     from paramattr.units.contrast import factorial as factorial
     from paramattr.units.index import Unit as Unit
     from paramattr.units.index import UnitIndex as UnitIndex
     from paramattr.units.reducers import Units as Units
     from paramattr.units.reducers import only as only
-    from paramattr.units.contrast import Response as Response
     from paramattr.units.scores import Scores as Scores
     from paramattr.units.selection import Selection as Selection
 
