@@ -24,7 +24,7 @@ from benchmarks.budget_cases import CASES, Source
 from benchmarks.score_tables import score_table
 from paramattr.integration.accumulation import Reduced
 from paramattr.scoring.until import GROUPS, Settling
-from paramattr.units.settled import population_agreement
+from paramattr.units.agreement import population_agreement
 
 SHARE = 0.01
 

@@ -15,7 +15,7 @@ from benchmarks.prediction_variants import OWN, Variant
 from blind_sr.labels import MASKS
 from blind_sr.predict.overlaps import Measured
 from paramattr import Scores, Selection, UnitIndex, contrast
-from paramattr.units.shares import how_many
+from paramattr.units.selection import how_many
 
 
 class InputRankings:

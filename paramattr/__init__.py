@@ -70,15 +70,15 @@ if TYPE_CHECKING:
     from paramattr.units.agreement import agreement as agreement
     from paramattr.units.agreement import stability as stability
     from paramattr.units.agreement import subset_means as subset_means
+    from paramattr.units.contrast import Response as Response
+    from paramattr.units.contrast import against_rest as against_rest
+    from paramattr.units.contrast import all_pairs as all_pairs
     from paramattr.units.contrast import contrast as contrast
-    from paramattr.units.designs import against_rest as against_rest
-    from paramattr.units.designs import all_pairs as all_pairs
-    from paramattr.units.designs import factorial as factorial
+    from paramattr.units.contrast import factorial as factorial
     from paramattr.units.index import Unit as Unit
     from paramattr.units.index import UnitIndex as UnitIndex
     from paramattr.units.reducers import Units as Units
     from paramattr.units.reducers import only as only
-    from paramattr.units.response import Response as Response
     from paramattr.units.scores import Scores as Scores
     from paramattr.units.selection import Selection as Selection
 
@@ -124,11 +124,9 @@ _ROOMS = {
     "surgery.retraining": ("retrain_only",),
     "trajectories": ("Trajectory", "trajectory"),
     "units.agreement": ("agreement", "stability", "subset_means"),
-    "units.contrast": ("contrast",),
-    "units.designs": ("against_rest", "all_pairs", "factorial"),
+    "units.contrast": ("Response", "against_rest", "all_pairs", "contrast", "factorial"),
     "units.index": ("Unit", "UnitIndex"),
     "units.reducers": ("Units", "only"),
-    "units.response": ("Response",),
     "units.scores": ("Scores",),
     "units.selection": ("Selection",),
 }

@@ -10,6 +10,8 @@ from paramattr.parameters import Baseline, check_finite, check_ties, state_of
 
 Statistics = nn.modules.batchnorm._NormBase
 """PyTorch's norms that keep running statistics: batch norm and instance norm."""
+STATISTICS = ("running_mean", "running_var")
+"""The buffers of such a norm that have one entry per channel."""
 
 
 def float_buffers(model: nn.Module) -> dict[str, Tensor]:

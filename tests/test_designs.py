@@ -65,6 +65,13 @@ def test_effects_are_every_sample_s_own_with_their_paired_errors(measured):
         torch.testing.assert_close((high - low) / 2, 2.200985 * error, rtol=1e-6, atol=0)
 
 
+def test_a_design_goes_by_the_conditions_names_and_not_by_their_order(measured):
+    scores, _ = measured
+    effects, turned = factorial(scores, DESIGN), {name: DESIGN[name] for name in reversed(DESIGN)}
+    for name, effect in factorial(scores, turned).items():
+        torch.testing.assert_close(effect.values, effects[name].values)
+
+
 def test_the_units_of_each_effect_are_known(measured):
     scores, _ = measured
     effects = factorial(scores, DESIGN)

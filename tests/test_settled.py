@@ -11,7 +11,7 @@ from torch import nn
 from paramattr import FAIG, Adaptive, ParamattrError, Scores, Until, contrast
 from paramattr.errors import CheckpointError, UnitError
 from paramattr.scoring.until import FEWEST, GROUPS
-from paramattr.units.settled import overlap_of, overlap_of_halves, population_agreement
+from paramattr.units.agreement import overlap_of, overlap_of_halves, population_agreement
 from tests.reference import settled as reference
 from tests.tiny import seeded
 

@@ -33,7 +33,7 @@ from paramattr.runtime.ranks import Distributed, Ranks
 from paramattr.scoring.estimate import Estimate
 from paramattr.scoring.profile import PathProfile
 from paramattr.scoring.state import LOOKED_AT
-from paramattr.units.designs import against_rest
+from paramattr.units.contrast import against_rest
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection

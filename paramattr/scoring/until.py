@@ -13,8 +13,8 @@ from torch import Tensor
 from paramattr.errors import ParamattrError, warn
 from paramattr.integration.accumulation import Reduced
 from paramattr.runtime.compute import check_count
-from paramattr.units.settled import population_agreement
-from paramattr.units.shares import how_many
+from paramattr.units.agreement import population_agreement
+from paramattr.units.selection import how_many
 
 GROUPS = 8
 """The samples are dealt to so many groups, whose halves are compared; a look takes one of each."""

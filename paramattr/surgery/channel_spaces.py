@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from paramattr.errors import ModelError
 from paramattr.surgery.plain_models import check_code, copied
-from paramattr.units.followers import Tracer
+from paramattr.units.channels import Tracer
 
 Convolution = nn.modules.conv._ConvNd
 # Kinds are looked up exactly: a subclass, as of quantisation, may do something else.

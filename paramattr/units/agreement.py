@@ -1,11 +1,22 @@
-"""Agreement of rankings: between methods, and as samples, nodes or seeds change."""
+"""Agreement of rankings: of two methods, as samples or seeds change, and with the population's.
+
+All of it counts the units that two top sets share, corrected for chance:
+
+    overlap = (|A ∩ B| / k - k / n) / (1 - k / n)
+
+for top sets A and B of k of n units each (Cohen's kappa of the two sets).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from operator import add
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,12 +24,17 @@ from torch import Tensor
 from paramattr.errors import UnitError
 from paramattr.units.index import check_same_units
 from paramattr.units.scores import Scores
+from paramattr.units.selection import how_many
 
 Setting = TypeVar("Setting", bound=Hashable)
 
+_HALVINGS = 60
+"""Steps of bisection: more than a float64 can tell apart."""
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+
 
 class Agreement(NamedTuple):
-    """How well two rankings agree.
+    """The agreement of two rankings.
 
     Attributes:
         spearman: rank correlation over all units, -1 to 1; ties get their mean rank.
@@ -32,10 +48,6 @@ class Agreement(NamedTuple):
 
 def agreement(one: Scores, other: Scores, *, fraction: float = 0.01) -> Agreement:
     """Compare two rankings of the same units.
-
-        overlap = (|A ∩ B| / k - k / n) / (1 - k / n)
-
-    for the top sets A and B of k of n units each (Cohen's kappa of the two sets).
 
     Args:
         one: scores.
@@ -56,20 +68,18 @@ def agreement(one: Scores, other: Scores, *, fraction: float = 0.01) -> Agreemen
     norms = ranks.norm(dim=1).prod()
     spearman = float((ranks[0] * ranks[1]).sum() / norms) if norms > 0 else 0.0
     top = one.top(fraction=fraction, warn=False)
-    chance = len(top) / len(one)
     shared = top.overlap(other.top(fraction=fraction, warn=False))
-    overlap = (shared - chance) / (1 - chance) if chance < 1 else 1.0
-    return Agreement(round(min(spearman, 1.0), 12), overlap)
+    return Agreement(round(min(spearman, 1.0), 12), _beyond_chance(shared, len(top) / len(one)))
 
 
 @dataclass(frozen=True)
 class Stability(Generic[Setting]):
-    """How the top units settle as a setting grows.
+    """The overlaps of the top units with a converged ranking's, as a setting grows.
 
     Attributes:
         overlaps: setting to the chance-corrected overlaps of its top units with the reference's,
             one per ranking.
-        tolerance: how far below 1 an overlap may lie.
+        tolerance: distance below 1 at which an overlap may lie.
     """
 
     overlaps: dict[Setting, tuple[float, ...]]
@@ -107,12 +117,16 @@ def stability(
         reference: the scores that count as converged; by default the last setting's, which must be
             a single `Scores` and is then left out of the answer.
         fraction: share of the units in the top sets.
-        tolerance: how far below 1 the chance-corrected overlap may lie, above 0 and below 1.
+        tolerance: distance below 1 at which the chance-corrected overlap may lie, above 0 and
+            below 1.
 
     Raises:
         UnitError: if there is nothing to compare, no converged ranking, or the units differ.
     """
-    by_setting = {key: _as_list(value) for key, value in rankings.items()}
+    by_setting = {
+        key: [value] if isinstance(value, Scores) else list(value)
+        for key, value in rankings.items()
+    }
     if reference is None:
         if len(by_setting) < 2 or len(list(by_setting.values())[-1]) != 1:
             raise UnitError(
@@ -161,18 +175,107 @@ def subset_means(
             )
         times = 1 if size == len(per_sample) else repeats
         subsets = [torch.randperm(len(per_sample), generator=draw)[:size] for _ in range(times)]
-        means[size] = [_mean([per_sample[k] for k in subset.tolist()]) for subset in subsets]
+        means[size] = [
+            reduce(add, (per_sample[k] for k in subset.tolist())) / size for subset in subsets
+        ]
     return means
 
 
-def _as_list(scores: Scores | Sequence[Scores]) -> list[Scores]:
-    return [scores] if isinstance(scores, Scores) else list(scores)
+def population_agreement(
+    means: Float[Tensor, "groups units"], *, fraction: float = 0.01, others: float = np.inf
+) -> float:
+    """Estimate the overlap of the mean's top units with those of the population's mean.
+
+    The groups are parted into two halves in every way, and the chance-corrected overlaps of the
+    halves' top units are averaged. Two halves agree less than a half agrees with the whole
+    population, since both err. So the overlap is read as a correlation: that of two standard normal
+    variables of which each is above the same threshold as often as a unit is in the top.
+
+        overlap(ρ) = 1 / (2π p (1 - p)) ∫_0^{asin ρ} exp(-t² / (1 + sin θ)) dθ,    Φ(t) = 1 - p
+
+    From the halves' correlation ρ follow that of two means of all samples, 2ρ / (1 + ρ), and that
+    of one with the population, its square root.
+
+    Args:
+        means: mean score of each unit over each group of as many samples; an even number of
+            groups, at least 2.
+        fraction: share of the units in the top sets, above 0 and up to 1.
+        others: number of other samples that the mean is compared with, in multiples of the
+            samples in `means`; the whole population by default.
+
+    Raises:
+        UnitError: for another fraction or number of groups.
+
+    Source: Spearman 1910 and Brown 1910 (a test of twice the length); Pearson 1900 (the correlation
+    behind two yes-or-no answers).
+
+    >>> population_agreement(torch.arange(100.0).expand(4, 100), fraction=0.1)
+    1.0
+    """
+    groups, units = means.shape
+    if groups < 2 or groups % 2:
+        raise UnitError(f"there are {groups} groups: expected an even number of at least 2")
+    count = how_many(units, fraction=fraction)
+    if count == units:
+        return 1.0
+    half = _correlation(overlap_of_halves(means, count), count / units)
+    ratio = 2 * half / (1 - half) if half < 1 else np.inf  # signal over noise of the whole mean
+    if not np.isfinite(ratio):
+        return 1.0
+    whole = ratio / (1 + ratio)
+    there = 1.0 if others == np.inf else others * ratio / (1 + others * ratio)
+    return overlap_of(float(np.sqrt(whole * there)), count / units)
 
 
-def _mean(scores: Sequence[Scores]) -> Scores:
-    return sum(scores[1:], scores[0]) / len(scores)
+def overlap_of_halves(means: Float[Tensor, "groups units"], count: int) -> float:
+    """Average the chance-corrected overlap of two halves' top units over all ways to halve.
+
+    Args:
+        means: mean score of each unit over each group, as in `population_agreement`.
+        count: number of units in the top sets.
+    """
+    groups, units = means.shape
+    total, found = means.sum(0), []
+    for chosen in combinations(range(1, groups), groups // 2):  # the first group in the other half
+        half = means[list(chosen)].sum(0)
+        top = torch.zeros(units, dtype=torch.bool)
+        top[half.topk(count).indices] = True
+        found.append(float(top[(total - half).topk(count).indices].double().mean()))
+    return _beyond_chance(float(np.mean(found)), count / units)
+
+
+def overlap_of(correlation: float, share: float) -> float:
+    """Give the chance-corrected overlap of two normal variables' top share.
+
+    Args:
+        correlation: correlation of the two, from 0 to 1.
+        share: share of the values in each top set, above 0 and below 1.
+
+    >>> round(overlap_of(1.0, 0.01), 6), overlap_of(0.0, 0.01)
+    (1.0, 0.0)
+    """
+    threshold = float(torch.special.ndtri(torch.tensor(1 - share, dtype=torch.float64)))
+    end = float(np.arcsin(correlation))
+    angles = end * (_POINTS + 1) / 2
+    heights = np.exp(-(threshold**2) / (1 + np.sin(angles)))
+    return float(end / 2 * (_WEIGHTS @ heights) / (2 * np.pi * share * (1 - share)))
+
+
+def _correlation(overlap: float, share: float) -> float:
+    low, high = 0.0, 1.0
+    if overlap >= 1:
+        return 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if overlap_of(middle, share) < overlap else (low, middle)
+    return (low + high) / 2
 
 
 def _mean_ranks(values: Float[Tensor, "units"]) -> Float[Tensor, "units"]:
     _, places, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0).double() - (counts - 1) / 2)[places]
+
+
+def _beyond_chance(shared: float, chance: float) -> float:
+    """Correct the share of common units for the share that random sets have in common."""
+    return (shared - chance) / (1 - chance) if chance < 1 else 1.0

@@ -1,13 +1,15 @@
-"""How the scores of several conditions vary together, over samples of the same number."""
+"""Covariances of several conditions' scores, over samples of the same number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from paramattr.errors import UnitError
 
 
 class Covariances:
@@ -18,7 +20,7 @@ class Covariances:
     where x_c and x_d are the samples of one number, such as one photograph in two conditions.
 
     Args:
-        conditions: how many.
+        conditions: number of conditions.
         of_pairs: `(pairs, units)`, in the order of `combinations_with_replacement(range(c), 2)`.
         of_signed: the same of the signed sums in place of the magnitudes; None if not known.
     """
@@ -48,8 +50,9 @@ class Covariances:
         sqrt( Σ_c Σ_d weight_c weight_d cov(c, d) )
 
         Args:
-            weights: of each condition.
-            signed: of the signed sums, in place of the magnitudes; NaN if they are not known.
+            weights: weight of each condition.
+            signed: whether it is that of the signed sums, in place of the magnitudes; NaN if they
+                are not known.
         """
         of_pairs = self.of_signed if signed else self.of_pairs
         if of_pairs is None:
@@ -66,8 +69,8 @@ class Paired:
     """A weighted sum of conditions' scores that were measured together.
 
     Args:
-        covariances: of the conditions.
-        weights: of each condition in the sum.
+        covariances: covariances of the conditions.
+        weights: weight of each condition in the sum.
     """
 
     def __init__(self, covariances: Covariances, weights: Sequence[float]) -> None:
@@ -76,6 +79,31 @@ class Paired:
     def error(self, *, signed: bool = False) -> Float[Tensor, "units"]:
         """Give the standard error of the sum: of magnitudes, or of signed attributions."""
         return self.covariances.error(self.weights, signed=signed)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Give tensors from which, with the weights, `from_tensors` restores the sum."""
+        tensors = {"covariances": self.covariances.of_pairs}
+        if self.covariances.of_signed is not None:
+            tensors["signed_covariances"] = self.covariances.of_signed
+        return tensors
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], weights: Sequence[float], units: int
+    ) -> Paired:
+        """Restore a sum over so many units from its weights and the result of `to_tensors`.
+
+        Raises:
+            UnitError: if they do not fit together.
+        """
+        pairs = len(weights) * (len(weights) + 1) // 2
+        of_pairs, of_signed = tensors["covariances"], tensors.get("signed_covariances")
+        for table in (of_pairs, of_signed):
+            if table is not None and table.shape != (pairs, units):
+                raise UnitError(
+                    f"the covariances have shape {tuple(table.shape)}: expected ({pairs}, {units})"
+                )
+        return cls(Covariances(len(weights), of_pairs, of_signed), weights)
 
     def scaled(self, factor: float) -> Paired:
         """Multiply the sum by a number."""

@@ -17,7 +17,7 @@ from paramattr.errors import UnitError, an
 
 @dataclass(frozen=True)
 class Units:
-    """How one parameter is divided into units.
+    """The division of one parameter into units.
 
     Attributes:
         group: name of the grid of units; parameters of the same group share its units.
@@ -50,7 +50,7 @@ returns the reducer of its parameters. With `of_buffers = True` the reducer is c
 floating-point buffers too.
 """
 
-_Any = TypeVar("_Any", bound=Reducer)
+_Own = TypeVar("_Own", bound=Reducer)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def asked_of(reducer: Reducer, model: nn.Module) -> Reducer:
     return reducer if for_model is None else for_model(model)
 
 
-def of_buffers(reducer: _Any) -> _Any:
+def of_buffers(reducer: _Own) -> _Own:
     """Mark a reducer as one that is called on floating-point buffers too."""
     reducer.of_buffers = True  # type: ignore[attr-defined]
     return reducer

@@ -2,32 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from paramattr.units.blocks import (
-    ATTENTION,
-    HEAD_BIASES,
-    HEADS,
-    KEY_VALUE_HEADS,
-    ROW_BIASES,
-    TORCH_ATTENTION,
-    AttentionNames,
-    Projections,
-    Side,
-    group_of,
-    joined,
-    unlabelled,
-)
-from paramattr.units.feeds import Sizes
-from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along, looked_up
-from paramattr.units.layouts import Layout
+from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, along
+from paramattr.units.layouts import Projections, Side, group_of, joined, of_blocks, units_of
 from paramattr.units.probe import Judge, Place, Proposal
+from paramattr.units.sandbox import Sizes
+
+
+@dataclass(frozen=True)
+class AttentionNames:
+    """The names that one family of models gives to the projections of an attention block.
+
+    Attributes:
+        rows: paths of the projections into heads, relative to the block, each with the parts that
+            it makes: `q`, `k`, `v`, or several of them fused.
+        columns: path of the projection out of the heads, relative to the block.
+        interleaved: whether fused parts are stored head by head, `(heads, parts, size)`, rather
+            than part by part, `(parts, heads, size)`.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    columns: str
+    interleaved: bool = False
+
+
+def _apart(q: str, k: str, v: str, out: str) -> AttentionNames:
+    return AttentionNames(((q, "q"), (k, "k"), (v, "v")), out)
+
+
+ATTENTION = (
+    _apart("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Mistral, Mixtral, Qwen, ViT
+    _apart("q_proj", "k_proj", "v_proj", "out_proj"),  # BART, OPT, CLIP, Whisper, GPT-J
+    _apart("q_proj", "k_proj", "v_proj", "dense"),  # Phi
+    _apart("q_proj", "k_proj", "v_proj", "Wo"),  # ModernBERT's decoder
+    _apart("q_proj", "k_proj", "v_proj", "projection_layer"),  # InternVL
+    _apart("q_proj.linear", "k_proj.linear", "v_proj.linear", "o_proj.linear"),  # Moshi
+    _apart("linear_q", "linear_k", "linear_v", "linear_out"),  # Conformer
+    _apart("self.query", "self.key", "self.value", "output.dense"),  # BERT, RoBERTa, Swin
+    _apart("attention.query", "attention.key", "attention.value", "output.dense"),  # older ViT
+    _apart("self.query_proj", "self.key_proj", "self.value_proj", "output.dense"),  # DeBERTa
+    _apart("query", "key", "value", "dense"),  # ALBERT
+    _apart("q_lin", "k_lin", "v_lin", "out_lin"),  # DistilBERT, XLM
+    _apart("q", "k", "v", "o"),  # T5, MPNet
+    _apart("to_q", "to_k", "to_v", "to_out.0"),  # diffusers
+    _apart("wq", "wk", "wv", "wo"),  # Llama as it was published
+    AttentionNames((("q_attn", "q"), ("c_attn", "kv")), "c_proj"),  # GPT-2, cross-attention
+    AttentionNames((("c_attn", "qkv"),), "c_proj"),  # GPT-2, GPT-BigCode
+    AttentionNames((("query_key_value", "qkv"),), "dense", interleaved=True),  # GPT-NeoX, Bloom
+    AttentionNames((("qkv_proj", "qkv"),), "o_proj"),  # Phi-3
+    AttentionNames((("qkv_proj", "qkv"),), "out_proj", interleaved=True),  # MiniMax
+    AttentionNames((("qkv", "qkv"),), "proj"),  # timm, SAM, Qwen-VL
+    AttentionNames((("q", "q"), ("kv", "kv")), "proj"),  # PVT, Twins
+    AttentionNames((("qk", "qk"), ("v", "v")), "proj"),  # TNT, VOLO
+    _apart("q", "k", "v", "proj"),  # CaiT
+    AttentionNames((("qkv", "qkv"),), "projection"),  # BLIP
+    AttentionNames((("Wqkv", "qkv"),), "Wo"),  # ModernBERT
+    AttentionNames((("Wqkv", "qkv"),), "out_proj"),  # MPT
+)
+
+TORCH_ATTENTION = (  # nn.MultiheadAttention: attribute, parts, dimension
+    ("in_proj_weight", "qkv", 0),
+    ("in_proj_bias", "qkv", 0),
+    ("q_proj_weight", "q", 0),
+    ("k_proj_weight", "k", 0),
+    ("v_proj_weight", "v", 0),
+    ("bias_k", "k", 2),
+    ("bias_v", "v", 2),
+)
+
+HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "heads")
+"""Attributes of a block or configuration that count its query heads."""
+
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads")
+"""Attributes that count its key-value heads."""
+
+HEAD_BIASES = (
+    "relative_attention_bias.weight",
+    "relative_position_bias_table",
+    "relative_position_bias.relative_position_bias_table",
+)
+"""Parameters of a block with one column per head."""
+
+ROW_BIASES = ("q_bias", "k_bias", "v_bias")
+"""Biases of a block, apart from its projections, with one entry per row."""
 
 
 @OfModel
@@ -39,22 +102,20 @@ def attention_head(model: nn.Module) -> Reducer:
     value belong to their heads; the output bias belongs to no head.
 
     `nn.MultiheadAttention` is known by class. Of other blocks, the names in
-    `paramattr.units.blocks.ATTENTION` and the number of heads propose what the heads are; a block
+    `paramattr.units.heads.ATTENTION` and the number of heads propose what the heads are; a block
     is known if a probe of its own forward pass bears a proposal out (`paramattr.units.probe`). The
     weights of other blocks, and of other modules whose class is named `...Attention`, are left out
     with a warning.
     """
-    answers: dict[str, Answer] = {}
     projections, judge = Projections(model), Judge()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            block = _of_torch(path, module, projections, names)
-        else:
-            block = _of_names(model, path, module, projections, judge)
-        answers |= {n: a for n, a in block.items() if answers.get(n) in (None, UNKNOWN)}
-    answers |= dict.fromkeys(unlabelled(model, ("Attention",), answers), UNKNOWN)
-    return looked_up(answers)
+    blocks = (
+        _of_torch(path, module, projections, names)
+        if isinstance(module, nn.MultiheadAttention)
+        else _of_names(model, path, module, projections, judge)
+        for path, module in model.named_modules()
+    )
+    return of_blocks(model, blocks, ("Attention",))
 
 
 @dataclass(frozen=True)
@@ -87,7 +148,7 @@ def _of_torch(
             sides.append((side, count.of_rows(parts, side.size, interleaved=False)))
     columns = projections.inputs(joined(path, "out_proj"))
     sides += [(side, _even(side.size, count.groups)) for side in columns]
-    answers = _answers(group_of(path, module), count.groups, sides)
+    answers = units_of(group_of(path, module), count.groups, sides)
     if type(module).forward is not nn.MultiheadAttention.forward:  # a subclass may do as it likes
         return dict.fromkeys(answers, UNKNOWN)
     return answers
@@ -99,107 +160,103 @@ def _of_names(
     """Ask each naming that fits for its proposals; the first that is borne out gives the heads."""
     unknown: dict[str, Answer] = {}
     for naming in ATTENTION:
-        weights = [projections.weight(joined(path, name)) for name, _ in naming.rows]
-        out = projections.weight(joined(path, naming.columns))
-        if out is None or None in weights:
+        found = [projections.weight(joined(path, name)) for name, _ in naming.rows]
+        out, weights = projections.weight(joined(path, naming.columns)), [w for w in found if w]
+        if out is None or len(weights) < len(found):
             continue
-        unknown |= dict.fromkeys([w.name for w in (*weights, out) if w is not None], UNKNOWN)
-        block = _Block(model, path, module, naming, projections)
-        found = [labels for order in block.orders() if (labels := block.labels(*order))]
-        proposals = [block.proposal(*labels) for labels in found]
-        right = judge.first_right(proposals, block.seat()) if found else None
-        if right is not None:
-            rows, columns = found[right]
-            inputs = projections.inputs(joined(path, naming.columns))
-            sides = [*rows, *((side, columns) for side in inputs)]
-            return unknown | _answers(group_of(path, module), proposals[right].count, sides)
-    return unknown
-
-
-class _Block:
-    """One block under one naming: which orders of its rows and columns its sizes allow."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        path: str,
-        module: nn.Module,
-        naming: AttentionNames,
-        projections: Projections,
-    ) -> None:
-        self._path, self._naming, self._projections = path, naming, projections
-        self._held = dict(model.named_parameters())
-        self._module = module
-        self._rows = [
+        unknown |= dict.fromkeys([w.name for w in (*weights, out)], UNKNOWN)
+        rows = [
             (side, parts)
             for name, parts in naming.rows
             for side in projections.outputs(joined(path, name))
         ]
-        self._size = next(projections.inputs(joined(path, naming.columns))).size
-        self._count = _count(model, path, naming, self._rows, self._size)
+        inputs = list(projections.inputs(joined(path, naming.columns)))
+        count = _count(model, path, naming, rows, inputs[0].size)
+        if count is None:
+            continue
+        block = _Block(dict(model.named_parameters()), path, naming, rows, inputs[0].size, count)
+        ways = [labels for order in block.orders() if (labels := block.labels(*order))]
+        if not ways:
+            continue
+        proposals = [block.proposal(*labels) for labels in ways]
+        of = {part: w for w, (_, parts) in zip(weights, naming.rows, strict=True) for part in parts}
+        query, key, value = (of[part].size("input") for part in "qkv")
+        image, size = len(of["q"].shape) > 2, block.size // count.heads
+        sizes = Sizes(query, key, value, image, count.heads, size)
+        place = Place(module, naming.columns, 1 if len(out.shape) > 2 else -1, sizes)
+        right = judge.first_right(proposals, place)
+        if right is not None:
+            labelled, columns = ways[right]
+            sides = [*labelled, *((side, columns) for side in inputs)]
+            return unknown | units_of(group_of(path, module), count.groups, sides)
+    return unknown
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block under one naming: the orders of its rows and columns that its sizes allow.
+
+    Attributes:
+        held: the model's parameters by name.
+        path: path of the block.
+        naming: the naming.
+        rows: parameters of the projections into heads, each with the parts that it makes.
+        size: number of columns of the projection out of the heads.
+        count: numbers of heads.
+    """
+
+    held: dict[str, nn.Parameter]
+    path: str
+    naming: AttentionNames
+    rows: list[tuple[Side, str]]
+    size: int
+    count: _Count
 
     def orders(self) -> list[tuple[bool, bool]]:
         """List how rows and columns may lie: rows head by head, columns from head to head."""
-        fused = any(len(parts) > 1 for _, parts in self._naming.rows)
-        rows = [self._naming.interleaved, not self._naming.interleaved] if fused else [False]
+        fused = any(len(parts) > 1 for _, parts in self.naming.rows)
+        rows = [self.naming.interleaved, not self.naming.interleaved] if fused else [False]
         return [(row, column) for column in (False, True) for row in rows]
 
     def labels(
         self, interleaved: bool, strided: bool
     ) -> tuple[list[tuple[Side, Tensor]], Tensor] | None:
         """Return the unit of each row and of each column in one order, or None if it cannot be."""
-        count = self._count
-        if count is None:
-            return None
+        count = self.count
         rows = [
             (side, count.of_rows(parts, side.size, interleaved=interleaved))
-            for side, parts in self._rows
+            for side, parts in self.rows
         ]
-        rows += self._extra(count)
-        columns = _even(self._size, count.groups)
+        rows += self._extra()
+        columns = _even(self.size, count.groups)
         if strided:
-            columns = torch.arange(self._size) % count.groups
+            columns = torch.arange(self.size) % count.groups
         known = [(side, labels) for side, labels in rows if labels is not None]
         return None if columns is None or len(known) < len(rows) else (known, columns)
 
-    def _extra(self, count: _Count) -> Iterator[tuple[Side, Tensor | None]]:
+    def _extra(self) -> Iterator[tuple[Side, Tensor | None]]:
         """Yield the parameters that belong to heads and lie in no projection."""
-        for name in (joined(self._path, bias) for bias in HEAD_BIASES):
-            bias = self._held.get(name)
+        count = self.count
+        for name in (joined(self.path, bias) for bias in HEAD_BIASES):
+            bias = self.held.get(name)
             if bias is not None and bias.ndim == 2 and bias.shape[1] == count.heads:
                 yield Side(name, tuple(bias.shape), 1), _even(count.heads, count.groups)
-        for name in (joined(self._path, bias) for bias in ROW_BIASES):
-            bias = self._held.get(name)
+        for name in (joined(self.path, bias) for bias in ROW_BIASES):
+            bias = self.held.get(name)
             if bias is not None and bias.ndim == 1:
                 yield Side(name, tuple(bias.shape), 0), _even(bias.shape[0], count.groups)
 
     def proposal(self, rows: list[tuple[Side, Tensor]], columns: Tensor) -> Proposal:
         """State what the labels say, for the probe."""
-        count = cast(_Count, self._count)
         made, whole, first = [], [], int(columns[0])
         for side, labels in rows:
-            parameter = self._held[side.name]
+            parameter = self.held[side.name]
             made.append((parameter, along(labels, side.dimension, parameter.ndim)))
-            if parameter.ndim > 1 and any(side is s and "k" in parts for s, parts in self._rows):
+            if parameter.ndim > 1 and any(side is s and "k" in parts for s, parts in self.rows):
                 own = (labels == first).nonzero().flatten()
-                step = max(self._size // count.heads, 1)
+                step = max(self.size // self.count.heads, 1)
                 whole.append((parameter, own[::step].flip(0)[:4], side.dimension))
-        return Proposal(count.groups, tuple(made), columns, tuple(whole))
-
-    def seat(self) -> Place:
-        """Say where the probe is to look."""
-        count = cast(_Count, self._count)
-        weights = {
-            part: weight
-            for name, parts in self._naming.rows
-            if (weight := self._projections.weight(joined(self._path, name))) is not None
-            for part in parts
-        }
-        query, key, value = (weights[p].shape[cast(int, weights[p].input)] for p in "qkv")
-        out = cast(Layout, self._projections.weight(joined(self._path, self._naming.columns)))
-        image = len(weights["q"].shape) > 2
-        sizes = Sizes(query, key, value, image, count.heads, self._size // count.heads)
-        return Place(self._module, self._naming.columns, 1 if len(out.shape) > 2 else -1, sizes)
+        return Proposal(self.count.groups, tuple(made), columns, tuple(whole))
 
 
 def _count(
@@ -249,14 +306,3 @@ def _even(size: int, groups: int) -> Int[Tensor, "size"] | None:
     if size % groups:
         return None
     return torch.arange(size) // (size // groups)
-
-
-def _answers(
-    group: str, count: int, sides: Sequence[tuple[Side, Tensor | None]]
-) -> dict[str, Answer]:
-    return {
-        side.name: UNKNOWN
-        if labels is None
-        else Units(group, (count,), along(labels, side.dimension, len(side.shape)))
-        for side, labels in sides
-    }

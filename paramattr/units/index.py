@@ -1,4 +1,4 @@
-"""The index of units: which entries of which parameters belong to which unit."""
+"""The index of a model's units, which says to which unit each entry belongs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from paramattr.buffers import STATISTICS, Statistics, float_buffers
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import UnitError, warn
 from paramattr.parameters import named_parameters, owners
-from paramattr.units.fitting import check_index
 from paramattr.units.grid import UNKNOWN, Grids, Reducer, asked_of, layer_of
 from paramattr.units.reducers import get_reducer
-from paramattr.units.statistics import labels_or_answers
 from paramattr.wrappers import unwrapped
 
 
@@ -37,7 +36,7 @@ class Placed(NamedTuple):
 
 
 class UnitIndex:
-    """Which entries of which parameters belong to which unit.
+    """The units of a model: to which unit each entry of each parameter belongs.
 
     Make one with `UnitIndex.of(model, reducer)`. Indexing it by a number gives the `Unit`.
 
@@ -87,16 +86,18 @@ class UnitIndex:
             elif units is not None:
                 labels[name] = grids.labels(units, name, parameter)
         buffers: dict[str, Placed] = {}
-        ask = getattr(rule, "of_buffers", False) is True
-        for name, answer in labels_or_answers(model, asked, labels, ask=ask).items():
-            buffer = model.get_buffer(name)
-            if answer is UNKNOWN:
-                unknown.append(name)
-            elif answer is not None:
-                numbers = (
-                    answer if isinstance(answer, Tensor) else grids.labels(answer, name, buffer)
-                )
-                buffers[name] = Placed(tuple(buffer.shape), numbers)
+        beside = _weights_beside(model)
+        takes_buffers = getattr(rule, "of_buffers", False) is True
+        for name, buffer in float_buffers(model).items():
+            if beside.get(name) in labels:
+                buffers[name] = Placed(tuple(buffer.shape), labels[beside[name]])
+            elif takes_buffers:
+                units = asked(name, buffer, model.get_submodule(name.rpartition(".")[0]))
+                if units is UNKNOWN:
+                    unknown.append(name)
+                elif units is not None:
+                    placed = grids.labels(units, name, buffer)
+                    buffers[name] = Placed(tuple(buffer.shape), placed)
         if not labels and not buffers:
             raise UnitError(_nothing_left(reducer, model, unknown))
         if unknown:
@@ -221,19 +222,12 @@ class UnitIndex:
                 layers.setdefault(path, []).append(numbers[times[numbers] == 1])
             spanning = numbers[times[numbers] > 1]
             times[spanning] = 0  # done: not again in the next layer
-            self._by_group(spanning, starts, names, layers)
+            _add_by_group(spanning, starts, names, layers)
         nowhere = times == 0
         for parts in layers.values():
             nowhere[torch.cat(parts)] = False
-        self._by_group(nowhere.nonzero().flatten(), starts, names, layers)
+        _add_by_group(nowhere.nonzero().flatten(), starts, names, layers)
         return {path: torch.cat(parts).sort().values for path, parts in layers.items()}
-
-    def _by_group(
-        self, units: Tensor, starts: Tensor, names: list[str], layers: dict[str, list[Tensor]]
-    ) -> None:
-        groups = torch.searchsorted(starts, units, right=True) - 1
-        for group in groups.unique().tolist():
-            layers.setdefault(names[group], []).append(units[groups == group])
 
     def all_labels(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the labels of parameters, then those of buffers, by name."""
@@ -290,7 +284,7 @@ class UnitIndex:
                 for name, shape in metadata.get("buffers", {}).items()
             },
         )
-        check_index(index)
+        _check(index)
         return index
 
 
@@ -304,6 +298,71 @@ def check_same_units(index: UnitIndex, other: UnitIndex, what: str) -> None:
         raise UnitError(
             f"{what} needs the same units on both sides: found {_summary(index)} and "
             f"{_summary(other)}; score both on one model with one reducer"
+        )
+
+
+def _weights_beside(model: nn.Module) -> dict[str, str]:
+    """Name, for each buffer that is a statistic of a norm, the weight of that norm."""
+    # By identity: a tied weight goes by the name of its first owner.
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{path}.{statistic}" if path else statistic: weight
+        for path, module in model.named_modules()
+        if isinstance(module, Statistics)
+        and (weight := names.get(id(module._parameters.get("weight")))) is not None
+        for statistic in STATISTICS
+    }
+
+
+def _add_by_group(
+    units: Tensor, starts: Tensor, names: list[str], layers: dict[str, list[Tensor]]
+) -> None:
+    groups = torch.searchsorted(starts, units, right=True) - 1
+    for group in groups.unique().tolist():
+        layers.setdefault(names[group], []).append(units[groups == group])
+
+
+def _check(index: UnitIndex) -> None:
+    """Refuse an index whose labels name units that its groups do not have.
+
+    Raises:
+        UnitError: naming the parameter or the group.
+    """
+    first = 0
+    for name, (start, shape) in index.groups.items():
+        _check_shape(f"group {name!r}", shape)
+        if start != first:
+            raise UnitError(f"group {name!r} begins at unit {start}: expected {first}")
+        first += math.prod(shape)
+    for name, shape in index.shapes.items():
+        _check_shape(f"parameter {name!r}", shape)
+    for name, labels in index.labels.items():
+        if name not in index.shapes:
+            raise UnitError(f"{name!r} has labels and no shape")
+        _check_labels(name, labels, index.shapes[name], first)
+    for name, placed in index.buffers.items():
+        _check_shape(f"buffer {name!r}", placed.shape)
+        _check_labels(name, placed.labels, placed.shape, first)
+
+
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in shape):
+        raise UnitError(f"{name} has shape {shape}: expected whole numbers of at least 0")
+
+
+def _check_labels(name: str, labels: Tensor, shape: tuple[int, ...], units: int) -> None:
+    fits = len(labels.shape) == len(shape) and all(
+        size in (1, whole) for size, whole in zip(labels.shape, shape, strict=True)
+    )
+    if not fits or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8):
+        raise UnitError(
+            f"the labels of {name!r} are {labels.dtype} of shape {tuple(labels.shape)}: expected "
+            f"whole numbers that fit {shape}"
+        )
+    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < units:
+        raise UnitError(
+            f"the labels of {name!r} go from {int(labels.min())} to {int(labels.max())}: expected "
+            f"-1 to {units - 1}"
         )
 
 

@@ -8,20 +8,49 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from paramattr.units.blocks import (
-    FEED_FORWARD,
-    NO_FEED_FORWARD,
+from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along
+from paramattr.units.layouts import (
+    CONVOLUTIONS,
+    Layout,
     Projections,
     Side,
     group_of,
+    is_stack,
     joined,
-    unlabelled,
+    of_blocks,
+    stack_size,
+    stacked_axes,
+    units_of,
 )
-from paramattr.units.experts import declares_its_gate, is_stack, stack_size, stacked_neurons
-from paramattr.units.feeds import Sizes
-from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along, looked_up
-from paramattr.units.layouts import CONVOLUTIONS, Layout
 from paramattr.units.probe import Judge, Place, Proposal
+from paramattr.units.sandbox import Sizes
+
+FEED_FORWARD: tuple[tuple[tuple[str, ...], str, int], ...] = (
+    # The projections into the neurons, the one out of them, and the rows per neuron in each of
+    # the former: 2 if a gate is fused, rows j and j + n.
+    (("gate_proj", "up_proj"), "down_proj", 1),  # Llama, Mistral, Qwen, Gemma
+    (("up_proj",), "down_proj", 1),
+    (("gate_up_proj",), "down_proj", 2),  # Phi-3
+    (("wi_0", "wi_1"), "wo", 1),  # T5 v1.1
+    (("wi",), "wo", 1),  # T5
+    (("c_fc",), "c_proj", 1),  # GPT-2
+    (("fc1",), "fc2", 1),  # BART, OPT, ViT, CLIP, timm
+    (("lin1",), "lin2", 1),  # DistilBERT
+    (("dense_h_to_4h",), "dense_4h_to_h", 1),  # GPT-NeoX, Bloom
+    (("intermediate_dense",), "output_dense", 1),  # wav2vec 2.0
+    (("dense1",), "dense2", 1),  # SegFormer
+    (("intermediate.dense",), "output.dense", 1),  # BERT, RoBERTa, Swin
+    (("ffn",), "ffn_output", 1),  # ALBERT
+    (("fc_in",), "fc_out", 1),  # GPT-J
+    (("linear1",), "linear2", 1),  # nn.TransformerEncoderLayer
+    (("w1", "w3"), "w2", 1),  # Llama as it was published, lists of Mixtral's experts
+    (("w1",), "w2", 1),
+    (("Wi",), "Wo", 2),  # ModernBERT
+    (("pwconv1",), "pwconv2", 1),  # ConvNeXt
+)
+
+NO_FEED_FORWARD = ("pooler", "classifier", "head", "pre_classifier", "score")
+"""Names of modules that are not, and do not hold, feed-forward blocks."""
 
 _ENDINGS = ("MLP", "Mlp", "FFN", "FeedForward", "Experts")
 
@@ -34,29 +63,26 @@ def neuron(model: nn.Module) -> Reducer:
     stack of experts. A gated neuron has two incoming rows. The block's output bias belongs to no
     neuron.
 
-    The names in `paramattr.units.blocks.FEED_FORWARD`, or an `nn.Sequential` of two linear layers,
+    The names in `paramattr.units.neurons.FEED_FORWARD`, or an `nn.Sequential` of two linear layers,
     propose what the neurons are; a block is known if a probe of its own forward pass bears that out
     (`paramattr.units.probe`). Stacks of experts are known by class: those of `transformers`. A
     feed-forward block's output is as wide as its input, so poolers and classifier heads do not
     count. The weights of other blocks, and of other modules whose class is named `...MLP` or
     similar, are left out with a warning.
     """
-    answers: dict[str, Answer] = {}
     projections, judge = Projections(model), Judge()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for path, module in model.named_modules():
-        if any(part in NO_FEED_FORWARD for part in path.split(".")):
-            continue
-        if is_stack(module):
-            block = _of_stack(path, module, names)
-        else:
-            block = _of_block(model, path, module, projections, judge)
-        answers |= {n: a for n, a in block.items() if answers.get(n) in (None, UNKNOWN)}
-    answers |= dict.fromkeys(unlabelled(model, _ENDINGS, answers), UNKNOWN)
-    return looked_up(answers)
+    blocks = (
+        _of_stack(path, module, names)
+        if is_stack(module)
+        else _of_names(model, path, module, projections, judge)
+        for path, module in model.named_modules()
+        if not any(part in NO_FEED_FORWARD for part in path.split("."))
+    )
+    return of_blocks(model, blocks, _ENDINGS)
 
 
-def _of_block(
+def _of_names(
     model: nn.Module, path: str, module: nn.Module, projections: Projections, judge: Judge
 ) -> dict[str, Answer]:
     """Ask each naming that fits for its proposals; the first that is borne out gives neurons."""
@@ -68,26 +94,25 @@ def _of_block(
             continue
         unknown |= dict.fromkeys([w.name for w in (*weights, out)], UNKNOWN)
         rows = [side for name in incoming for side in projections.outputs(joined(path, name))]
-        columns = torch.arange(_size(out, "input"))
+        columns = torch.arange(out.size("input"))
         rows += _depthwise(path, module, projections, len(columns))
-        # A fused gate has rows j and j + n, or 2j and 2j + 1.
         ways = [
             [(side, _numbers(side.size, len(columns), apart=apart)) for side in rows]
             for apart in ((True, False) if times > 1 else (True,))
         ]
         proposals = [_proposal(model, way, columns) for way in ways]
-        width, image = _size(weights[0], "input"), len(weights[0].shape) > 2
+        width, image = weights[0].size("input"), len(weights[0].shape) > 2
         place = Place(module, outgoing, 1 if image else -1, Sizes(width, width, width, image))
         right = judge.first_right(proposals, place)
         if right is not None:
             inputs = projections.inputs(joined(path, outgoing))
-            group = group_of(path, module)
             sides = [*ways[right], *((side, columns) for side in inputs)]
-            return unknown | {s.name: _units(group, len(columns), s, labels) for s, labels in sides}
+            return unknown | units_of(group_of(path, module), len(columns), sides)
     return unknown
 
 
 def _numbers(size: int, count: int, *, apart: bool) -> Int[Tensor, "size"]:
+    """Number the neuron of each row; those of a fused gate are j and j + n, or 2j and 2j + 1."""
     rows = torch.arange(size)
     return rows % count if apart else rows // (size // count)
 
@@ -114,15 +139,9 @@ def _depthwise(
 def _fits(weights: list[Layout], out: Layout, count: int, times: int) -> bool:
     """Say whether all projections are there, and the block's output is as wide as its input."""
     return len(weights) == count and all(
-        _size(w, "output") == times * _size(out, "input")
-        and _size(w, "input") == _size(out, "output")
+        w.size("output") == times * out.size("input") and w.size("input") == out.size("output")
         for w in weights
     )
-
-
-def _size(layout: Layout, side: str) -> int:
-    dimension = layout.output if side == "output" else layout.input
-    return 0 if dimension is None else layout.shape[dimension]
 
 
 def _candidates(
@@ -136,19 +155,24 @@ def _candidates(
 
 
 def _of_stack(path: str, module: nn.Module, names: dict[int, str]) -> dict[str, Answer]:
+    """Number the neurons of a stack of `transformers` that says how a fused gate lies in it."""
+    declared = not hasattr(module, "gate_up_proj") or hasattr(module, "is_concatenated")
+    if not type(module).__module__.startswith("transformers.") or not declared:
+        return {names[id(p)]: UNKNOWN for p in module.parameters(recurse=False) if p.ndim > 2}
     answers: dict[str, Answer] = {}
     experts, group = stack_size(module), group_of(path, module)
-    if not declares_its_gate(module):
-        return {names[id(p)]: UNKNOWN for p in module.parameters(recurse=False) if p.ndim > 2}
-    for attribute, dimension, numbers in stacked_neurons(module):
+    for attribute, (output, input_) in stacked_axes(module).items():
+        dimension = input_ if attribute == "down_proj" else output
+        if attribute == "down_proj_bias" or dimension is None:
+            continue
         parameter = getattr(module, attribute)
-        count = int(numbers.max()) + 1
+        size = count = int(parameter.shape[dimension])
+        apart = True
+        if attribute.startswith("gate_up"):
+            count, apart = size // 2, getattr(module, "is_concatenated", True)
         shape = [1] * parameter.ndim
-        shape[0], shape[dimension] = experts, len(numbers)
-        labels = (torch.arange(experts)[:, None] * count + numbers).to(torch.int32).reshape(shape)
+        shape[0], shape[dimension] = experts, size
+        numbers = torch.arange(experts)[:, None] * count + _numbers(size, count, apart=apart)
+        labels = numbers.to(torch.int32).reshape(shape)
         answers[names[id(parameter)]] = Units(group, (experts, count), labels)
     return answers
-
-
-def _units(group: str, count: int, side: Side, labels: Int[Tensor, "n"]) -> Units:
-    return Units(group, (count,), along(labels, side.dimension, len(side.shape)))

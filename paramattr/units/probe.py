@@ -1,38 +1,32 @@
-"""The probe: a block is run alone, a unit of it is changed, and what reads the unit is looked at.
+"""The probe: a block runs alone, a unit of it is changed, and the columns that move are its own.
 
 Names and sizes propose which rows of a block feed which columns of its last projection. Here a
 proposal is held against the block's own forward pass. A unit is right if its rows reach its own
 columns and no others, and if its columns are zero when its rows are. The common scale of a norm in
 between may couple units, as every norm behind a block does.
 
-The block is a copy with random parameters of its own, on the CPU, in evaluation mode: the model's
-values, devices and shards play no part, and nothing of the model is touched.
+The block is a copy with random parameters of its own, in evaluation mode (see
+`paramattr.units.sandbox`): the model's values, devices and shards play no part.
 """
 
 from __future__ import annotations
 
-import copy
-import random
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from paramattr.parameters import is_shard
-from paramattr.units.feeds import Feed, Sizes, feeds
+from paramattr.units.sandbox import Sizes, aside, copied, ends_and_middle, inputs_of
 
 _TOLERANCE = 1e-6
-"""Of float32, relative to the largest entry."""
+"""Smallest change that counts, as a share of the largest entry: the rounding of float32."""
 _NOTHING = 1e-5
-"""Of the largest entry, what a unit that is off may leave: an activation may miss 0 by a little."""
+"""Share of the largest entry that a unit may leave when it is off: an activation may miss 0."""
 _PERIOD = 65_521
 """Random numbers drawn per block; a prime, so that no two rows are alike."""
 _INPUTS = 2
@@ -48,7 +42,7 @@ class Proposal:
     """Rows and columns that may be units of one block.
 
     Attributes:
-        count: of the units.
+        count: number of units.
         rows: parameters that make the units, each with the unit of each entry.
         columns: the unit of each input of the block's last projection.
         whole: the rows of which one alone must reach all columns of its unit, as those of a
@@ -63,13 +57,13 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block is looked at, and how it may be called.
+    """The place where a block is looked at, and the sizes of what it takes.
 
     Attributes:
         block: the module that is run.
         out: path of the last projection, relative to the block.
         channels: the dimension of its input that counts the columns.
-        sizes: of its inputs.
+        sizes: sizes of its inputs.
     """
 
     block: nn.Module
@@ -145,13 +139,14 @@ class _Probe:
         self._block.get_submodule(place.out).register_forward_pre_hook(
             lambda module, args: self._read.append(args[0])
         )
-        self._feed, self._sizes = Feed(()), place.sizes
+        self._input, self._kwargs = torch.empty(0), dict[str, Any]()
+        self._sizes = place.sizes
 
     def runs(self) -> Iterator[None]:
         """Find inputs that the block takes, a few of each shape: one may show more than another."""
         found = Counter[torch.Size]()
-        for feed in feeds(self._block, self._sizes, self._draw):
-            self._feed, shape = feed, feed.args[0].shape
+        for x, kwargs in inputs_of(self._block, self._sizes, self._draw):
+            self._input, self._kwargs, shape = x, kwargs, x.shape
             if found[shape] < _INPUTS and self._repeats():
                 found[shape] += 1
                 yield
@@ -174,7 +169,7 @@ class _Probe:
 
     def _columns(self) -> Float[Tensor, "columns entries"]:
         self._read.clear()
-        self._block(*self._feed.args, **self._feed.kwargs)
+        self._block(self._input, **self._kwargs)
         read = [one.detach().movedim(self._channels, 0).flatten(1) for one in self._read]
         return torch.cat(read, 1)
 
@@ -182,7 +177,7 @@ class _Probe:
         before = self._columns()
         if len(before) != len(proposal.columns):
             return False
-        for unit in _some(proposal.count):
+        for unit in ends_and_middle(proposal.count):
             own, reached = proposal.columns == unit, torch.zeros(len(before), dtype=torch.bool)
             for parameter, labels in proposal.rows:
                 reached |= self._moved(before, parameter, labels == unit)
@@ -198,7 +193,7 @@ class _Probe:
         )
 
     def _silences(self, proposal: Proposal) -> bool:
-        for unit in _some(proposal.count):
+        for unit in ends_and_middle(proposal.count):
             off = {id(p): (labels == unit, 0.0) for p, labels in proposal.rows}
             with self._scaled(off):
                 left = self._columns().abs().amax(1)
@@ -251,97 +246,7 @@ class _Through(nn.Module):
         return x
 
 
-def _some(count: int) -> list[int]:
-    return sorted({0, count // 2, count - 1})
-
-
 def _row(parameter: nn.Parameter, dimension: int, row: int) -> Bool[Tensor, "..."]:
     shape = [1] * parameter.ndim
     shape[dimension] = parameter.shape[dimension]
     return (torch.arange(shape[dimension]) == row).reshape(shape)
-
-
-def copied(
-    block: nn.Module,
-    parameter: Callable[[nn.Parameter], nn.Parameter],
-    new: dict[int, nn.Parameter],
-) -> nn.Module:
-    """Copy a block, with new parameters, on the CPU, without the user's hooks."""
-    memo: dict[int, Any] = {}
-    for own in block.parameters():
-        if own.is_floating_point():
-            new[id(own)] = memo[id(own)] = parameter(own)
-
-    def copy_of(module: nn.Module) -> None:
-        for child in module.children():
-            if id(child) not in memo:
-                copy_of(child)
-        kind = type(module)
-        if kind.__bases__[0].__name__ == "FSDPModule":  # fully_shard's own class refuses copies
-            kind = kind.__bases__[1]
-        memo[id(module)] = one = kind.__new__(kind)
-        for name, value in _state(module).items():
-            hooks = name.endswith("_hooks")
-            one.__dict__[name] = copy.deepcopy(_of_torch(value) if hooks else _plain(value), memo)
-        for name, value in one._buffers.items():
-            one._buffers[name] = _plain(value)
-        _eager(getattr(one, "config", None))
-
-    copy_of(block)
-    found: nn.Module = memo[id(block)]
-    return found
-
-
-def _state(module: nn.Module) -> dict[str, Any]:
-    """List a module's attributes, without what would run the module that it is copied from."""
-    # What fully_shard keeps there holds process groups and all blocks.
-    state = {n: v for n, v in vars(module).items() if not n.startswith("__composable_api")}
-    state.pop("_compiled_call_impl", None)
-    if state.pop("_old_forward", None) is not None:  # accelerate moves weights around a call
-        del state["forward"]
-        state.pop("_hf_hook", None)
-    if isinstance(state.get("forward"), FunctionType):
-        raise TypeError("a function in place of forward may hold the module itself")
-    return state
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or is_shard(value):
-        return value
-    value = value.detach().cpu()
-    return value.float() if value.is_floating_point() else value.clone()
-
-
-def _of_torch(hooks: Any) -> Any:
-    # Weight norm, spectral norm and pruning of torch work by hooks; others are the user's.
-    kept = {n: h for n, h in hooks.items() if type(h).__module__.startswith("torch.nn.utils")}
-    return type(hooks)(kept)
-
-
-def _eager(config: Any) -> None:
-    # Fused kernels may need another device or dtype. The configuration is the copy's own.
-    if hasattr(config, "_attn_implementation"):
-        config._attn_implementation = "eager"
-
-
-@contextmanager
-def aside() -> Iterator[None]:
-    """Run apart from the caller's random state, gradients and warnings."""
-    dtype = torch.get_default_dtype()
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with (
-            torch.random.fork_rng(devices=[]),
-            torch.inference_mode(False),
-            torch.enable_grad(),  # without it, attention takes a path that runs no submodule
-            torch.device("cpu"),
-            torch.autocast("cpu", enabled=False),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            torch.set_default_dtype(torch.float32)
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

@@ -13,30 +13,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from paramattr.checkpoints import taken_apart
+from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
 from paramattr.cost import Cost as Cost
 from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
+from paramattr.figures import COLOURS, empty_figure
 from paramattr.units.covariances import Paired
-from paramattr.units.fitting import one_each
 from paramattr.units.index import Unit, UnitIndex, check_same_units
-from paramattr.units.score_files import (
-    PER_UNIT,
-    read_scores,
-    scores_apart,
-    scores_together,
-    write_scores,
-)
-from paramattr.units.selection import Selection
-from paramattr.units.shares import how_many
-from paramattr.units.showing import draw_scores, scores_as_frame, scores_as_html
+from paramattr.units.selection import Selection, how_many
+from paramattr.units.showing import bars, frame, name_of, table
 from paramattr.units.significance import check_level, discoveries, quantile, two_sided
-
-RANKS = ("magnitude", "sign")
-"""What scores rank by."""
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+RANKS = ("magnitude", "sign")
+"""The means that scores rank by."""
+PER_UNIT = ("values", "signed", "standard_error", "signed_error")
+"""Attributes that a file holds, one number per unit each."""
+SHOWN = 10
+"""Units that HTML names; a figure names twice as many."""
+LAYERS = 40
+"""Layers that a figure names."""
 
 
 class Scores:
@@ -55,15 +53,15 @@ class Scores:
             account that their samples are paired by their numbers; of others the squares add up,
             as for independent samples. Scaling by a number scales it by the number's magnitude;
             else it is NaN.
-        samples: of how many samples the values are a mean, 0 where that is not known. Under `+` and
-            `-` it is the smaller of the two.
+        samples: number of samples that the values are a mean over, 0 where that is not known. Under
+            `+` and `-` it is the smaller of the two.
         unassigned: the share, 0 to 1, of the attributed magnitude that lies in entries of no unit.
             Under `+` and `-` it is the larger of the two, which a sum of magnitudes does not
             exceed; under scaling it stays; else it is NaN.
-        spent: what the call that measured them took, without what an interrupted run had done
-            before; else None. It is not saved: files of equal scores are equal.
-        residual: what the nodes missed: over the first samples of the condition (at most eight),
-            the mean of |sum of all attributions - L(baseline) + L(target)| over the mean of
+        spent: the cost of the call that measured them, without that of an interrupted run before;
+            else None. It is not saved: files of equal scores are equal.
+        residual: the share that the nodes missed: over the first samples of the condition (at most
+            eight), the mean of |sum of all attributions - L(baseline) + L(target)| over the mean of
             |L(baseline) - L(target)|. It counts all that moves, reported or not. NaN for methods
             that are not complete. Under `+` and `-` it is the larger of the two; under scaling by
             a number it stays; else it is NaN.
@@ -78,9 +76,9 @@ class Scores:
         standard_error: `(units,)`; None for NaN.
         signed_error: `(units,)`; None for NaN.
         unassigned: the share in entries of no unit.
-        samples: how many samples; 0 for not known.
-        paired: what a call on several conditions knows of them together.
-        residual: what the nodes missed; NaN for not known.
+        samples: number of samples; 0 for not known.
+        paired: covariances of the conditions that one call measured; None for not known.
+        residual: the share that the nodes missed; NaN for not known.
 
     Raises:
         UnitError: if the values are not one finite number per unit.
@@ -100,7 +98,7 @@ class Scores:
         residual: float = math.nan,
     ) -> None:
         self.index = index
-        self.values = one_each(index, values, "scores")
+        self.values = _one_each(index, values, "scores")
         if not torch.isfinite(self.values).all():
             bad = int((~torch.isfinite(self.values)).nonzero()[0])
             raise UnitError(
@@ -108,13 +106,9 @@ class Scores:
                 "number; a division by scores that hold zeros gives such"
             )
 
-        def known(given: Tensor | None, what: str) -> Tensor:
-            nothing = torch.full_like(self.values, math.nan)
-            return nothing if given is None else one_each(index, given, what)
-
-        self.signed = known(signed, "signed scores")
-        self.standard_error = known(standard_error, "standard errors")
-        self.signed_error = known(signed_error, "standard errors of signed scores")
+        self.signed = _one_each(index, signed, "signed scores")
+        self.standard_error = _one_each(index, standard_error, "standard errors")
+        self.signed_error = _one_each(index, signed_error, "standard errors of signed scores")
         self._magnitudes: Scores | None = None
         self.unassigned, self.samples, self._paired = float(unassigned), int(samples), paired
         self.residual = float(residual)
@@ -197,7 +191,15 @@ class Scores:
         Raises:
             ParamattrError: if pandas is not installed.
         """
-        return scores_as_frame(self)
+        return frame(
+            {
+                "name": [unit.name for unit in self.index],
+                "position": [unit.position for unit in self.index],
+                "score": self.values.numpy(),
+                "signed": self.signed.numpy(),
+                "standard_error": self.standard_error.numpy(),
+            }
+        )
 
     def plot(self) -> Figure:
         """Draw each layer's sum, and the units of the highest scores with their standard errors.
@@ -205,10 +207,28 @@ class Scores:
         Raises:
             ParamattrError: if matplotlib is not installed.
         """
-        return draw_scores(self)
+        sums = self.by_layer()
+        first = set(sorted(sums, key=lambda layer: -abs(sums[layer]))[:LAYERS])
+        shown = {layer: value for layer, value in sums.items() if layer in first}
+        figure = empty_figure((11, max(3.5, 0.2 * len(shown) + 1.5)))
+        left, right = figure.subplots(1, 2)
+        title = "sum by layer" if len(shown) == len(sums) else f"sum by layer, largest {LAYERS}"
+        bars(left, shown, title)
+        order = self.rank()[: 2 * SHOWN]
+        values = {name_of(self.index[n]): float(self.values[n]) for n in order.tolist()}
+        errors = self.standard_error[order]
+        known = None if not len(order) or bool(errors.isnan().any()) else errors.tolist()
+        title = f"first {len(order)} of {len(self)} units"
+        bars(right, values, title, colour=COLOURS[1], errors=known)
+        return figure
 
     def _repr_html_(self) -> str:
-        return scores_as_html(self)
+        rows = []
+        for number in self.rank()[:SHOWN].tolist():
+            numbers = [float(of[number]) for of in (self.values, self.signed, self.standard_error)]
+            cells = ["" if math.isnan(value) else f"{value:.4g}" for value in numbers]
+            rows.append([name_of(self.index[number]), *cells])
+        return table(repr(self), ["unit", "score", "signed", "standard error"], rows)
 
     def __repr__(self) -> str:
         """Say how many units, and their range."""
@@ -298,7 +318,7 @@ class Scores:
         scores.top(fraction=0.01)` are those of the first 1% whose lead is no chance.
 
         Args:
-            level: of false discoveries, above 0 and below 1.
+            level: expected share of false discoveries, above 0 and below 1.
 
         Returns:
             The units, above zero or below it; those whose error is not known are not among them.
@@ -329,7 +349,7 @@ class Scores:
         are too high on average.
 
         Args:
-            level: of confidence, above 0 and below 1.
+            level: level of confidence, above 0 and below 1.
 
         Returns:
             The lower and upper ends, `(units, 2)`; NaN where the error is not known.
@@ -354,16 +374,19 @@ class Scores:
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give tensors and JSON metadata from which `from_tensors` restores the scores."""
         own = self.by("magnitude")  # a file holds both, and which of them ranks
-        numbers = {name: getattr(own, name) for name in PER_UNIT}
-        notes: dict[str, Any] = {
+        tensors = {name: getattr(own, name) for name in PER_UNIT}
+        metadata: dict[str, Any] = {
             "unassigned": own.unassigned,
             "samples": own.samples,
             "agreement": None if math.isnan(own.agreement) else own.agreement,
             "residual": None if math.isnan(own.residual) else own.residual,
         }
         if own is not self:
-            notes["rank"] = "sign"
-        return scores_apart(numbers, notes, own._paired)
+            metadata["rank"] = "sign"
+        if own._paired is not None:
+            tensors |= own._paired.to_tensors()
+            metadata["weights"] = own._paired.weights
+        return tensors, metadata
 
     @classmethod
     def from_tensors(
@@ -374,15 +397,33 @@ class Scores:
         Raises:
             UnitError: if they do not fit together.
         """
-        arguments = scores_together(index, tensors, metadata)
-        agreement, rank = arguments.pop("agreement"), arguments.pop("rank")
-        scores = cls(index, **arguments)
+        for name in PER_UNIT:
+            if name in tensors and not tensors[name].is_floating_point():
+                raise UnitError(f"{name} is {tensors[name].dtype}: expected floating-point numbers")
+        paired = None
+        if "covariances" in tensors:
+            weights = [float(weight) for weight in metadata["weights"]]
+            paired = Paired.from_tensors(tensors, weights, len(index))
+        residual, agreement = metadata.get("residual"), metadata.get("agreement")
+        scores = cls(
+            index,
+            tensors["values"],
+            signed=tensors.get("signed"),
+            standard_error=tensors.get("standard_error"),
+            signed_error=tensors.get("signed_error"),
+            unassigned=metadata.get("unassigned", 0.0),
+            samples=metadata.get("samples", 0),
+            paired=paired,
+            residual=math.nan if residual is None else residual,
+        )
         scores.agreement = math.nan if agreement is None else agreement
-        return scores.by(rank)
+        return scores.by(metadata.get("rank", "magnitude"))
 
     def save(self, path: str | Path) -> None:
         """Write the scores and their units to a safetensors file."""
-        write_scores(path, self.index, *self.to_tensors())
+        tensors, metadata = self.to_tensors()
+        of_units, about = self.index.to_tensors()
+        save_state_dict(path, {**of_units, **tensors}, {**about, "kind": "scores", **metadata})
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -391,65 +432,73 @@ class Scores:
         Raises:
             CheckpointError: if the file is missing, broken, or holds no scores.
         """
+        tensors, metadata = load_kind(path, "scores", "scores, written by Scores.save")
         with taken_apart(path, "scores"):
-            return cls.from_tensors(*read_scores(path))
+            index = UnitIndex.from_tensors(tensors, metadata)
+            return cls.from_tensors(index, tensors, metadata)
 
     def _combined(
         self, other: Scores | float, operation: Callable[[Tensor, Tensor | float], Tensor]
     ) -> Scores:
-        shifts = operation in (operator.add, operator.sub)
         if isinstance(other, Scores):
             check_same_units(self.index, other.index, f"{operation.__name__} of scores")
-            values = operation(self.values, other.values)
-            if not shifts:
+            if operation not in (operator.add, operator.sub):
+                values = operation(self.values, other.values)
                 return Scores(self.index, values, unassigned=math.nan)
             if self._magnitudes is not None or other._magnitudes is not None:
                 one, two = _of_one_rank(self, other)
                 return one._combined(two, operation).by("sign")
-            sign, paired = 1.0 if operation is operator.add else -1.0, None
-            errors = [
-                torch.hypot(self.standard_error, other.standard_error),
-                torch.hypot(self.signed_error, other.signed_error),
-            ]
-            if self._paired is not None:
-                paired = self._paired.plus(other._paired, sign)
-            if paired is not None:
-                errors = [
-                    torch.where(error.isnan(), error, paired.error(signed=signed))
-                    for error, signed in zip(errors, (False, True), strict=True)
-                ]
-            return Scores(
-                self.index,
-                values,
-                signed=operation(self.signed, other.signed),
-                standard_error=errors[0],
-                signed_error=errors[1],
-                unassigned=_larger(self.unassigned, other.unassigned),
-                samples=min(self.samples, other.samples),
-                paired=paired,
-                residual=_larger(self.residual, other.residual),
-            )
+            return self._plus(other, operation)
         if isinstance(other, Real) or (isinstance(other, Tensor) and other.ndim == 0):
             if self._magnitudes is not None:
                 return self._magnitudes._combined(other, operation).by("sign")
-            number, paired = float(other), self._paired
-            errors = [self.standard_error, self.signed_error]
-            if not shifts:
-                errors = [operation(error, abs(number)) for error in errors]
-                factor = 1 / number if operation is operator.truediv and number else number
-                paired = None if paired is None else paired.scaled(factor)
-            return Scores(
-                self.index,
-                operation(self.values, number),
-                signed=operation(self.signed, number),
-                standard_error=errors[0],
-                signed_error=errors[1],
-                unassigned=self.unassigned,
-                samples=self.samples,
-                paired=paired,
-                residual=self.residual,
-            )
+            return self._with_number(float(other), operation)
         return NotImplemented
+
+    def _plus(self, other: Scores, operation: Callable[[Tensor, Tensor | float], Tensor]) -> Scores:
+        errors = [
+            torch.hypot(self.standard_error, other.standard_error),
+            torch.hypot(self.signed_error, other.signed_error),
+        ]
+        paired = None
+        if self._paired is not None:
+            paired = self._paired.plus(other._paired, 1.0 if operation is operator.add else -1.0)
+        if paired is not None:
+            errors = [
+                torch.where(error.isnan(), error, paired.error(signed=signed))
+                for error, signed in zip(errors, (False, True), strict=True)
+            ]
+        return Scores(
+            self.index,
+            operation(self.values, other.values),
+            signed=operation(self.signed, other.signed),
+            standard_error=errors[0],
+            signed_error=errors[1],
+            unassigned=_larger(self.unassigned, other.unassigned),
+            samples=min(self.samples, other.samples),
+            paired=paired,
+            residual=_larger(self.residual, other.residual),
+        )
+
+    def _with_number(
+        self, number: float, operation: Callable[[Tensor, Tensor | float], Tensor]
+    ) -> Scores:
+        errors, paired = [self.standard_error, self.signed_error], self._paired
+        if operation in (operator.mul, operator.truediv):
+            errors = [operation(error, abs(number)) for error in errors]
+            factor = 1 / number if operation is operator.truediv and number else number
+            paired = None if paired is None else paired.scaled(factor)
+        return Scores(
+            self.index,
+            operation(self.values, number),
+            signed=operation(self.signed, number),
+            standard_error=errors[0],
+            signed_error=errors[1],
+            unassigned=self.unassigned,
+            samples=self.samples,
+            paired=paired,
+            residual=self.residual,
+        )
 
 
 def _of_one_rank(one: Scores, other: Scores) -> tuple[Scores, Scores]:
@@ -468,3 +517,20 @@ def _of_one_rank(one: Scores, other: Scores) -> tuple[Scores, Scores]:
 
 def _larger(one: float, other: float) -> float:
     return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
+
+
+def _one_each(index: UnitIndex, values: Tensor | None, what: str) -> Float[Tensor, "units"]:
+    """Copy one number per unit to the CPU, in float64; NaN for those of None.
+
+    Raises:
+        UnitError: for any other shape.
+    """
+    if values is None:
+        return torch.full((len(index),), math.nan, dtype=torch.float64)
+    values = torch.as_tensor(values)
+    if values.shape != (len(index),):
+        raise UnitError(
+            f"{what} need one value for each of {len(index)} units: found shape "
+            f"{tuple(values.shape)}"
+        )
+    return values.detach().cpu().to(torch.float64).clone()

@@ -1,10 +1,11 @@
-"""`Selection`: a set of units, and what sets can do."""
+"""`Selection`: a set of units."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from itertools import compress
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
 from paramattr.errors import UnitError, an
+from paramattr.figures import empty_figure
 from paramattr.units.index import Unit, UnitIndex, check_same_units
-from paramattr.units.showing import draw_selection, frame, selection_as_html
+from paramattr.units.showing import bars, frame, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,13 +92,7 @@ class Selection:
         Raises:
             ParamattrError: if pandas is not installed.
         """
-        units = list(self)
-        return frame(
-            {
-                "name": [unit.name for unit in units],
-                "position": [unit.position for unit in units],
-            }
-        )
+        return frame({"name": [u.name for u in self], "position": [u.position for u in self]})
 
     def plot(self) -> Figure:
         """Draw how many units of each layer are in the set.
@@ -104,10 +100,14 @@ class Selection:
         Raises:
             ParamattrError: if matplotlib is not installed.
         """
-        return draw_selection(self)
+        counts = self.by_layer()
+        figure = empty_figure((7, max(3.0, 0.2 * len(counts) + 1.2)))
+        bars(figure.subplots(), counts, repr(self))
+        return figure
 
     def _repr_html_(self) -> str:
-        return selection_as_html(self)
+        rows = [[layer, str(count)] for layer, count in self.by_layer().items() if count]
+        return table(repr(self), ["layer", "units"], rows)
 
     def __repr__(self) -> str:
         """Say how many units of how many."""
@@ -141,7 +141,7 @@ class Selection:
         """Mark the entries of a parameter that lie in the selected units.
 
         Args:
-            name: a parameter's name.
+            name: name of the parameter.
 
         Returns:
             A boolean tensor of the parameter's shape, on the CPU.
@@ -218,3 +218,36 @@ class Selection:
             )
         check_same_units(self.index, other.index, repr(operation))
         return other.chosen
+
+
+def how_many(units: int, *, fraction: float | None = None, count: int | None = None) -> int:
+    """Turn a share or a number of units into a number that there is.
+
+    Args:
+        units: number of units that there are.
+        fraction: share of them, above 0 and up to 1, rounded to at least one unit.
+        count: number of them instead, from 0 to all.
+
+    Raises:
+        UnitError: unless exactly one of the two is given, within its range.
+
+    >>> how_many(200, fraction=0.01), how_many(3, fraction=0.01), how_many(3, count=0)
+    (2, 1, 0)
+    """
+    if (fraction is None) == (count is None):
+        raise UnitError(
+            "top takes either a fraction or a count: write top(fraction=0.01) or top(count=50)"
+        )
+    if fraction is not None:
+        if not isinstance(fraction, Real) or not 0 < fraction <= 1:
+            raise UnitError(
+                f"fraction is {fraction!r}: expected a share above 0 and up to 1, such as 0.01 "
+                "for 1%"
+            )
+        return max(1, round(fraction * units))
+    if isinstance(count, bool) or not isinstance(count, Integral) or not 0 <= count <= units:
+        raise UnitError(
+            f"count is {count!r}: expected a whole number from 0 to {units}, the number of "
+            "units; a share of them is written fraction=0.01"
+        )
+    return int(count)

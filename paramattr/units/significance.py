@@ -1,4 +1,4 @@
-"""Which units' scores differ from zero over samples: Student's t, and false discovery control."""
+"""Significance of scores over samples: Student's t, and control of false discoveries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def two_sided(t: Float[Tensor, "units"], degrees: int) -> Float[Tensor, "units"]
 
     Args:
         t: the statistic of each unit; NaN counts as zero, so that p is 1.
-        degrees: of freedom, at least 1.
+        degrees: degrees of freedom, at least 1.
 
     Source: Abramowitz and Stegun 1964, 26.7.1 with 26.5.2 and 26.5.8.
 
@@ -85,7 +85,7 @@ def discoveries(chances: Float[Tensor, "units"], level: float) -> Bool[Tensor, "
 
     Args:
         chances: p-value of each unit.
-        level: of false discoveries, above 0 and below 1.
+        level: expected share of false discoveries, above 0 and below 1.
 
     Source: Benjamini and Hochberg 1995, "Controlling the false discovery rate", Eq. 1; Benjamini
     and Yekutieli 2001 for positive dependence.

@@ -25,7 +25,7 @@ from blind_sr.severity.rival import predicted_by, train_on_labels
 from paramattr import Bootstrap, Curve, OverlapRegressor, Response, Selection, against_rest
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import ParamattrError
-from paramattr.prediction.regressor import Line
+from paramattr.prediction import Line
 from paramattr.resume import Unfinished
 
 BINS = 5

@@ -1,20 +1,30 @@
-"""Inputs that a block of attention or a feed-forward block may take, to run it alone.
+"""The sandbox: a module runs alone, on random inputs, and nothing of the user's is touched.
 
-The shapes are tried in turn; what a block's `forward` asks for beyond its main input is filled by
-the names that such inputs go by. Values are random: only whether the block runs is asked here.
+The module is a copy with parameters of its own, on the CPU. It runs apart from the caller's random
+state, gradients and warnings. The shapes of inputs are tried in turn; what `forward` asks for
+beyond its main input is filled by the names that such inputs go by. Values are random: only whether
+the module runs, and what moves with what, is asked here.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice, product
 from math import prod
+from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from paramattr.parameters import is_shard
 
 _SIDE = 4
 """Side of an image of features; a sequence has as many tokens as it has pixels."""
@@ -37,17 +47,114 @@ _MASKS = (None, 0.0, 1.0)
 """No mask, nothing added, everything seen."""
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """Run apart from the caller's random state, gradients and warnings."""
+    dtype = torch.get_default_dtype()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.enable_grad(),  # without it, attention takes a path that runs no submodule
+            torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            torch.set_default_dtype(torch.float32)
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def copied(
+    block: nn.Module,
+    parameter: Callable[[nn.Parameter], nn.Parameter],
+    new: dict[int, nn.Parameter],
+) -> nn.Module:
+    """Copy a block, with new parameters, on the CPU, without the user's hooks.
+
+    Args:
+        block: module to copy.
+        parameter: function from a parameter to the new one in its place.
+        new: table that is filled: `id` of each parameter to the new one.
+    """
+    memo: dict[int, Any] = {}
+    for own in block.parameters():
+        if own.is_floating_point():
+            new[id(own)] = memo[id(own)] = parameter(own)
+
+    def copy_of(module: nn.Module) -> None:
+        for child in module.children():
+            if id(child) not in memo:
+                copy_of(child)
+        kind = type(module)
+        if kind.__bases__[0].__name__ == "FSDPModule":  # fully_shard's own class refuses copies
+            kind = kind.__bases__[1]
+        memo[id(module)] = one = kind.__new__(kind)
+        for name, value in _state(module).items():
+            hooks = name.endswith("_hooks")
+            one.__dict__[name] = copy.deepcopy(_of_torch(value) if hooks else _plain(value), memo)
+        for name, value in one._buffers.items():
+            one._buffers[name] = _plain(value)
+        _eager(getattr(one, "config", None))
+
+    copy_of(block)
+    found: nn.Module = memo[id(block)]
+    return found
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """List a module's attributes, without what would run the module that it is copied from."""
+    # What fully_shard keeps there holds process groups and all blocks.
+    state = {n: v for n, v in vars(module).items() if not n.startswith("__composable_api")}
+    state.pop("_compiled_call_impl", None)
+    if state.pop("_old_forward", None) is not None:  # accelerate moves weights around a call
+        del state["forward"]
+        state.pop("_hf_hook", None)
+    if isinstance(state.get("forward"), FunctionType):
+        raise TypeError("a function in place of forward may hold the module itself")
+    return state
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or is_shard(value):
+        return value
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value.clone()
+
+
+def _of_torch(hooks: Any) -> Any:
+    # Weight norm, spectral norm and pruning of torch work by hooks; others are the user's.
+    kept = {n: h for n, h in hooks.items() if type(h).__module__.startswith("torch.nn.utils")}
+    return type(hooks)(kept)
+
+
+def _eager(config: Any) -> None:
+    # Fused kernels may need another device or dtype. The configuration is the copy's own.
+    if hasattr(config, "_attn_implementation"):
+        config._attn_implementation = "eager"
+
+
+def ends_and_middle(count: int) -> list[int]:
+    """List the places that stand for all of `count`: the first, the one in the middle, the last."""
+    return sorted({0, count // 2, count - 1})
+
+
 @dataclass(frozen=True)
 class Sizes:
-    """What is known of a block's inputs.
+    """The sizes of a block's inputs, as far as they are known.
 
     Attributes:
-        width: of the main input.
+        width: width of the main input.
         other: width of the second input, such as an encoder's hidden states.
-        value: width of what values are made of, where it is an input of its own.
+        value: width of the input that values are made of, where it is one of its own.
         image: whether channels come first, as convolutions want them.
         heads: number of heads, or 0.
-        size: of one head, or 0.
+        size: size of one head, or 0.
     """
 
     width: int
@@ -58,16 +165,10 @@ class Sizes:
     size: int = 0
 
 
-@dataclass(frozen=True)
-class Feed:
-    """One way to call a block."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-
-def feeds(block: nn.Module, sizes: Sizes, draw: torch.Generator) -> Iterator[Feed]:
-    """Yield ways to call a block, the plainest first."""
+def inputs_of(
+    block: nn.Module, sizes: Sizes, draw: torch.Generator
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Yield main inputs and keyword arguments to call a block with, the plainest first."""
     signature = inspect.signature(block.forward)
     names = [
         name
@@ -88,7 +189,7 @@ def feeds(block: nn.Module, sizes: Sizes, draw: torch.Generator) -> Iterator[Fee
                 value = _distances(block, sizes.width, draw)
             if name in needed or (value is not None and (more or name in _GIVEN)):
                 given[name] = value
-        yield Feed((torch.randn(shape, generator=draw),), given)
+        yield torch.randn(shape, generator=draw), given
 
 
 def _shapes(block: nn.Module, sizes: Sizes) -> list[tuple[int, ...]]:
@@ -99,15 +200,8 @@ def _shapes(block: nn.Module, sizes: Sizes) -> list[tuple[int, ...]]:
     sequences = [(1, length, d) for length in lengths]
     grids = [(1, side, side, d) for side in _sides(block)]
     nested = [(1, 2, length, d) for length in lengths]
-    return [
-        *sequences,
-        *grids,
-        (n * n, d),
-        (n * n, 1, d),
-        *nested,
-        (1, d, n, n),
-        (1, 16 * n * n, d),
-    ]
+    others = [(1, d, n, n), (1, 16 * n * n, d)]
+    return [*sequences, *grids, (n * n, d), (n * n, 1, d), *nested, *others]
 
 
 def _lengths(block: nn.Module) -> Iterator[int]:
@@ -143,7 +237,7 @@ def _distances(block: nn.Module, width: int, draw: torch.Generator) -> Tensor | 
 
 @dataclass(frozen=True)
 class _Angles:
-    """How positions are told: sizes of cosine and sine, their leading dimensions, or a tensor."""
+    """The form in which positions are told: its kind, such as a cosine and a sine, and its size."""
 
     kind: str
     size: int = 0
