@@ -1,6 +1,7 @@
 """No call leaves a trace: not in the models, not in the random state, also not after an error."""
 
 import copy
+import gc
 import random
 from contextlib import nullcontext
 
@@ -21,6 +22,8 @@ from paramattr import (
     squared_error,
     substitute,
 )
+from paramattr.paths import FittedPath
+from tests.models import ZOO, other_weights
 from tests.tiny import convnet, inputs_for, moved, seeded
 
 
@@ -312,3 +315,16 @@ def test_the_comparison_sees_every_kind_of_trace(disturb):
             assert not all(map(equal, before, [traces(model), world()]))
     finally:
         random.setstate(state)
+
+
+@pytest.mark.parametrize("options", [{}, {"partitions": 2}, {"method": "drawn"}])
+def test_a_call_leaves_no_copy_of_the_models_to_the_garbage_collector(options):
+    model, inputs, targets = ZOO["convolution"]()
+    faig = FAIG(model, other_weights(model))
+    gc.collect()
+    gc.disable()
+    try:
+        faig.score([(inputs, targets)], reducer="layer", **options)
+        assert not [held for held in gc.get_objects() if isinstance(held, FittedPath)]
+    finally:
+        gc.enable()

@@ -190,7 +190,7 @@ class Watch:
     def __init__(self) -> None:
         self._alpha: float | None = None
         self._missing, self._slope = set[str](), 0.0
-        self._then: Callable[[float], None] = lambda slope: None
+        self._then: Callable[[float], None] | None = None
 
     def wait(self, alpha: float, names: Iterable[str], then: Callable[[float], None]) -> None:
         """Wait for the gradients at a node of the run.
@@ -216,8 +216,16 @@ class Watch:
         self._missing.difference_update(names)
         # Told once. The next samples' gradients at this node are theirs alone.
         if not self._missing:
-            self._alpha = None
-            self._then(self._slope)
+            then = self._then
+            self.rest()  # told once: the next samples' gradients at this node are theirs alone
+            if then is not None:
+                then(self._slope)
+
+    def rest(self) -> None:
+        """Wait no longer."""
+        # Who is told holds the integrand, which holds this: left in place, the circle would keep
+        # copies of both models until Python looks for circles, and large tensors do not make it.
+        self._alpha = self._then = None
 
 
 @dataclass(frozen=True)

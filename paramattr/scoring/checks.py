@@ -198,6 +198,7 @@ class Preflight:
         Warns:
             UserWarning: once, of the highest barrier, and of the models' order.
         """
+        self.integrand.watch.rest()
         of_ranks, self._seen = self.ranks.gathered(self._seen), {}
         for of_rank in of_ranks:
             for condition, seen in of_rank.items():
