@@ -325,6 +325,6 @@ def test_a_call_leaves_no_copy_of_the_models_to_the_garbage_collector(options):
     gc.disable()
     try:
         faig.score([(inputs, targets)], reducer="layer", **options)
-        assert not [held for held in gc.get_objects() if isinstance(held, FittedPath)]
+        assert not [held for held in gc.get_objects() if type(held) is FittedPath]
     finally:
         gc.enable()
