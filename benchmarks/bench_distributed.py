@@ -32,7 +32,7 @@ from paramattr import (
     gradient_times_change,
     substitution_effect,
 )
-from paramattr.attribution.captum import captum_scores
+from paramattr.methods.captum import captum_scores
 
 SIDE = 16
 COUNTS = {"even": 12, "uneven": 7, "fewer samples than ranks": 3}

@@ -49,7 +49,7 @@ from paramattr import (
     random_within_layers,
     substituted,
 )
-from paramattr.attribution.captum import captum_scores
+from paramattr.methods.captum import captum_scores
 
 TASKS = {"order": (0, 1), "source": (2, 3)}
 """The two classes of each task; the network has one head of four."""

@@ -10,18 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paramattr.attribution.absolute_change import absolute_change as absolute_change
-    from paramattr.attribution.fisher_times_change import fisher_times_change as fisher_times_change
-    from paramattr.attribution.gradient_times_change import (
-        gradient_times_change as gradient_times_change,
-    )
-    from paramattr.attribution.input_path import (
-        InputPathIntegratedGradients as InputPathIntegratedGradients,
-    )
-    from paramattr.attribution.random import random_scores as random_scores
-    from paramattr.attribution.random import random_within_layers as random_within_layers
-    from paramattr.attribution.substitution import substitution_effect as substitution_effect
-    from paramattr.attribution.weight_magnitude import weight_magnitude as weight_magnitude
     from paramattr.bezier import BezierPath as BezierPath
     from paramattr.checkpoints import load_state_dict as load_state_dict
     from paramattr.checkpoints import save_state_dict as save_state_dict
@@ -38,6 +26,18 @@ if TYPE_CHECKING:
     from paramattr.faithfulness.masking import insertion_curve as insertion_curve
     from paramattr.faithfulness.masking import masking_curve as masking_curve
     from paramattr.integration.integrals.adaptive import Adaptive as Adaptive
+    from paramattr.methods.absolute_change import absolute_change as absolute_change
+    from paramattr.methods.fisher_times_change import fisher_times_change as fisher_times_change
+    from paramattr.methods.gradient_times_change import (
+        gradient_times_change as gradient_times_change,
+    )
+    from paramattr.methods.input_path import (
+        InputPathIntegratedGradients as InputPathIntegratedGradients,
+    )
+    from paramattr.methods.random import random_scores as random_scores
+    from paramattr.methods.random import random_within_layers as random_within_layers
+    from paramattr.methods.substitution import substitution_effect as substitution_effect
+    from paramattr.methods.weight_magnitude import weight_magnitude as weight_magnitude
     from paramattr.objectives import absolute_error as absolute_error
     from paramattr.objectives import cross_entropy as cross_entropy
     from paramattr.objectives import logit_difference as logit_difference
@@ -85,14 +85,14 @@ if TYPE_CHECKING:
     __version__: str
 
 _ROOMS = {
-    "attribution.absolute_change": ("absolute_change",),
-    "attribution.fisher_times_change": ("fisher_times_change",),
-    "attribution.gradient_times_change": ("gradient_times_change",),
-    "attribution.input_path": ("InputPathIntegratedGradients",),
+    "methods.absolute_change": ("absolute_change",),
+    "methods.fisher_times_change": ("fisher_times_change",),
+    "methods.gradient_times_change": ("gradient_times_change",),
+    "methods.input_path": ("InputPathIntegratedGradients",),
     "faig": ("FAIG", "ParameterPathIntegratedGradients"),
-    "attribution.random": ("random_scores", "random_within_layers"),
-    "attribution.substitution": ("substitution_effect",),
-    "attribution.weight_magnitude": ("weight_magnitude",),
+    "methods.random": ("random_scores", "random_within_layers"),
+    "methods.substitution": ("substitution_effect",),
+    "methods.weight_magnitude": ("weight_magnitude",),
     "bezier": ("BezierPath",),
     "checkpoints": ("load_state_dict", "save_state_dict"),
     "errors": ("ParamattrError",),

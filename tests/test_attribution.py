@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paramattr import FAIG, PiecewiseLinear, absolute_error, cross_entropy, squared_error
-from paramattr.attribution.captum_weights import captum_over_weights
 from paramattr.errors import ModelError, ObjectiveError
+from paramattr.methods.captum_weights import captum_over_weights
 from paramattr.quadrature import Rule, get_rule
 from tests.models import ZOO, other_weights
 from tests.reference import eq6

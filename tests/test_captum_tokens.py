@@ -6,8 +6,8 @@ from torch import nn
 
 from benchmarks.model_pairs import PAIRS
 from paramattr import squared_error
-from paramattr.attribution.captum import CAPTUM_METHODS, captum_scores
 from paramattr.errors import DataError, ModelError
+from paramattr.methods.captum import CAPTUM_METHODS, captum_scores
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

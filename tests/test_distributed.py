@@ -23,8 +23,8 @@ from paramattr import (
     self_reference,
     substitution_effect,
 )
-from paramattr.attribution.captum import captum_scores
 from paramattr.checkpoints import load_tensors
+from paramattr.methods.captum import captum_scores
 from paramattr.runtime import ranks
 from paramattr.runtime.ranks import Ranks as Group
 from tests.models import other_weights

@@ -26,7 +26,6 @@ from paramattr import (
     summed_output,
     weight_magnitude,
 )
-from paramattr.attribution.gradient_times_change import single_node
 from paramattr.errors import (
     CheckpointError,
     DataError,
@@ -35,6 +34,7 @@ from paramattr.errors import (
     ParamattrError,
     UnitError,
 )
+from paramattr.methods.gradient_times_change import single_node
 from paramattr.quadrature import Rule, get_rule, riemann_left
 from paramattr.units.reducers import layer_of
 from tests.models import ZOO, other_weights

@@ -10,7 +10,6 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-from paramattr.attribution.absolute_change import absolute_change
 from paramattr.bezier import BezierPath
 from paramattr.checkpoints import load_tensors
 from paramattr.diff.config import Config
@@ -25,6 +24,7 @@ from paramattr.errors import UnitError, warn
 from paramattr.faig import FAIG
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import path_between
+from paramattr.methods.absolute_change import absolute_change
 from paramattr.objectives import is_loss
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from paramattr.attribution.random import random_scores_of
 from paramattr.errors import UnitError
 from paramattr.faithfulness.comparison_files import Parts, read_comparison, write_comparison
 from paramattr.faithfulness.curves import Bootstrap, Curve
 from paramattr.faithfulness.damage import Truth, measure_ends
 from paramattr.faithfulness.masking import FRACTIONS, Measure, curves, with_fractions
+from paramattr.methods.random import random_scores_of
 from paramattr.parameters import Baseline
 from paramattr.runtime.ranks import Distributed
 from paramattr.units.agreement import agreement

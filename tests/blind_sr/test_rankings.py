@@ -13,7 +13,7 @@ from blind_sr.models.pairs import load_pair
 from blind_sr.rankings.methods import RANKED_BY, named
 from blind_sr.rankings.search import attributed, find_filters
 from paramattr import FAIG, contrast, gradient_times_change, quadrature, random_within_layers
-from paramattr.attribution.captum import CAPTUM_METHODS
+from paramattr.methods.captum import CAPTUM_METHODS
 
 from .made_up import write_pair, write_photographs
 

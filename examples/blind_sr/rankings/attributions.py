@@ -19,7 +19,7 @@ from paramattr import (
     fisher_times_change,
     gradient_times_change,
 )
-from paramattr.attribution.captum import CAPTUM_METHODS, captum_scores
+from paramattr.methods.captum import CAPTUM_METHODS, captum_scores
 from paramattr.runtime.launch import is_joined
 
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from paramattr.attribution.captum import captum_attr, check_rule
-from paramattr.attribution.captum_samples import cloned
 from paramattr.hooked import copied
 from paramattr.integration.batches import Batch, mapped
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.model import FunctionalModel
+from paramattr.methods.captum import captum_attr, check_rule, cloned
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline, align, named_parameters
 from paramattr.runtime.isolation import undisturbed

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paramattr.attribution.gradient_times_change import score_function, single_node
 from paramattr.faig import FAIG
+from paramattr.methods.gradient_times_change import score_function, single_node
 from paramattr.objectives import Objective, squared_error
 from paramattr.parameters import Baseline
 from paramattr.runtime.ranks import Distributed

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.attribution.gradient_times_change import gradient_times_change
 from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, UnitError, an, warn
 from paramattr.identity import identity
@@ -21,6 +20,7 @@ from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import ObjectiveOfParameters
 from paramattr.integration.integrand import Integrand, path_between
 from paramattr.integration.model import FunctionalModel
+from paramattr.methods.gradient_times_change import gradient_times_change
 from paramattr.objectives import Objective, check_callable, squared_error
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute, check_count
