@@ -1,12 +1,21 @@
 """Photographs and pairs of networks that are made up, small enough for a test."""
 
+from functools import partial
+
 import torch
 from torch.nn.functional import interpolate
 
 from blind_sr.data.images import write_image
+from blind_sr.models.networks import SRResNet, TwoBranch
 from paramattr import save_state_dict
 from tests.models import other_weights
 from tests.tiny import seeded
+
+SMALL = {
+    "srresnet": partial(SRResNet, features=4, blocks=1),
+    "srcnn": partial(SRResNet, features=4, blocks=2),
+    "two-branch": partial(TwoBranch, features=4, blocks=1),
+}
 
 
 def write_photographs(folder, count, size, *, coarse=8, seed=0):
@@ -17,6 +26,14 @@ def write_photographs(folder, count, size, *, coarse=8, seed=0):
         image = interpolate(tiles, size=size, mode="nearest")[0]
         write_image(image, folder / f"photograph{number}.png")
     return folder
+
+
+def write_uses(factory, **counts):
+    """Write as many photographs as each use takes; no two uses share one."""
+    return {
+        use: write_photographs(factory.mktemp(use), count, (20, 30), coarse=10, seed=seed)
+        for seed, (use, count) in enumerate(counts.items())
+    }
 
 
 def write_pair(folder, network, build):

@@ -1,7 +1,6 @@
 """The command `paramattr blindsr conditions`, with three degradations, on tiny crops."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -14,20 +13,12 @@ from blind_sr.models.networks import build
 from blind_sr.models.outputs import squared_errors
 from blind_sr.models.pairs import load_pair
 from paramattr import FAIG, Scores, contrast, substitute
-from paramattr.cli import main
+from tests.command_line import refusal, study
 
 from .made_up import write_pair, write_photographs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 THREE = ("blur", "noise", "jpeg")
-
-
-def conditions(*words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["paramattr", "blindsr", "conditions", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-    return stopped.value.code
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +39,7 @@ def ran(folder, weights, tmp_path_factory):
     words = ["--images", folder, "--fit", folder, "--test", folder, "--weights", weights]
     words += ["--network", "swin", "--units", "attention_head,kernel", "--pct", 25, "--pct", 10]
     words += ["--conditions", "blur,noise,jpeg", "--crop", 8, "--steps", 1, "--json"]
-    assert conditions(*words, "--out", out) == 0
+    assert study("conditions", *words, "--out", out)[0] == 0
     return out
 
 
@@ -121,9 +112,9 @@ def test_the_confusion_counts_every_input_once(ran):
         (("--target", "no-such-file"), "no-such-file"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path, capsys):
-    assert conditions(*words, "--crop", 8, "--out", tmp_path / "out") == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path):
+    words = (*words, "--crop", 8, "--out", tmp_path / "out")
+    assert said in refusal(study, "conditions", *words)
     assert not (tmp_path / "out").exists()
 
 

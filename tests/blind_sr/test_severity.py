@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import pytest
 import torch
@@ -17,9 +16,9 @@ from blind_sr.severity.inputs import RANGES, Drawn
 from blind_sr.severity.measuring import Measured
 from blind_sr.severity.rival import predicted_by, train_on_labels
 from paramattr import FAIG, OverlapRegressor, Scores, self_reference
-from paramattr.cli import main
+from tests.command_line import refusal, study
 
-from .made_up import write_photographs
+from .made_up import write_uses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ("--network", "srcnn", "--crop", 8, "--steps", 1, "--levels", 2, "--label-steps", 3)
@@ -27,25 +26,14 @@ TINY = ("--network", "srcnn", "--crop", 8, "--steps", 1, "--levels", 2, "--label
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {
-        use: write_photographs(tmp_path_factory.mktemp(use), count, (20, 30), coarse=10, seed=seed)
-        for use, count, seed in (("find", 2, 0), ("fit", 3, 1), ("test", 2, 2))
-    }
-
-
-def severity(*words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["paramattr", "blindsr", "severity", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-    return stopped.value.code
+    return write_uses(tmp_path_factory, find=2, fit=3, test=2)
 
 
 @pytest.fixture(scope="module")
 def ran(folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     given = [word for use, folder in folders.items() for word in (f"--{use}", folder)]
-    assert severity(*given, *TINY, "--draws", 3, "--json", "--out", out) == 0
+    assert study("severity", *given, *TINY, "--draws", 3, "--json", "--out", out)[0] == 0
     return out
 
 
@@ -102,9 +90,8 @@ def test_what_is_written_is_what_the_networks_and_the_equations_give(ran, folder
         (("--pct", 0), "pct is 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path, capsys):
-    assert severity(*words, "--out", tmp_path / "out") == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path):
+    assert said in refusal(study, "severity", *words, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
