@@ -14,7 +14,8 @@ from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import UnitError
 from paramattr.objectives import squared_error
 from paramattr.quadrature import get_rule
-from tests.models import ZOO, other_weights
+from tests.kills import cut
+from tests.models import ZOO, batches, other_weights
 from tests.reference.eq6 import attributions
 from tests.reference.signed import signed_contrast, signed_sums
 from tests.tiny import SMALL, seeded
@@ -43,10 +44,6 @@ def planted():
 def _rule():
     rule = get_rule("gausslegendre", 2)
     return rule.nodes, rule.weights
-
-
-def batches(own, *sizes):
-    return list(zip(own[0].split(sizes), own[1].split(sizes), strict=True))
 
 
 def scored(planted, **options):
@@ -187,24 +184,13 @@ def test_a_file_of_before_loads_and_its_signed_error_is_not_known(planted, tmp_p
             found.significant()
 
 
-class Stopped(Exception):
-    pass
-
-
-def cut_off(loader, after):
-    for number, batch in enumerate(loader):
-        if number == after:
-            raise Stopped
-        yield batch
-
-
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_keeps_signed_errors_and_pairs(planted, tmp_path, after):
     model, baseline, data, _ = planted
     loaders = {name: batches(own, 2, 2, 1) for name, own in data.items()}
-    cut = {name: cut_off(own, after if name == "c" else 99) for name, own in loaders.items()}
-    with pytest.raises(Stopped):
-        FAIG(model, baseline).score(cut, checkpoint=tmp_path / "sums", **OPTIONS)
+    broken = {**loaders, "c": cut(loaders["c"], after)}
+    with pytest.raises(KeyboardInterrupt):
+        FAIG(model, baseline).score(broken, checkpoint=tmp_path / "sums", **OPTIONS)
     found = scored(planted, checkpoint=tmp_path / "sums")
     unbroken = scored(planted)
     same(contrast(*found.values()).by("sign"), contrast(*unbroken.values()).by("sign"))

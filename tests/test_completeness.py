@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from paramattr import FAIG, Scores, contrast, fisher_times_change, gradient_times_change
 from paramattr.errors import ModelError
 from paramattr.objectives import absolute_error, cross_entropy, logit_difference, squared_error
+from tests.kills import check_resumes
 from tests.models import other_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,19 +241,9 @@ def test_the_residual_survives_a_stop(tmp_path):
     target, baseline = made(Detached, cuts=False)
     x, y = data(9)
     batches = [(x[k : k + 3], y[k : k + 3]) for k in (0, 3, 6)]
-    options = {"reducer": "layer", "n_steps": 2}
-    whole = FAIG(target, baseline).score(batches, **options)
-    file = tmp_path / "run.safetensors"
-
-    def stops():
-        yield batches[0]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        FAIG(target, baseline).score(stops(), checkpoint=file, **options)
-    assert FAIG(target, baseline).score(batches, checkpoint=file, **options).residual == (
-        whole.residual
-    )
+    score = partial(FAIG(target, baseline).score, reducer="layer", n_steps=2)
+    resumed = check_resumes(score, batches, 1, tmp_path / "run.safetensors")
+    assert resumed.residual == score(batches).residual
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import nn
 from paramattr import FAIG, Scores, Selection, contrast, fisher_times_change
 from paramattr.errors import UnitError
 from paramattr.units.significance import discoveries, quantile, two_sided
-from tests.models import ZOO, other_weights
+from tests.models import ZOO, batches, other_weights
 from tests.reference.paired import paired_error
 from tests.tiny import SMALL, seeded
 
@@ -30,10 +30,6 @@ def planted():
     y = torch.randn(5, *targets.shape[1:], generator=draw, dtype=torch.float64)
     shifts = {"blur": 0.0, "noise": 0.3, "rain": -0.2}
     return model, other_weights(model), {name: (x + s, y) for name, s in shifts.items()}
-
-
-def batches(data, *sizes):
-    return list(zip(data[0].split(sizes), data[1].split(sizes), strict=True))
 
 
 def each_sample(faig, data):
@@ -117,10 +113,6 @@ def test_fewer_samples_wait_than_one_part_holds(planted, monkeypatch):
     assert max(most) == 1
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("after", [3, 6, 9, 13])
 @pytest.mark.parametrize("at_once", [(1, 1), (1, 2)])
 def test_a_resumed_run_keeps_the_pairs(planted, tmp_path, monkeypatch, after, at_once):
@@ -132,13 +124,13 @@ def test_a_resumed_run_keeps_the_pairs(planted, tmp_path, monkeypatch, after, at
     def stopping(attributions):
         calls.append(1)
         if len(calls) > int(os.environ["STOPS_AFTER"]):  # what a run is not known by
-            raise Stopped
+            raise KeyboardInterrupt
         return attributions
 
     options = {**OPTIONS, "checkpoint": tmp_path / "sums"}
     first, second = ({"internal_batch_size": size, **options} for size in at_once)
     monkeypatch.setenv("STOPS_AFTER", str(after))
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         FAIG(model, baseline).score(loaders, function=stopping, **first)
     calls.clear()
     monkeypatch.setenv("STOPS_AFTER", "100")

@@ -13,6 +13,7 @@ from paramattr.integration import reduction, unit_integral
 from paramattr.integration.plan import Plan
 from paramattr.integration.points import Points
 from paramattr.paths import FittedPath, StraightLine
+from tests.models import random_batches
 
 
 class Small(nn.Module):
@@ -38,14 +39,7 @@ def pair() -> tuple[nn.Module, nn.Module]:
 
 @pytest.fixture
 def samples() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    draw = torch.Generator().manual_seed(1)
-    return [
-        (
-            torch.randn(n, 2, 4, 4, generator=draw, dtype=torch.float64),
-            torch.randn(n, 12, generator=draw, dtype=torch.float64),
-        )
-        for n in (5, 2)
-    ]
+    return random_batches((5, 2), (2, 4, 4), (12,))
 
 
 UNITS = ["output_channel", "kernel", "layer", "scalar"]
