@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paramattr.cli import main
+from paramattr.cli import app, main
 
 
 def call(*words: object, folder: Path | None = None, width: int = 80) -> tuple[int, str, str]:
@@ -20,6 +20,7 @@ def call(*words: object, folder: Path | None = None, width: int = 80) -> tuple[i
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["paramattr", *map(str, words)])
+        patch.setattr(app, "registered_groups", [])  # else each call adds the study again
         patch.setenv("COLUMNS", str(width))
         if folder:
             patch.chdir(folder)

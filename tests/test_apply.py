@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from paramattr import ParamattrError, Selection, UnitIndex, cli, modulate
+from paramattr import ParamattrError, Selection, UnitIndex, modulate
 from paramattr.apply import Config, run
 from paramattr.huggingface import read_pair
+from tests.command_line import answer, call, refusal
 from tests.folders import bert, gpt2, moved, saved, transformers
 from tests.folders import some as selected
 
@@ -324,26 +325,17 @@ def test_a_running_variance_does_not_become_negative(tmp_path):
     assert found.tolist() == [2.5] * 4
 
 
-def test_the_command_line(place, tmp_path, monkeypatch, capsys):
-    def ran(*words):
-        monkeypatch.setattr(sys, "argv", ["paramattr", "apply", *map(str, words)])
-        monkeypatch.setattr("paramattr.cli.entry_points", lambda group: [])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capsys.readouterr()
-        return stopped.value.code, said.out, said.err
-
+def test_the_command_line(place, tmp_path):
+    ran = partial(call, "apply")
     words = (place / "tuned", "--selection", place / "heads.safetensors", "--base", place / "base")
     code, out, _ = ran(*words, "--strength", 0, "--out", tmp_path / "out")
     assert code == 0
     assert "536 of 5,314 entries in 14 tensors (2 of 8 units) are at strength 0 between" in out
-    code, out, _ = ran(*words, "--strength", -0.5, "--out", tmp_path / "two", "--json")
-    assert code == 0
-    assert json.loads(out)["strength"] == -0.5
+    two = answer(ran, *words, "--strength", -0.5, "--out", tmp_path / "two")
+    assert two["strength"] == -0.5
     shutil.copytree(place / "tuned", tmp_path / "mine")
     code, out, _ = ran(tmp_path / "mine", *words[1:])
     assert code == 0
     assert (tmp_path / "mine-edited" / "model.safetensors").is_file()
-    code, _, err = ran(*words, "--out", tmp_path / "out")
-    assert code == 2
-    assert err == f"paramattr: --out {tmp_path / 'out'} is there already: choose a new folder\n"
+    said = f"paramattr: --out {tmp_path / 'out'} is there already: choose a new folder\n"
+    assert refusal(ran, *words, "--out", tmp_path / "out") == said
