@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -238,10 +239,10 @@ def test_forms_that_are_not_edited_are_not_copied(place, tmp_path):
 
 
 def test_a_failure_leaves_no_folder(place, tmp_path, monkeypatch):
-    def full(*_):
+    def full(number):
         raise OSError("no space left")
 
-    monkeypatch.setattr("paramattr.apply.rewrite", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ParamattrError, match=r"out cannot be written \(no space left\)"):
         run(
             Config(

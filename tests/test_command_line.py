@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,8 +63,15 @@ def test_info_names_what_a_file_holds(ran, tmp_path):
 
 def test_doctor_names_versions_and_what_is_missing(ran, monkeypatch):
     assert answer(ran, "doctor")["versions"]["torch"] == version("torch")
-    monkeypatch.setattr("paramattr.doctor.EXTRAS", {"hats": ("a-hat-that-is-not-there",)})
-    assert "pip install 'paramattr[hats]'" in ran("doctor")[1]
+    found = metadata.Distribution.from_name
+
+    def without(name):
+        if name == "peft":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", without)
+    assert "pip install 'paramattr[hf]'" in ran("doctor")[1]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device to write to")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from paramattr import FAIG, BezierPath, squared_error
 from paramattr.errors import ModelError, ParamattrError
-from paramattr.integration import unit_integral
 from paramattr.integration.batches import Batch
 from paramattr.quadrature import drawn, gauss_legendre
 from tests.kills import check_resumes
@@ -119,12 +119,13 @@ def one_by_one(faig, inputs, targets, n_steps):
 
 @pytest.mark.parametrize("options", [{}, {"partitions": 2}, {"internal_batch_size": 3}])
 @pytest.mark.parametrize("n_steps", [1, 2])
-@pytest.mark.parametrize("small", [0, 2**24])
-def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(
-    many, monkeypatch, n_steps, small, options
-):
-    monkeypatch.setattr(unit_integral, "SMALL", small)
+@pytest.mark.parametrize("large", [False, True])
+def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(many, n_steps, large, options):
     model, baseline, (inputs, targets) = many
+    if large:  # beyond 16 MiB gradients are taken one by one as they come
+        model, baseline = (nn.Sequential(one) for one in (model, baseline))
+        for one in (model, baseline):
+            one.register_parameter("unused", nn.Parameter(torch.ones(2**21 + 1).double()))
     faig = FAIG(model, baseline)
     loader = batches((inputs, targets), 3, 1, 3)
     expected = one_by_one(faig, inputs, targets, n_steps)

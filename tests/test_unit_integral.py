@@ -9,57 +9,72 @@ import torch
 from torch import nn
 
 from paramattr import FAIG, UnitIndex
-from paramattr.integration import reduction, unit_integral
+from paramattr.integration import unit_integral
 from paramattr.integration.plan import Plan
 from paramattr.integration.points import Points
 from paramattr.paths import FittedPath, StraightLine
-from tests.models import random_batches
+from tests.models import pair_of, random_batches
+
+Pair = tuple[nn.Module, nn.Module]
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Small(nn.Module):
     """A convolution, a linear layer whose weight is used twice, a scalar, and what is not used."""
 
-    def __init__(self) -> None:
+    def __init__(self, wide: int = 0) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 3, 3, padding=1)
         self.linear = nn.Linear(12, 12)
+        self.wide = nn.Linear(12, wide) if wide else nn.Identity()
         self.scale = nn.Parameter(torch.randn(()))
         self.unused = nn.Linear(3, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         once = self.linear(torch.tanh(self.conv(x)).flatten(1)[:, :12])
-        return self.linear(torch.tanh(once)) * self.scale
+        return self.wide(self.linear(torch.tanh(once))) * self.scale
 
 
 @pytest.fixture
-def pair() -> tuple[nn.Module, nn.Module]:
+def pair() -> Pair:
     torch.manual_seed(0)
     return Small().double().eval(), Small().double().eval()
 
 
 @pytest.fixture
-def samples() -> list[tuple[torch.Tensor, torch.Tensor]]:
+def samples() -> Batches:
     return random_batches((5, 2), (2, 4, 4), (12,))
 
 
+LARGE = 180_000
+"""Outputs of a last layer that takes more than 16 MiB."""
 UNITS = ["output_channel", "kernel", "layer", "scalar"]
 MEMORY = {"least": 1, "points": 6 * 4000, "sums": 3 * 4000, "ample": None}
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 5])
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
-@pytest.mark.parametrize("chunk", [7, 2**17])
 def test_units_are_those_of_the_attributions(
-    pair: tuple[nn.Module, nn.Module],
-    samples: list[tuple[torch.Tensor, torch.Tensor]],
-    monkeypatch: pytest.MonkeyPatch,
+    pair: Pair,
+    samples: Batches,
     nodes: int,
     memory: int | None,
-    chunk: int,
 ) -> None:
-    monkeypatch.setattr(reduction, "CHUNK", chunk)
-    monkeypatch.setattr(unit_integral, "WAITING", 0 if chunk == 7 else 2**23)
-    monkeypatch.setattr(unit_integral, "SMALL", 0 if chunk == 7 else 2**24)
+    check_units(pair, samples, nodes, memory)
+
+
+@pytest.mark.parametrize(("nodes", "memory"), [(1, None), (2, 1)])
+def test_units_of_a_large_model_are_those_of_the_attributions(
+    nodes: int, memory: int | None
+) -> None:
+    """Its gradients are taken one by one, wait for no other, and are summed in parts."""
+    samples = random_batches((2, 1), (2, 4, 4), (LARGE,))
+    check_units(
+        (Small(LARGE).double().eval(), Small(LARGE).double().eval()), samples, nodes, memory
+    )
+
+
+def check_units(pair: Pair, samples: Batches, nodes: int, memory: int | None) -> None:
     faig = FAIG(*pair, memory=memory)
     found = faig.score(samples, reducer=UNITS, n_steps=nodes)
     assert faig.plan is not None
@@ -135,8 +150,8 @@ def test_the_rows_that_an_embedding_read_give_what_all_rows_give(
 
 @pytest.mark.parametrize("room", [1.0, 1.5, 2.0])
 def test_speed_is_held_as_far_as_there_is_room(
-    pair: tuple[nn.Module, nn.Module],
-    samples: list[tuple[torch.Tensor, torch.Tensor]],
+    pair: Pair,
+    samples: Batches,
     monkeypatch: pytest.MonkeyPatch,
     room: float,
 ) -> None:
