@@ -6,6 +6,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -252,58 +253,95 @@ def test_a_failure_leaves_no_folder(place, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_mistakes_are_named(base, tuned, place, tmp_path):
-    heads = place / "heads.safetensors"
+def adapter(base, folder: Path) -> Path:
+    config = peft.LoraConfig(target_modules=["query"])
+    peft.get_peft_model(copy.deepcopy(base), config).save_pretrained(folder)
+    return folder
 
-    def refused(
-        match,
-        folder=place / "tuned",
-        selection=heads,
-        out=tmp_path / "out",
-        strength=0.0,
-        base=place / "base",
-    ):
-        with pytest.raises(ParamattrError, match=match):
-            run(Config(folder, selection, out, strength, base))
-        assert not (tmp_path / "out").exists()
-        assert not list(tmp_path.glob(".*.partial"))
 
-    refused("expected a finite number", strength=float("nan"))
-    refused("is there already", out=place / "base")
-    refused("lies in .*tuned, which stays", out=place / "tuned" / "out")
-    refused("is not there: expected a local folder", folder=place / "nowhere")
-    refused("is not there: expected a local folder", base=place / "nowhere")
-    refused("is not there: give the path", selection=place / "nowhere.safetensors")
-    refused("expected a selection", selection=place / "tuned" / "model.safetensors")
-    Selection(UnitIndex.of(tuned, "neuron"), torch.zeros(48, dtype=torch.bool)).save(
-        tmp_path / "none"
-    )
-    refused("is empty: there is nothing to apply", selection=tmp_path / "none")
-    deep = bert(num_hidden_layers=3)
-    some(deep).save(tmp_path / "deep")
-    refused("is of another model: 'bert.encoder.layer.2", selection=tmp_path / "deep")
-    wide = saved(bert(hidden_size=32), tmp_path / "wide")
-    refused(r"of another model: .* is \(32, 16\) there and \(32, 32\) in", folder=wide)
-    refused("wide holds none of the selected entries", base=wide)
-    half = saved(copy.deepcopy(tuned).half(), tmp_path / "half")
-    refused("values that are not finite in torch.float16", folder=half, strength=1e9)
-    refused("expected a finite number", strength=1e39)
-    broken = saved(tuned, tmp_path / "broken")
-    whole = (broken / "model.safetensors").read_bytes()
-    (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    refused("is not a whole safetensors file", folder=broken)
-    refused("is not a whole safetensors file", base=broken)
-    model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(target_modules=["query"]))
-    model.save_pretrained(tmp_path / "adapter")
-    refused(
-        "is of a whole model, and .*adapter holds an adapter: merge it", folder=tmp_path / "adapter"
-    )
-    refused("is an adapter: expected the folder of a whole model", base=tmp_path / "adapter")
-    whole = saved(tuned, tmp_path / "whole")
-    state = load_file(whole / "model.safetensors")
+def cut_short(tuned, folder: Path) -> Path:
+    file = saved(tuned, folder) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return folder
+
+
+def quantised(tuned, folder: Path) -> Path:
+    file = saved(tuned, folder) / "model.safetensors"
+    state = load_file(file)
     name = "bert.encoder.layer.1.attention.self.query.weight"
-    save_file({**state, name: state[name].to(torch.int8)}, whole / "model.safetensors")
-    refused("holds whole numbers, as quantised weights do", folder=whole)
+    save_file({**state, name: state[name].to(torch.int8)}, file)
+    return folder
+
+
+def written(selection: Selection, file: Path) -> Path:
+    selection.save(file)
+    return file
+
+
+def empty(model) -> Selection:
+    return Selection(UnitIndex.of(model, "neuron"), torch.zeros(48, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("match", "given"),
+    [
+        ("expected a finite number", lambda t: {"strength": float("nan")}),
+        ("expected a finite number", lambda t: {"strength": 1e39}),
+        ("is there already", lambda t: {"out": t.place / "base"}),
+        ("lies in .*tuned, which stays", lambda t: {"out": t.place / "tuned" / "out"}),
+        ("is not there: expected a local folder", lambda t: {"folder": t.place / "nowhere"}),
+        ("is not there: expected a local folder", lambda t: {"base": t.place / "nowhere"}),
+        ("is not there: give the path", lambda t: {"selection": t.place / "nowhere.safetensors"}),
+        ("expected a selection", lambda t: {"selection": t.place / "tuned" / "model.safetensors"}),
+        (
+            "is empty: there is nothing to apply",
+            lambda t: {"selection": written(empty(t.tuned), t.new)},
+        ),
+        (
+            "is of another model: 'bert.encoder.layer.2",
+            lambda t: {"selection": written(some(bert(num_hidden_layers=3)), t.new)},
+        ),
+        (
+            r"of another model: .* is \(32, 16\) there and \(32, 32\) in",
+            lambda t: {"folder": saved(bert(hidden_size=32), t.new)},
+        ),
+        (
+            "new holds none of the selected entries",
+            lambda t: {"base": saved(bert(hidden_size=32), t.new)},
+        ),
+        (
+            "values that are not finite in torch.float16",
+            lambda t: {"folder": saved(copy.deepcopy(t.tuned).half(), t.new), "strength": 1e9},
+        ),
+        ("is not a whole safetensors file", lambda t: {"folder": cut_short(t.tuned, t.new)}),
+        ("is not a whole safetensors file", lambda t: {"base": cut_short(t.tuned, t.new)}),
+        (
+            "is of a whole model, and .*new holds an adapter: merge it",
+            lambda t: {"folder": adapter(t.whole, t.new)},
+        ),
+        (
+            "is an adapter: expected the folder of a whole model",
+            lambda t: {"base": adapter(t.whole, t.new)},
+        ),
+        (
+            "holds whole numbers, as quantised weights do",
+            lambda t: {"folder": quantised(t.tuned, t.new)},
+        ),
+    ],
+)
+def test_mistakes_are_named(base, tuned, place, tmp_path, match, given):
+    there = SimpleNamespace(place=place, whole=base, tuned=tuned, new=tmp_path / "new")
+    config = {
+        "folder": place / "tuned",
+        "selection": place / "heads.safetensors",
+        "out": tmp_path / "out",
+        "strength": 0.0,
+        "base": place / "base",
+    }
+    with pytest.raises(ParamattrError, match=match):
+        run(Config(*(config | given(there)).values()))
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_running_variance_does_not_become_negative(tmp_path):

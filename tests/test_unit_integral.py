@@ -69,9 +69,7 @@ def test_units_of_a_large_model_are_those_of_the_attributions(
 ) -> None:
     """Its gradients are taken one by one, wait for no other, and are summed in parts."""
     samples = random_batches((2, 1), (2, 4, 4), (LARGE,))
-    check_units(
-        (Small(LARGE).double().eval(), Small(LARGE).double().eval()), samples, nodes, memory
-    )
+    check_units(pair_of(lambda: Small(LARGE)), samples, nodes, memory)
 
 
 def check_units(pair: Pair, samples: Batches, nodes: int, memory: int | None) -> None:

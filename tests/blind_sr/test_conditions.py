@@ -50,49 +50,58 @@ def measured(folder, weights):
     return pair, photographs
 
 
-def test_each_is_contrasted_with_the_mean_of_the_others_and_masked(ran, measured):
-    result = json.loads((ran / "conditions.json").read_text())
-    pair, photographs = measured
+@pytest.fixture(scope="module")
+def result(ran):
+    return json.loads((ran / "conditions.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("unit", "fraction", "place", "count"),
+    [("attention_head", 0.25, 0, 8), ("kernel", 0.1, 1, 941)],
+    ids=["head", "kernel"],
+)
+def test_each_is_contrasted_with_the_mean_of_the_others_and_masked(
+    ran, result, measured, unit, fraction, place, count
+):
+    (pair, photographs), own = measured, result["units"][unit]
+    assert own["masked"][place]["units"] == count
     faig = FAIG(pair.target, pair.baseline)
-    for unit, count in (("attention_head", 8), ("kernel", 941)):
-        own = result["units"][unit]
-        assert [row["units"] for row in own["masked"]][
-            0 if unit == "attention_head" else 1
-        ] == count
-        scores = {c: faig.score(photographs.pairs(c), reducer=unit, n_steps=1) for c in THREE}
-        kept = Scores.load(ran / f"scores_{unit}_jpeg.safetensors")
-        torch.testing.assert_close(kept.values, scores["jpeg"].values)
-        fraction = 0.25 if unit == "attention_head" else 0.1
-        top = contrast(scores["jpeg"], scores["blur"], scores["noise"]).top(fraction=fraction)
-        edited = substitute(pair.target, pair.baseline, top)
-        rows = {
-            (r["method"], r["function"], r["measured"]): r
-            for r in own["rows"]
-            if r["fraction"] == fraction
-        }
-        assert len(rows) == 2 * 3 * 3
-        for condition in THREE:
-            row = rows["faig", "jpeg", condition]
-            with torch.inference_mode():
-                after, target, baseline = (
-                    [model(low) for low in photographs.low[condition]]
-                    for model in (edited, pair.target, pair.baseline)
-                )
-            moved = torch.cat([output_difference(a, b) for a, b in zip(after, target, strict=True)])
-            assert row["value"] == pytest.approx(1000 * float(moved.mean()), rel=1e-4)
-            errors = [
-                float(squared_errors(images, photographs).mean())
-                for images in (target, after, baseline)
-            ]
-            if row["lost_share"] is not None:
-                lost = (errors[1] - errors[0]) / (errors[2] - errors[0])
-                assert row["lost_share"] == pytest.approx(lost, rel=1e-3)
+    scores = {c: faig.score(photographs.pairs(c), reducer=unit, n_steps=1) for c in THREE}
+    kept = Scores.load(ran / f"scores_{unit}_jpeg.safetensors")
+    torch.testing.assert_close(kept.values, scores["jpeg"].values)
+    top = contrast(scores["jpeg"], scores["blur"], scores["noise"]).top(fraction=fraction)
+    edited = substitute(pair.target, pair.baseline, top)
+    rows = {
+        (r["method"], r["function"], r["measured"]): r
+        for r in own["rows"]
+        if r["fraction"] == fraction
+    }
+    assert len(rows) == 2 * 3 * 3
+    for condition in THREE:
+        row = rows["faig", "jpeg", condition]
+        with torch.inference_mode():
+            after, target, baseline = (
+                [model(low) for low in photographs.low[condition]]
+                for model in (edited, pair.target, pair.baseline)
+            )
+        moved = torch.cat([output_difference(a, b) for a, b in zip(after, target, strict=True)])
+        assert row["value"] == pytest.approx(1000 * float(moved.mean()), rel=1e-4)
+        before, left, most = (
+            float(squared_errors(images, photographs).mean())
+            for images in (target, after, baseline)
+        )
+        if row["lost_share"] is not None:
+            lost = (left - before) / (most - before)
+            assert row["lost_share"] == pytest.approx(lost, rel=1e-3)
+
+
+def test_pairs_of_conditions_and_a_figure_are_written(ran, result):
     assert len(result["units"]["kernel"]["pairs"]) == 6
     assert read_image(ran / "conditions.png").shape[0] == 3
 
 
-def test_the_confusion_counts_every_input_once(ran):
-    own = json.loads((ran / "conditions.json").read_text())["recognised"]
+def test_the_confusion_counts_every_input_once(result):
+    own = result["recognised"]
     assert list(own["confusion"]) == ["clean", *THREE]
     taken = ["blur", "noise", "jpeg", "none", "several"]
     assert all(list(row) == taken and sum(row.values()) == 3 for row in own["confusion"].values())

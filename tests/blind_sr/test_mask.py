@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,50 +18,58 @@ from blind_sr.mask.experiment import mask_filters, ratios
 from blind_sr.models.outputs import restore, squared_errors, truth_of
 from blind_sr.rankings.search import find_filters
 from paramattr import Scores, Selection, contrast, substitute
-from tests.command_line import refusal, study
+from tests.command_line import answer, refusal, study
 from tests.kills import writes
 
 METHODS = ("faig", "faig-no-contrast", "absolute-change", "random")
 
 
-def test_json_rows_files_and_figure(folder, tmp_path):
-    words = ("--images", folder, "--crop", 12, "--steps", 2, "--pct", 1, "--pct", 5)
-    code, out, err = study("mask", *words, "--json", "--out", tmp_path)
-    assert (code, err) == (0, "")
-    result = json.loads(out)
-    keys = [(r["method"], r["pct"], r["mask"], r["input"]) for r in result["rows"]]
+@pytest.fixture(scope="module")
+def masked(folder, tmp_path_factory):
+    """Mask two shares of the filters: the folder of it, and what it printed."""
+    out = tmp_path_factory.mktemp("masked")
+    words = ("--images", folder, "--crop", 12, "--steps", 2, "--pct", 1, "--pct", 5, "--out", out)
+    return out, answer(study, "mask", *words)
+
+
+def test_there_is_a_finite_row_for_each_method_share_function_and_input(masked):
+    rows = masked[1]["rows"]
+    keys = [(row["method"], row["pct"], row["mask"], row["input"]) for row in rows]
     assert sorted(keys) == sorted(
-        (method, pct, function, condition)
-        for method in METHODS
-        for pct in (1.0, 5.0)
-        for function in ("blur", "noise")
-        for condition in ("blur", "noise", "clean")
+        product(METHODS, (1.0, 5.0), ("blur", "noise"), ("blur", "noise", "clean"))
     )
-    assert all(math.isfinite(r["difference_x1000"]) for r in result["rows"])
-    assert all(r["difference_x1000"] >= 0 for r in result["rows"])
-    assert all(r["difference_blue_x1000"] >= 0 for r in result["rows"])
+    for row in rows:
+        assert 0 <= row["difference_x1000"] < math.inf
+        assert 0 <= row["difference_blue_x1000"] < math.inf
+
+
+def test_what_is_printed_is_written_and_judges_the_masks_and_the_path(masked):
+    out, result = masked
+    text = (out / "result.json").read_text()
+    assert json.loads(text) == result
+    assert "NaN" not in text
     for model in ("baseline", "target"):
         assert set(result["psnr"][model]) == {"blur", "noise", "clean"}
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert "NaN" not in out
     assert {"lost_share", "damage", "selective", "reason"} <= result["ratios"][0].keys()
     assert set(result["barriers"]) == {"blur", "noise"}
     assert max(result["barriers"].values()) < 1  # of the bundled pair
 
-    scores = Scores.load(tmp_path / "scores" / "faig_blur.safetensors")
-    selection = Selection.load(tmp_path / "selections" / "faig_blur_5pct.safetensors")
+
+def test_scores_selections_and_pictures_are_written(masked):
+    out = masked[0]
+    scores = Scores.load(out / "scores" / "faig_blur.safetensors")
+    selection = Selection.load(out / "selections" / "faig_blur_5pct.safetensors")
     assert len(scores) == 151_936
     assert len(selection) == 7_597
     assert selection == scores.top(fraction=0.05)
-    assert not (tmp_path / "running").exists()
-    images = {path.stem for path in (tmp_path / "images").iterdir()}
-    assert images == {
+    assert not (out / "running").exists()
+    assert {path.stem for path in (out / "images").iterdir()} == {
         f"photograph{n}_{condition}_{model}"
         for n in range(2)
         for condition in ("blur", "noise")
         for model in ("input", "target", "blur_masked", "noise_masked")
     }
-    assert read_image(tmp_path / "figure.png").shape[0] == 3
+    assert read_image(out / "figure.png").shape[0] == 3
 
 
 def test_the_table_a_person_sees(folder):

@@ -17,7 +17,7 @@ from blind_sr.modulate.report import _most_changed
 from blind_sr.restore import experiment as restoring
 from blind_sr.restore.tiles import restore_whole
 from paramattr import FAIG, Scores, Selection, UnitIndex, contrast, modulate, substitute
-from tests.command_line import refusal, study
+from tests.command_line import answer, refusal, study
 from tests.kills import writes
 
 from .made_up import write_photographs
@@ -44,33 +44,35 @@ def selection(some, tmp_path_factory):
     return file
 
 
-def test_json_csv_filters_and_figure(folder, selection, some, pair, tmp_path):
+@pytest.fixture(scope="module")
+def modulated(folder, selection, tmp_path_factory):
+    """Modulate the selection: the folder of it, and what it printed."""
+    out = tmp_path_factory.mktemp("modulated")
     words = ("--images", folder, "--crop", 8, "--selection", selection, "--filters", "noise")
-    code, out, err = study("modulate", *words, "--json", "--out", tmp_path)
-    assert (code, err) == (0, "")
-    result = json.loads(out)
-    assert json.loads((tmp_path / "modulate.json").read_text()) == result
-    rows = result["rows"]
+    return out, answer(study, "modulate", *words, "--out", out)
+
+
+def test_what_is_printed_is_written_as_json_csv_filters_and_figure(modulated, some):
+    out, result = modulated
+    assert json.loads((out / "modulate.json").read_text()) == result
+    assert result["selected"] == len(some)
+    assert result["pct"] == pytest.approx(5, abs=1e-3)
+    with (out / "psnr.csv").open() as file:
+        read = [float(row["psnr"]) for row in csv.DictReader(file)]
+    assert read == [row["psnr"] for row in result["rows"]]
+    assert Selection.load(out / "noise_filters.safetensors") == some
+    assert read_image(out / "modulate.png").shape[0] == 3
+    assert not (out / "running").exists()
+
+
+def test_psnr_is_that_of_the_modulated_models(modulated, folder, some, pair):
+    rows, photographs = modulated[1]["rows"], load_photographs(folder, crop=8)
     assert [row["strength"] for row in rows] == [*STRENGTHS, *STRENGTHS]
     assert list(STRENGTHS) == pytest.approx([k * 1.5 / 15 for k in range(16)])
     assert {row["filters"] for row in rows} == {"noise"}
-    assert result["selected"] == len(some)
-    assert result["pct"] == pytest.approx(5, abs=1e-3)
-    with (tmp_path / "psnr.csv").open() as file:
-        read = list(csv.DictReader(file))
-    assert [float(row["psnr"]) for row in read] == [row["psnr"] for row in rows]
-    assert Selection.load(tmp_path / "noise_filters.safetensors") == some
-    assert read_image(tmp_path / "modulate.png").shape[0] == 3
-    assert not (tmp_path / "running").exists()
-
-    photographs = load_photographs(folder, crop=8)
     found = {(row["strength"], row["input"]): row["psnr"] for row in rows}
-    for strength, model in (
-        (0.0, substitute(pair.target, pair.baseline, some)),
-        (0.4, modulate(pair.target, pair.baseline, some, 0.4)),
-        (1.0, pair.target),
-        (1.5, modulate(pair.target, pair.baseline, some, 1.5)),
-    ):
+    for strength in (0.0, 0.4, 1.0, 1.5):
+        model = modulate(pair.target, pair.baseline, some, strength)
         for condition in ("blur", "noise"):
             with torch.no_grad():
                 values = [
@@ -101,14 +103,17 @@ def test_filters_are_found_on_the_photographs(folder, pair, tmp_path):
     assert found == contrast(blur, noise).top(fraction=0.03)
 
 
-def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch):
-    image, file = tmp_path / "low.png", tmp_path / "made" / "restored.png"
-    write_image(torch.rand(3, 13, 7, generator=torch.Generator().manual_seed(0)), image)
-    words = (image, "--selection", selection, "--strength", 1.2)
-    one = partial(study, "restore", *words)
-    code, out, err = one("--out", file, "--json")
-    assert (code, err) == (0, "")
-    assert json.loads(out) == {
+@pytest.fixture
+def image(tmp_path):
+    file = tmp_path / "low.png"
+    write_image(torch.rand(3, 13, 7, generator=torch.Generator().manual_seed(0)), file)
+    return file
+
+
+def test_an_image_is_restored_whole(image, selection, some, pair, tmp_path):
+    file = tmp_path / "made" / "restored.png"
+    words = (image, "--selection", selection, "--strength", 1.2, "--out", file)
+    assert answer(study, "restore", *words) == {
         "output": str(file),
         "width": 14,
         "height": 26,
@@ -121,22 +126,27 @@ def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch
     difference = read_image(file).float() - expected[0].mul(255).clamp(0, 255)
     assert difference.abs().max() < 0.51
 
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = one("--filters", "noise")
+
+def test_without_a_name_the_image_is_called_after_filters_and_strength(image, selection, tmp_path):
+    words = ("restore", image, "--selection", selection, "--strength", 1.2, "--filters", "noise")
+    code, out, _ = study(*words, folder=tmp_path)
     assert code == 0
     assert "low_noise_1.2.png: 14x26 pixels" in out
-    assert Path("low_noise_1.2.png").read_bytes() == file.read_bytes()
-    assert not Path("modulate-output").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"low.png", "low_noise_1.2.png"}
 
-    old_name = Path("old_name.png")  # --output, as the option was called
-    assert one("--output", old_name)[0] == 0
-    assert old_name.read_bytes() == file.read_bytes()
 
-    # The old option is the same, and says what it has become.
-    code, out, err = study("modulate", "--image", *words, "--output", "old.png")
+def test_the_old_options_for_an_image_still_work_and_one_says_what_it_became(
+    image, selection, tmp_path
+):
+    words = (image, "--selection", selection, "--strength", 1.2)
+    ran = partial(study, folder=tmp_path)
+    assert ran("restore", *words, "--out", "new.png")[0] == 0
+    assert ran("restore", *words, "--output", "old_name.png")[0] == 0
+    code, out, err = ran("modulate", "--image", *words, "--output", "old.png")
     assert (code, out, err.count("\n")) == (0, "old.png: 14x26 pixels\n", 1)
     assert "'paramattr blindsr restore FILE'" in err
-    assert Path("old.png").read_bytes() == file.read_bytes()
+    new, *old = ((tmp_path / f"{name}.png").read_bytes() for name in ("new", "old_name", "old"))
+    assert old == [new, new]
 
 
 def test_strengths_0_and_1_are_the_masked_and_the_plain_target(some, pair, tmp_path):

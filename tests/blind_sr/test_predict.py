@@ -61,20 +61,26 @@ def ran(folders, tmp_path_factory):
     return out
 
 
-def test_json_csv_classifier_and_figure(ran, folders):
-    result = json.loads((ran / "predict.json").read_text())
-    assert result["mode"] == "self"
-    assert result["counts"] == {"find": 1, "fit": 2, "test": 3, "repeated": 0}
-    assert {kind: sum(row.values()) for kind, row in result["confusion"].items()} == dict.fromkeys(
-        KINDS, 3
-    )
-    assert all(
-        set(row) == {"blur", "noise", "both", "none"} for row in result["confusion"].values()
-    )
-    assert (result["crop"], result["steps"], result["pct"]) == (8, 1, 1.0)
+@pytest.fixture(scope="module")
+def result(ran):
+    return json.loads((ran / "predict.json").read_text())
 
+
+@pytest.fixture(scope="module")
+def rows(ran):
     with (ran / "overlaps.csv").open() as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def test_the_result_says_what_it_was_measured_on(result):
+    assert (result["mode"], result["crop"], result["steps"], result["pct"]) == ("self", 8, 1, 1.0)
+    assert result["counts"] == {"find": 1, "fit": 2, "test": 3, "repeated": 0}
+    for row in result["confusion"].values():
+        assert set(row) == {"blur", "noise", "both", "none"}
+        assert sum(row.values()) == 3
+
+
+def test_accuracy_overlaps_and_confusion_follow_from_the_rows(result, rows):
     assert len(rows) == 2 * 3 + 3 * 4
     assert {row["input"] for row in rows if row["set"] == "fit"} == {"blur", "noise", "clean"}
     own = [row for row in rows if row["set"] == "test"]
@@ -93,6 +99,8 @@ def test_json_csv_classifier_and_figure(ran, folders):
         counts = result["confusion"][kind]
         assert counts == {name: taken.count(name) for name in counts}
 
+
+def test_the_classifier_and_the_figure_are_written(ran, result):
     classifier = OverlapClassifier.load(ran / "srresnet_classifier.safetensors")
     assert classifier.thresholds == result["thresholds"]
     assert [len(units) for units in classifier.found.values()] == [1519, 1519]
