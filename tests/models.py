@@ -73,6 +73,14 @@ def random_batches(sizes, inputs, targets, *, seed: int = 1, dtype=torch.float64
     ]
 
 
+def samples_of(name: str, count: int):
+    """Give a model of the zoo, and inputs and targets of as many samples."""
+    model, *pair = ZOO[name]()
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(count, *one.shape[1:]) for one in pair]
+    return model, *(torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
+
+
 def images(channels: int, *size: int) -> torch.Tensor:
     return torch.randn(BATCH, channels, *(size or (6, 6)), dtype=torch.float64)
 

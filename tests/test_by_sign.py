@@ -15,7 +15,7 @@ from paramattr.errors import UnitError
 from paramattr.objectives import squared_error
 from paramattr.quadrature import get_rule
 from tests.kills import cut
-from tests.models import ZOO, batches, other_weights
+from tests.models import batches, other_weights, samples_of
 from tests.reference.eq6 import attributions
 from tests.reference.signed import signed_contrast, signed_sums
 from tests.tiny import SMALL, seeded
@@ -28,10 +28,8 @@ WHAT = ("values", "signed", "standard_error")
 @pytest.fixture(scope="module")
 def planted():
     """A pair, three conditions of five samples, and the reference's signed sums of each sample."""
-    model, inputs, targets = ZOO["convolution"]()
-    baseline, draw = other_weights(model), torch.Generator().manual_seed(0)
-    x = torch.randn(5, *inputs.shape[1:], generator=draw, dtype=torch.float64)
-    y = torch.randn(5, *targets.shape[1:], generator=draw, dtype=torch.float64)
+    model, x, y = samples_of("convolution", 5)
+    baseline = other_weights(model)
     data = {name: (x + shift, y) for name, shift in zip("abc", (0.0, 0.3, -0.2), strict=True)}
     index, (nodes, weights) = UnitIndex.of(model, "kernel"), _rule()
     sums = {

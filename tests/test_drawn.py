@@ -15,7 +15,7 @@ from paramattr.errors import ModelError, ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.quadrature import drawn, gauss_legendre
 from tests.kills import check_resumes
-from tests.models import ZOO, batches, other_weights
+from tests.models import ZOO, batches, other_weights, samples_of
 from tests.reference import drawn as reference
 from tests.reference import eq6
 from tests.test_barrier import HILL, Tent, loss
@@ -100,10 +100,8 @@ UNITS = ["kernel", "layer"]
 
 @pytest.fixture(scope="module")
 def many():
-    model, inputs, targets = ZOO["convolution"]()
-    repeated = [torch.cat([one] * 4)[:7] for one in (inputs, targets)]
-    noise = torch.randn(repeated[0].shape, generator=torch.Generator().manual_seed(0))
-    return model, other_weights(model), (repeated[0] + 0.1 * noise.to(repeated[0]), repeated[1])
+    model, *data = samples_of("convolution", 7)
+    return model, other_weights(model), data
 
 
 def one_by_one(faig, inputs, targets, n_steps):

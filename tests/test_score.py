@@ -13,7 +13,7 @@ from paramattr import FAIG, Units, squared_error
 from paramattr.errors import CheckpointError
 from paramattr.quadrature import Rule, get_rule
 from tests.kills import cut
-from tests.models import ZOO, batches, other_weights
+from tests.models import ZOO, batches, other_weights, samples_of
 from tests.reference import eq6
 from tests.tiny import REDUCER_NAMES
 
@@ -35,10 +35,7 @@ def assert_close(found, expected):
 @pytest.fixture
 def small():
     """Give a model, a baseline, five inputs and targets."""
-    model, inputs, targets = ZOO["convolution"]()
-    draw = torch.Generator().manual_seed(0)
-    inputs = torch.randn(5, *inputs.shape[1:], generator=draw, dtype=torch.float64)
-    targets = torch.randn(5, *targets.shape[1:], generator=draw, dtype=torch.float64)
+    model, inputs, targets = samples_of("convolution", 5)
     return model, other_weights(model), inputs, targets
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from paramattr import FAIG, Scores, Selection, contrast, fisher_times_change
 from paramattr.errors import UnitError
 from paramattr.units.significance import discoveries, quantile, two_sided
-from tests.models import ZOO, batches, other_weights
+from tests.models import batches, other_weights, samples_of
 from tests.reference.paired import paired_error
 from tests.tiny import SMALL, seeded
 
@@ -24,10 +24,7 @@ OPTIONS = {"reducer": "kernel", "n_steps": 2}
 @pytest.fixture
 def planted():
     """A pair, and three conditions of five samples whose attributions vary together."""
-    model, inputs, targets = ZOO["convolution"]()
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(5, *inputs.shape[1:], generator=draw, dtype=torch.float64)
-    y = torch.randn(5, *targets.shape[1:], generator=draw, dtype=torch.float64)
+    model, x, y = samples_of("convolution", 5)
     shifts = {"blur": 0.0, "noise": 0.3, "rain": -0.2}
     return model, other_weights(model), {name: (x + s, y) for name, s in shifts.items()}
 

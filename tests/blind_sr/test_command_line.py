@@ -100,7 +100,7 @@ def test_tables_fold_and_cut_no_number():
         "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
         "damage": [{**name, "damage": True, "selective": False} for name in names],
     }
-    for width in (30, 40):
+    for width in (30, 40, 80):
         for table in comparison_tables(result):
             text = printed(table, width)
             assert "…" not in text

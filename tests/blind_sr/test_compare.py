@@ -5,10 +5,8 @@ import json
 
 import pytest
 import torch
-from rich.console import Console
 
 from blind_sr.compare import experiment
-from blind_sr.compare.report import comparison_tables
 from blind_sr.compare.rows import TABLE, result_rows
 from blind_sr.data.measures import PLANES, output_difference
 from blind_sr.data.photographs import load_photographs
@@ -119,33 +117,6 @@ def test_the_rows_hold_both_planes_and_every_lead(data):
     for name in ("areas", "selectivity"):
         assert all({"value", "value_blue"} <= set(row) for row in result[name])
     assert all("mask" in row and "function" not in row for row in result["agreement"])
-
-
-def test_any_number_of_methods_fits_a_narrow_terminal():
-    numbers = {key: 88.88 for plane in PLANES for key in (f"low{plane}", f"high{plane}")}
-    numbers |= {f"difference{plane}_x1000": 77.77 for plane in PLANES}
-    names = [{"method": method, "mask": mask} for method in LABELS for mask in MASKS]
-    console = Console(width=80)
-    with console.capture() as captured:
-        for table in comparison_tables(
-            {
-                "units": "output_channel",
-                "edit": "insertion",
-                "rows": [
-                    {**name, "input": name["mask"], "pct": pct, **numbers}
-                    for name in names
-                    for pct in (1, 5)
-                ],
-                "areas": [{**name, "value": -0.55} for name in names],
-                "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
-                "damage": [{**name, "damage": True, "selective": False} for name in names],
-            }
-        ):
-            console.print(table)
-    text = captured.get()
-    assert "…" not in text
-    for cell, count in (("77.77", 4), ("(88.88-88.88)", 2), ("-0.55", 1), ("333.3", 1)):
-        assert text.count(cell) == count * len(names)
 
 
 def test_the_tables_and_the_files(folder, small, tmp_path):
