@@ -22,6 +22,22 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
+def base():
+    """A tiny BERT."""
+    from tests.folders import bert
+
+    return bert()
+
+
+@pytest.fixture(scope="module")
+def tuned(base):
+    """The same with one head altered, and all else moved a little."""
+    from tests.folders import moved
+
+    return moved(base)
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A base, the same with one head altered, and texts."""
     from tests.folders import write_pair

@@ -17,7 +17,7 @@ from paramattr import ParamattrError, Selection, UnitIndex, modulate
 from paramattr.apply import Config, run
 from paramattr.huggingface import read_pair
 from tests.command_line import answer, call, refusal
-from tests.folders import bert, gpt2, moved, saved, transformers
+from tests.folders import bert, gpt2, saved, transformers
 from tests.folders import some as selected
 
 peft = pytest.importorskip("peft")
@@ -26,16 +26,6 @@ peft = pytest.importorskip("peft")
 def some(model, reducer: str = "attention_head", *numbers: int) -> Selection:
     """Select units: the second and the last but one, where none is named."""
     return selected(model, reducer, *(numbers or (1, -2)))
-
-
-@pytest.fixture(scope="module")
-def base():
-    return bert()
-
-
-@pytest.fixture(scope="module")
-def tuned(base):
-    return moved(base)
 
 
 @pytest.fixture(scope="module")
