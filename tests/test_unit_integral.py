@@ -63,7 +63,7 @@ def test_units_are_those_of_the_attributions(
     check_units(pair, samples, nodes, memory)
 
 
-@pytest.mark.parametrize(("nodes", "memory"), [(1, None), (2, 1)])
+@pytest.mark.parametrize(("nodes", "memory"), [(1, None), (2, 1), (3, None)])
 def test_units_of_a_large_model_are_those_of_the_attributions(
     nodes: int, memory: int | None
 ) -> None:
