@@ -1,4 +1,5 @@
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,38 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base():
+    """A tiny BERT."""
+    from tests.folders import bert
+
+    return bert()
+
+
+@pytest.fixture(scope="module")
+def tuned(base):
+    """The same with one head altered, and all else moved a little."""
+    from tests.folders import moved
+
+    return moved(base)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base, the same with one head altered, and texts."""
+    from tests.folders import write_pair
+
+    return write_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def ran(folder):
+    """Call the command line in the folder: its exit code, what it printed, and its complaints."""
+    from tests.command_line import call
+
+    return partial(call, folder=folder)
 
 
 @pytest.fixture(scope="module")

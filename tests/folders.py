@@ -84,6 +84,27 @@ def write_lines(path: Path, count: int = 8, conditions: tuple[str, ...] = ()) ->
     return path
 
 
+def write_pair(folder: Path) -> Path:
+    """Write a base, the same with one head altered, whole and in parts, and texts."""
+    base = bert()
+    saved(base, folder / "base")
+    saved(with_head(base, 1, 2), folder / "tuned")
+    saved(with_head(base, 1, 2), folder / "sharded", max_shard_size="8KB")
+    write_lines(folder / "texts.jsonl")
+    write_lines(folder / "two.jsonl", 12, ("red", "blue", "red"))
+    return folder
+
+
+def write_gpt_pair(folder: Path) -> None:
+    """Write a GPT-2, the same with one neuron altered, and texts without labels."""
+    model = gpt2()
+    saved(model, folder / "gpt")
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_proj.weight[5] += 1
+    saved(model, folder / "gpt-tuned")
+    (folder / "plain.jsonl").write_text('{"text": "word1 word2 word3"}\n{"text": "word4 word1"}\n')
+
+
 def moved(base: nn.Module) -> nn.Module:
     """Copy a model with one head altered, and all else moved a little."""
     found = with_head(base, 1, 2)

@@ -6,10 +6,13 @@
 import copy
 import functools
 import zlib
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from tests.tiny import seeded
 
 ZOO = {}
 BATCH = 2
@@ -42,6 +45,40 @@ def other_weights(model: nn.Module, *, scale: float = 0.3, seed: int = 1) -> nn.
             noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
             parameter.add_((scale * noise).to(parameter.dtype))
     return moved
+
+
+def pair_of(build, *, scale: float = 0.3, dtype: torch.dtype = torch.float64, seed: int = 0):
+    """Build a model from its own random draw, and a copy whose every parameter is moved."""
+    target = seeded(build, seed).to(dtype).eval()
+    return target, other_weights(target, scale=scale)
+
+
+def mlp(*widths: int) -> nn.Module:
+    """Linear layers with a tanh between two of them."""
+    layers = [nn.Linear(*ends) for ends in pairwise(widths)]
+    return nn.Sequential(*[part for one in layers for part in (one, nn.Tanh())][:-1])
+
+
+def batches(data, *sizes: int) -> list:
+    """Split inputs and targets into batches of these sizes."""
+    return list(zip(*(one.split(sizes) for one in data), strict=True))
+
+
+def random_batches(sizes, inputs, targets, *, seed: int = 1, dtype=torch.float64) -> list:
+    """Draw batches of these sizes; `inputs` and `targets` are the shapes per sample."""
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        tuple(torch.randn(n, *shape, generator=draw, dtype=dtype) for shape in (inputs, targets))
+        for n in sizes
+    ]
+
+
+def samples_of(name: str, count: int):
+    """Give a model of the zoo, and inputs and targets of as many samples."""
+    model, *pair = ZOO[name]()
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(count, *one.shape[1:]) for one in pair]
+    return model, *(torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
 
 
 def images(channels: int, *size: int) -> torch.Tensor:

@@ -2,19 +2,22 @@
 
 import copy
 import json
+import os
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from paramattr import ParamattrError, Selection, UnitIndex, cli, modulate
+from paramattr import ParamattrError, Selection, UnitIndex, modulate
 from paramattr.apply import Config, run
 from paramattr.huggingface import read_pair
-from tests.folders import bert, gpt2, moved, saved, transformers
+from tests.command_line import answer, call, refusal
+from tests.folders import bert, gpt2, saved, transformers
 from tests.folders import some as selected
 
 peft = pytest.importorskip("peft")
@@ -23,16 +26,6 @@ peft = pytest.importorskip("peft")
 def some(model, reducer: str = "attention_head", *numbers: int) -> Selection:
     """Select units: the second and the last but one, where none is named."""
     return selected(model, reducer, *(numbers or (1, -2)))
-
-
-@pytest.fixture(scope="module")
-def base():
-    return bert()
-
-
-@pytest.fixture(scope="module")
-def tuned(base):
-    return moved(base)
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +230,10 @@ def test_forms_that_are_not_edited_are_not_copied(place, tmp_path):
 
 
 def test_a_failure_leaves_no_folder(place, tmp_path, monkeypatch):
-    def full(*_):
+    def full(number):
         raise OSError("no space left")
 
-    monkeypatch.setattr("paramattr.apply.rewrite", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ParamattrError, match=r"out cannot be written \(no space left\)"):
         run(
             Config(
@@ -250,58 +243,95 @@ def test_a_failure_leaves_no_folder(place, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_mistakes_are_named(base, tuned, place, tmp_path):
-    heads = place / "heads.safetensors"
+def adapter(base, folder: Path) -> Path:
+    config = peft.LoraConfig(target_modules=["query"])
+    peft.get_peft_model(copy.deepcopy(base), config).save_pretrained(folder)
+    return folder
 
-    def refused(
-        match,
-        folder=place / "tuned",
-        selection=heads,
-        out=tmp_path / "out",
-        strength=0.0,
-        base=place / "base",
-    ):
-        with pytest.raises(ParamattrError, match=match):
-            run(Config(folder, selection, out, strength, base))
-        assert not (tmp_path / "out").exists()
-        assert not list(tmp_path.glob(".*.partial"))
 
-    refused("expected a finite number", strength=float("nan"))
-    refused("is there already", out=place / "base")
-    refused("lies in .*tuned, which stays", out=place / "tuned" / "out")
-    refused("is not there: expected a local folder", folder=place / "nowhere")
-    refused("is not there: expected a local folder", base=place / "nowhere")
-    refused("is not there: give the path", selection=place / "nowhere.safetensors")
-    refused("expected a selection", selection=place / "tuned" / "model.safetensors")
-    Selection(UnitIndex.of(tuned, "neuron"), torch.zeros(48, dtype=torch.bool)).save(
-        tmp_path / "none"
-    )
-    refused("is empty: there is nothing to apply", selection=tmp_path / "none")
-    deep = bert(num_hidden_layers=3)
-    some(deep).save(tmp_path / "deep")
-    refused("is of another model: 'bert.encoder.layer.2", selection=tmp_path / "deep")
-    wide = saved(bert(hidden_size=32), tmp_path / "wide")
-    refused(r"of another model: .* is \(32, 16\) there and \(32, 32\) in", folder=wide)
-    refused("wide holds none of the selected entries", base=wide)
-    half = saved(copy.deepcopy(tuned).half(), tmp_path / "half")
-    refused("values that are not finite in torch.float16", folder=half, strength=1e9)
-    refused("expected a finite number", strength=1e39)
-    broken = saved(tuned, tmp_path / "broken")
-    whole = (broken / "model.safetensors").read_bytes()
-    (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    refused("is not a whole safetensors file", folder=broken)
-    refused("is not a whole safetensors file", base=broken)
-    model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(target_modules=["query"]))
-    model.save_pretrained(tmp_path / "adapter")
-    refused(
-        "is of a whole model, and .*adapter holds an adapter: merge it", folder=tmp_path / "adapter"
-    )
-    refused("is an adapter: expected the folder of a whole model", base=tmp_path / "adapter")
-    whole = saved(tuned, tmp_path / "whole")
-    state = load_file(whole / "model.safetensors")
+def cut_short(tuned, folder: Path) -> Path:
+    file = saved(tuned, folder) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return folder
+
+
+def quantised(tuned, folder: Path) -> Path:
+    file = saved(tuned, folder) / "model.safetensors"
+    state = load_file(file)
     name = "bert.encoder.layer.1.attention.self.query.weight"
-    save_file({**state, name: state[name].to(torch.int8)}, whole / "model.safetensors")
-    refused("holds whole numbers, as quantised weights do", folder=whole)
+    save_file({**state, name: state[name].to(torch.int8)}, file)
+    return folder
+
+
+def written(selection: Selection, file: Path) -> Path:
+    selection.save(file)
+    return file
+
+
+def empty(model) -> Selection:
+    return Selection(UnitIndex.of(model, "neuron"), torch.zeros(48, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("match", "given"),
+    [
+        ("expected a finite number", lambda t: {"strength": float("nan")}),
+        ("expected a finite number", lambda t: {"strength": 1e39}),
+        ("is there already", lambda t: {"out": t.place / "base"}),
+        ("lies in .*tuned, which stays", lambda t: {"out": t.place / "tuned" / "out"}),
+        ("is not there: expected a local folder", lambda t: {"folder": t.place / "nowhere"}),
+        ("is not there: expected a local folder", lambda t: {"base": t.place / "nowhere"}),
+        ("is not there: give the path", lambda t: {"selection": t.place / "nowhere.safetensors"}),
+        ("expected a selection", lambda t: {"selection": t.place / "tuned" / "model.safetensors"}),
+        (
+            "is empty: there is nothing to apply",
+            lambda t: {"selection": written(empty(t.tuned), t.new)},
+        ),
+        (
+            "is of another model: 'bert.encoder.layer.2",
+            lambda t: {"selection": written(some(bert(num_hidden_layers=3)), t.new)},
+        ),
+        (
+            r"of another model: .* is \(32, 16\) there and \(32, 32\) in",
+            lambda t: {"folder": saved(bert(hidden_size=32), t.new)},
+        ),
+        (
+            "new holds none of the selected entries",
+            lambda t: {"base": saved(bert(hidden_size=32), t.new)},
+        ),
+        (
+            "values that are not finite in torch.float16",
+            lambda t: {"folder": saved(copy.deepcopy(t.tuned).half(), t.new), "strength": 1e9},
+        ),
+        ("is not a whole safetensors file", lambda t: {"folder": cut_short(t.tuned, t.new)}),
+        ("is not a whole safetensors file", lambda t: {"base": cut_short(t.tuned, t.new)}),
+        (
+            "is of a whole model, and .*new holds an adapter: merge it",
+            lambda t: {"folder": adapter(t.whole, t.new)},
+        ),
+        (
+            "is an adapter: expected the folder of a whole model",
+            lambda t: {"base": adapter(t.whole, t.new)},
+        ),
+        (
+            "holds whole numbers, as quantised weights do",
+            lambda t: {"folder": quantised(t.tuned, t.new)},
+        ),
+    ],
+)
+def test_mistakes_are_named(base, tuned, place, tmp_path, match, given):
+    there = SimpleNamespace(place=place, whole=base, tuned=tuned, new=tmp_path / "new")
+    config = {
+        "folder": place / "tuned",
+        "selection": place / "heads.safetensors",
+        "out": tmp_path / "out",
+        "strength": 0.0,
+        "base": place / "base",
+    }
+    with pytest.raises(ParamattrError, match=match):
+        run(Config(*(config | given(there)).values()))
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_running_variance_does_not_become_negative(tmp_path):
@@ -324,26 +354,17 @@ def test_a_running_variance_does_not_become_negative(tmp_path):
     assert found.tolist() == [2.5] * 4
 
 
-def test_the_command_line(place, tmp_path, monkeypatch, capsys):
-    def ran(*words):
-        monkeypatch.setattr(sys, "argv", ["paramattr", "apply", *map(str, words)])
-        monkeypatch.setattr("paramattr.cli.entry_points", lambda group: [])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capsys.readouterr()
-        return stopped.value.code, said.out, said.err
-
+def test_the_command_line(place, tmp_path):
+    ran = partial(call, "apply")
     words = (place / "tuned", "--selection", place / "heads.safetensors", "--base", place / "base")
     code, out, _ = ran(*words, "--strength", 0, "--out", tmp_path / "out")
     assert code == 0
     assert "536 of 5,314 entries in 14 tensors (2 of 8 units) are at strength 0 between" in out
-    code, out, _ = ran(*words, "--strength", -0.5, "--out", tmp_path / "two", "--json")
-    assert code == 0
-    assert json.loads(out)["strength"] == -0.5
+    two = answer(ran, *words, "--strength", -0.5, "--out", tmp_path / "two")
+    assert two["strength"] == -0.5
     shutil.copytree(place / "tuned", tmp_path / "mine")
     code, out, _ = ran(tmp_path / "mine", *words[1:])
     assert code == 0
     assert (tmp_path / "mine-edited" / "model.safetensors").is_file()
-    code, _, err = ran(*words, "--out", tmp_path / "out")
-    assert code == 2
-    assert err == f"paramattr: --out {tmp_path / 'out'} is there already: choose a new folder\n"
+    said = f"paramattr: --out {tmp_path / 'out'} is there already: choose a new folder\n"
+    assert refusal(ran, *words, "--out", tmp_path / "out") == said

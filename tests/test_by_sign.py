@@ -14,7 +14,8 @@ from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import UnitError
 from paramattr.objectives import squared_error
 from paramattr.quadrature import get_rule
-from tests.models import ZOO, other_weights
+from tests.kills import cut
+from tests.models import batches, other_weights, samples_of
 from tests.reference.eq6 import attributions
 from tests.reference.signed import signed_contrast, signed_sums
 from tests.tiny import SMALL, seeded
@@ -27,10 +28,8 @@ WHAT = ("values", "signed", "standard_error")
 @pytest.fixture(scope="module")
 def planted():
     """A pair, three conditions of five samples, and the reference's signed sums of each sample."""
-    model, inputs, targets = ZOO["convolution"]()
-    baseline, draw = other_weights(model), torch.Generator().manual_seed(0)
-    x = torch.randn(5, *inputs.shape[1:], generator=draw, dtype=torch.float64)
-    y = torch.randn(5, *targets.shape[1:], generator=draw, dtype=torch.float64)
+    model, x, y = samples_of("convolution", 5)
+    baseline = other_weights(model)
     data = {name: (x + shift, y) for name, shift in zip("abc", (0.0, 0.3, -0.2), strict=True)}
     index, (nodes, weights) = UnitIndex.of(model, "kernel"), _rule()
     sums = {
@@ -43,10 +42,6 @@ def planted():
 def _rule():
     rule = get_rule("gausslegendre", 2)
     return rule.nodes, rule.weights
-
-
-def batches(own, *sizes):
-    return list(zip(own[0].split(sizes), own[1].split(sizes), strict=True))
 
 
 def scored(planted, **options):
@@ -187,24 +182,13 @@ def test_a_file_of_before_loads_and_its_signed_error_is_not_known(planted, tmp_p
             found.significant()
 
 
-class Stopped(Exception):
-    pass
-
-
-def cut_off(loader, after):
-    for number, batch in enumerate(loader):
-        if number == after:
-            raise Stopped
-        yield batch
-
-
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_keeps_signed_errors_and_pairs(planted, tmp_path, after):
     model, baseline, data, _ = planted
     loaders = {name: batches(own, 2, 2, 1) for name, own in data.items()}
-    cut = {name: cut_off(own, after if name == "c" else 99) for name, own in loaders.items()}
-    with pytest.raises(Stopped):
-        FAIG(model, baseline).score(cut, checkpoint=tmp_path / "sums", **OPTIONS)
+    broken = {**loaders, "c": cut(loaders["c"], after)}
+    with pytest.raises(KeyboardInterrupt):
+        FAIG(model, baseline).score(broken, checkpoint=tmp_path / "sums", **OPTIONS)
     found = scored(planted, checkpoint=tmp_path / "sums")
     unbroken = scored(planted)
     same(contrast(*found.values()).by("sign"), contrast(*unbroken.values()).by("sign"))

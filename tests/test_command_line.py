@@ -1,30 +1,23 @@
 """What `paramattr` says of itself and of files."""
 
-import json
 import subprocess
 import sys
+from importlib import metadata
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
-from paramattr import Scores, UnitIndex, cli, save_state_dict
+from paramattr import Scores, UnitIndex, save_state_dict
 from paramattr.checkpoints import load_tensors
+from tests.command_line import answer, refusal
 from tests.tiny import ConvNet, seeded
 
 
 @pytest.fixture
-def ran(monkeypatch, capsys):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["paramattr", *words])
-        monkeypatch.setattr("paramattr.cli.entry_points", lambda group: [])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capsys.readouterr()
-        return stopped.value.code, said.out, said.err
-
-    return call
+def folder(tmp_path):
+    return tmp_path
 
 
 def test_version_and_help(ran):
@@ -53,10 +46,8 @@ def test_info_names_what_a_file_holds(ran, tmp_path):
     (tmp_path / "rows.json").write_text('{"rows": [1, 2]}')
 
     def told(name: str) -> dict:
-        code, said, err = ran("info", str(tmp_path / name), "--json")
-        assert (code, err) == (0, "")
-        assert ran("info", str(tmp_path / name))[0] == 0
-        return json.loads(said)
+        assert ran("info", name)[0] == 0
+        return answer(ran, "info", name)
 
     assert told("scores.safetensors")["top"] == {
         f"{unit.name}[{', '.join(map(str, unit.position))}]": value
@@ -67,16 +58,20 @@ def test_info_names_what_a_file_holds(ran, tmp_path):
         assert told(name)["first"] == {"a.weight": [2, 3]}
     assert told("rows.json")["keys"] == {"rows": 2}
     for path in (tmp_path, tmp_path / "none", tmp_path / "rows.csv"):
-        code, said, err = ran("info", str(path))
-        assert (code, said, err.count("\n")) == (2, "", 1)
+        refusal(ran, "info", path)
 
 
 def test_doctor_names_versions_and_what_is_missing(ran, monkeypatch):
-    code, said, _ = ran("doctor", "--json")
-    assert code == 0
-    assert json.loads(said)["versions"]["torch"] == version("torch")
-    monkeypatch.setattr("paramattr.doctor.EXTRAS", {"hats": ("a-hat-that-is-not-there",)})
-    assert "pip install 'paramattr[hats]'" in ran("doctor")[1]
+    assert answer(ran, "doctor")["versions"]["torch"] == version("torch")
+    found = metadata.Distribution.from_name
+
+    def without(name):
+        if name == "peft":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", without)
+    assert "pip install 'paramattr[hf]'" in ran("doctor")[1]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device to write to")
@@ -104,6 +99,5 @@ def test_a_file_that_lies_about_its_units_is_refused_in_one_line(ran, tmp_path):
         {"samples": [1]},
     ):
         save_state_dict(file, tensors, {**about, **change})
-        code, said, err = ran("info", str(file))
-        assert (code, said, err.count("\n")) == (2, "", 1)
-        assert f"file {file} does not hold scores as paramattr writes it" in err
+        said = refusal(ran, "info", file)
+        assert f"file {file} does not hold scores as paramattr writes it" in said

@@ -234,16 +234,13 @@ def test_an_interrupted_comparison_goes_on_from_its_checkpoint(pair, measures, t
     whole = measures["noise"].calls
     measures["noise"].calls = 0
 
-    class Stopped(Exception):
-        pass
-
     def stopping(model):
         if measures["noise"].calls == 5:
-            raise Stopped
+            raise KeyboardInterrupt
         return measures["noise"](model)
 
     file = tmp_path / "kept"
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         compare(*pair, rankings, {**measures, "noise": stopping}, fractions=FEW, checkpoint=file)
     measures["noise"].calls = 0
     resumed = compare(*pair, rankings, measures, fractions=FEW, checkpoint=file)

@@ -27,28 +27,19 @@ from paramattr.checkpoints import load_tensors
 from paramattr.methods.captum import captum_scores
 from paramattr.runtime import ranks
 from paramattr.runtime.ranks import Ranks as Group
-from tests.models import other_weights
+from tests.kills import cut
+from tests.models import mlp, other_weights, pair_of, random_batches
 from tests.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pair(seed=0):
-    torch.manual_seed(seed)
-    layers = [nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)]
-    target = nn.Sequential(*layers).double().eval()
-    return target, other_weights(target, scale=0.2)
+    return pair_of(lambda: mlp(3, 5, 2), scale=0.2, seed=seed)
 
 
 def loader(sizes, seed=1):
-    draw = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(n, 3, generator=draw, dtype=torch.float64),
-            torch.randn(n, 2, generator=draw, dtype=torch.float64),
-        )
-        for n in sizes
-    ]
+    return random_batches(sizes, (3,), (2,), seed=seed)
 
 
 def plain(scores):
@@ -544,22 +535,14 @@ def test_a_call_that_one_rank_never_made_does_not_put_the_next_out_of_step(two):
 # Resume
 
 
-class Killed(BaseException):
-    pass
-
-
 def resumed(folder):
     """Stop at the fourth batch, then call again; and once without a stop."""
     data, method = loader([1, 2, 1, 2, 3]), FAIG(*pair())
 
-    def dying():
-        yield from data[:3]
-        raise RuntimeError("the disk is gone")
-
     options = {"reducer": "scalar", "n_steps": 2, "distributed": True}
     place = f"{folder}/sums.safetensors"
-    with pytest.raises(ParamattrError if dist.get_rank() else RuntimeError):
-        method.score(dying() if dist.get_rank() == 0 else data, checkpoint=place, **options)
+    with pytest.raises(ParamattrError if dist.get_rank() else KeyboardInterrupt):
+        method.score(cut(data, 3) if dist.get_rank() == 0 else data, checkpoint=place, **options)
     dist.barrier()
     seen = []
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from paramattr.errors import ModelError, ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrals.fixed import Drawn, Sizes
 from paramattr.quadrature import drawn, gauss_legendre
-from tests.models import ZOO, other_weights
+from tests.kills import check_resumes
+from tests.models import ZOO, batches, other_weights, samples_of
 from tests.reference import drawn as reference
 from tests.reference import eq6
 from tests.test_barrier import HILL, Tent, loss
@@ -98,10 +100,8 @@ UNITS = ["kernel", "layer"]
 
 @pytest.fixture(scope="module")
 def many():
-    model, inputs, targets = ZOO["convolution"]()
-    repeated = [torch.cat([one] * 4)[:7] for one in (inputs, targets)]
-    noise = torch.randn(repeated[0].shape, generator=torch.Generator().manual_seed(0))
-    return model, other_weights(model), (repeated[0] + 0.1 * noise.to(repeated[0]), repeated[1])
+    model, *data = samples_of("convolution", 7)
+    return model, other_weights(model), data
 
 
 def one_by_one(faig, inputs, targets, n_steps):
@@ -121,8 +121,7 @@ def one_by_one(faig, inputs, targets, n_steps):
 def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(many, n_steps, small, options):
     model, baseline, (inputs, targets) = many
     faig = FAIG(model, baseline)
-    sizes = [3, 1, 3]
-    loader = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
+    loader = batches((inputs, targets), 3, 1, 3)
     expected = one_by_one(faig, inputs, targets, n_steps)
     found = faig.score(
         {"one": loader, "again": loader},
@@ -138,18 +137,8 @@ def test_each_sample_of_a_loader_meets_the_nodes_of_its_number(many, n_steps, sm
 
 def test_a_resumed_run_meets_the_same_nodes(many, tmp_path):
     model, baseline, (inputs, targets) = many
-    faig, file = FAIG(model, baseline), tmp_path / "sums.safetensors"
-    options = {"reducer": "kernel", "n_steps": 1, "method": "drawn"}
-    loader = list(zip(inputs.split(2), targets.split(2), strict=True))
-
-    def broken():
-        yield from loader[:2]
-        raise OSError
-
-    with pytest.raises(OSError):  # noqa: PT011
-        faig.score(broken(), checkpoint=file, **options)
-    resumed = faig.score(loader, checkpoint=file, **options)
-    assert torch.equal(resumed.values, faig.score(loader, **options).values)
+    score = partial(FAIG(model, baseline).score, reducer="kernel", n_steps=1, method="drawn")
+    check_resumes(score, batches((inputs, targets), 2, 2, 2, 1), 2, tmp_path / "sums.safetensors")
 
 
 def test_a_share_of_the_samples_keeps_their_numbers(many):

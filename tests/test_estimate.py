@@ -4,21 +4,17 @@ import gc
 
 import pytest
 import torch
-from torch import nn
 
 from paramattr import FAIG, ParamattrError
 from paramattr.runtime.memory import PeakOfTensors, peak_of_tensors
-from tests.models import other_weights
+from tests.models import mlp, pair_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH = 64
 
 
 def pair(kind=torch.float32, layers=6):
-    torch.manual_seed(0)
-    parts = [part for _ in range(layers) for part in (nn.Linear(WIDTH, WIDTH), nn.Tanh())]
-    model = nn.Sequential(*parts).to(kind).eval()
-    return model, other_weights(model, scale=0.05)
+    return pair_of(lambda: mlp(*[WIDTH] * (layers + 1)), scale=0.05, dtype=kind)
 
 
 def batch(rows=1, length=1):

@@ -21,7 +21,7 @@ from paramattr.surgery.export import (
     task_vector,
     train_only_selected,
 )
-from tests.folders import bert, gpt2, moved, saved, some, transformers
+from tests.folders import gpt2, saved, some, transformers
 from tests.tiny import SMALL, convnet, selections_of, tied
 
 peft = pytest.importorskip("peft")
@@ -31,16 +31,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set"),
 ]
-
-
-@pytest.fixture(scope="module")
-def base():
-    return bert()
-
-
-@pytest.fixture(scope="module")
-def tuned(base):
-    return moved(base)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import struct
-import sys
 import threading
 import time
 import zipfile
@@ -13,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from paramattr import ParamattrError, cli, load_state_dict, random_scores
+from paramattr import ParamattrError, load_state_dict, random_scores
 from paramattr.apply import Config, Result, run
 from paramattr.errors import CheckpointError, warn
 from paramattr.huggingface import read_pair
 from paramattr.info import describe
+from tests import command_line
 from tests.folders import bert, moved, saved, some, write_lines
 
 SECRET = "the owner's alone"
@@ -303,73 +303,53 @@ def test_json_is_not_read_without_end(tmp_path):
     assert time.monotonic() - started < 5
 
 
-def test_names_from_files_are_printed_without_control_characters(place, monkeypatch, capsys):
-    def ran(*words):
-        monkeypatch.setattr(sys, "argv", ["paramattr", *map(str, words)])
-        monkeypatch.setattr("paramattr.cli.entry_points", lambda group: [])
-        with pytest.raises(SystemExit):
-            cli.main()
-        said = capsys.readouterr()
-        return said.out + said.err
+EVIL = "\x1b]0;pwned\x07\x1b[2J\nparamattr: all is well\u202e\x9b31m"
+PAIR = ("base", "tuned", "--data")
+APPLIED = ("apply", "tuned", "--selection")
+ONE_NODE = ("--units", "layer", "--draws", "1", "--steps", "1")
 
-    evil = "\x1b]0;pwned\x07\x1b[2J\nparamattr: all is well\u202e\x9b31m"
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("diff", *PAIR, "evil.jsonl", "--out", "never"), ""),
+        (("diff", *PAIR, "texts.jsonl", *ONE_NODE, "--out", "o\x1b[31m"), "lost"),
+        (("info", "scores.safetensors"), ""),
+        (("info", "state.pth"), ""),
+        (("info", "none.pth"), ""),
+        (("info", "rows.json"), "\\x1b[31m"),
+        (("info", "coded"), ""),
+        (("info", "no\x1b[31mfile"), ""),
+        (("info", "state.pth", "--json"), ""),
+        ((*APPLIED, "heads.safetensors", "--base", "base", "--out", "o\x1b[31mut"), ""),
+        ((*APPLIED, "scores.safetensors"), ""),
+    ],
+)
+def test_names_from_files_are_printed_without_control_characters(evil, words, expected):
+    _, out, err = command_line.call(*words, folder=evil)
+    said = out + err
+    assert not [letter for letter in said if not letter.isprintable() and letter != "\n"]
+    assert "\nparamattr: all is well" not in said
+    assert expected in said
+
+
+@pytest.fixture
+def evil(place):
+    """Files whose names, and the names in which, are what a terminal would obey."""
     model = torch.nn.Sequential()
-    model.add_module(evil, torch.nn.Linear(2, 2))
+    model.add_module(EVIL, torch.nn.Linear(2, 2))
     random_scores(model, reducer="layer").save(place / "scores.safetensors")
-    state = {evil: torch.zeros(2)}
-    torch.save(state, place / "state.pth")
-    torch.save({evil: 3}, place / "none.pth")
+    torch.save({EVIL: torch.zeros(2)}, place / "state.pth")
+    torch.save({EVIL: 3}, place / "none.pth")
     (place / "rows.json").write_text('{"\\u001b[31m": 1, "\\ud800": 2}')
+    write_lines(place / "evil.jsonl", conditions=(EVIL, "x\x1b[2J"))
+    write_lines(place / "texts.jsonl", conditions=("one", "two"))
     (place / "tuned" / "nested").mkdir()
-    (place / "tuned" / f"x{evil[:9]}.onnx").write_text("")
-    refused = write_lines(place / "evil.jsonl", conditions=(evil, "x\x1b[2J"))
-    told = ran("diff", place / "base", place / "tuned", "--data", refused, "--out", place / "never")
-    rows = write_lines(place / "texts.jsonl", conditions=("one", "two"))
-    diffed = ran(
-        "diff",
-        place / "base",
-        place / "tuned",
-        "--data",
-        rows,
-        "--units",
-        "layer",
-        "--draws",
-        1,
-        "--steps",
-        1,
-        "--out",
-        place / "o\x1b[31m",
-    )
-    (place / "tuned" / "config.json").write_text(
-        (place / "tuned" / "config.json").read_text().replace('"bert"', '"\\u001b[31m"')
-    )
-    said = [
-        told,
-        diffed,
-        ran("info", place / "scores.safetensors"),
-        ran("info", place / "state.pth"),
-        ran("info", place / "none.pth"),
-        ran("info", place / "rows.json"),
-        ran("info", place / "tuned"),
-        ran("info", place / "no\x1b[31mfile"),
-        ran("info", place / "state.pth", "--json"),
-        ran(
-            "apply",
-            place / "tuned",
-            "--selection",
-            place / "heads.safetensors",
-            "--base",
-            place / "base",
-            "--out",
-            place / "o\x1b[31mut",
-        ),
-        ran("apply", place / "tuned", "--selection", place / "scores.safetensors"),
-    ]
-    for text in said:
-        assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
-        assert "\nparamattr: all is well" not in text
-    assert "lost" in diffed
-    assert "\\x1b[31m" in said[5]
+    (place / "tuned" / f"x{EVIL[:9]}.onnx").write_text("")
+    shutil.copytree(place / "tuned", place / "coded")
+    config = place / "coded" / "config.json"
+    config.write_text(config.read_text().replace('"bert"', '"\\u001b[31m"'))
+    return place
 
 
 def test_a_message_holds_no_control_characters():

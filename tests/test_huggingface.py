@@ -20,11 +20,6 @@ LAYERS = ("0.attention.self.query", "1.attention.self.value")
 
 
 @pytest.fixture(scope="module")
-def base():
-    return bert()
-
-
-@pytest.fixture(scope="module")
 def folders(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("folders")
     return saved(base, folder / "base"), saved(with_head(base, 1, 2), folder / "tuned")

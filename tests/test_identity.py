@@ -37,7 +37,7 @@ from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError
 from paramattr.identity import identity
 from paramattr.objectives import SelfReference
-from tests.models import other_weights
+from tests.models import mlp, other_weights, pair_of, random_batches
 
 # Each of these makes one kind of thing, with a state that is a number.
 
@@ -366,14 +366,11 @@ UNSEEN = {
 
 
 def pair(features=2):
-    torch.manual_seed(0)
-    target = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, features)).eval()
-    return target, other_weights(target)
+    return pair_of(lambda: mlp(3, 4, features), dtype=torch.float32)
 
 
 def data(sizes=(2, 2), seed=1):
-    draw = torch.Generator().manual_seed(seed)
-    return [(torch.randn(n, 3, generator=draw), torch.randn(n, 2, generator=draw)) for n in sizes]
+    return random_batches(sizes, (3,), (2,), seed=seed, dtype=torch.float32)
 
 
 class Unread:

@@ -37,7 +37,8 @@ from paramattr.errors import (
 from paramattr.methods.gradient_times_change import single_node
 from paramattr.quadrature import Rule, get_rule, riemann_left
 from paramattr.units.reducers import layer_of
-from tests.models import ZOO, other_weights
+from tests.kills import cut
+from tests.models import ZOO, other_weights, random_batches
 from tests.reference import eq6, input_path
 from tests.test_undisturbed import MODELS as DISTURBED
 from tests.test_undisturbed import RaisesAt, Stop, data, drawing_loader, equal, traces, world
@@ -359,15 +360,6 @@ def test_unknown_reducers_are_refused_by_all():
 # Checkpoints
 
 
-class Interrupted(Exception):
-    """What stops a run half-way."""
-
-
-def stopping(batches, after):
-    yield from batches[:after]
-    raise Interrupted
-
-
 CHECKPOINTED = {
     "input path": lambda m, b, loader, **more: InputPathIntegratedGradients(m).score(
         loader, reducer="kernel", n_steps=2, **more
@@ -394,16 +386,8 @@ class CountingForward(nn.Module):
         return self.net(x)
 
 
-def loader_of(model, sizes=(2, 1, 2)):
-    draw = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        return [
-            (
-                torch.randn(n, 2, 6, 6, generator=draw, dtype=torch.float64),
-                torch.randn(n, 2, 6, 6, generator=draw, dtype=torch.float64),
-            )
-            for n in sizes
-        ]
+def loader_of(*sizes):
+    return random_batches(sizes or (2, 1, 2), (2, 6, 6), (2, 6, 6), seed=5)
 
 
 def same_size():
@@ -418,12 +402,12 @@ def same_size():
 @pytest.mark.parametrize("name", CHECKPOINTED)
 def test_an_interrupted_score_goes_on_from_its_checkpoint(name, tmp_path):
     score, model = CHECKPOINTED[name], CountingForward(same_size()).eval()
-    baseline, batches = moved(model), loader_of(model)
+    baseline, batches = moved(model), loader_of()
     straight = score(model, baseline, batches)
     whole = sum(model.samples)
     model.samples.clear()
-    with pytest.raises(Interrupted):
-        score(model, baseline, stopping(batches, 2), checkpoint=tmp_path / "sums")
+    with pytest.raises(KeyboardInterrupt):
+        score(model, baseline, cut(batches, 2), checkpoint=tmp_path / "sums")
     half = sum(model.samples)
     assert 0 < half < whole
     model.samples.clear()
@@ -441,13 +425,17 @@ def test_an_interrupted_score_goes_on_from_its_checkpoint(name, tmp_path):
 @pytest.mark.parametrize("name", CHECKPOINTED)
 def test_a_checkpoint_of_anything_else_is_refused(name, tmp_path):
     model = same_size().eval()
-    baseline, batches, file = moved(model), loader_of(model), tmp_path / "sums"
+    baseline, batches, file = (
+        moved(model),
+        loader_of(),
+        tmp_path / "sums",
+    )
     score = CHECKPOINTED[name]
     score(model, baseline, batches, checkpoint=file)
     with pytest.raises(CheckpointError, match="other settings"):
         score(moved(model, seed=8), baseline, batches, checkpoint=file)
     with pytest.raises(CheckpointError, match="other data"):
-        score(model, baseline, loader_of(model, (2, 2, 2)), checkpoint=file)
+        score(model, baseline, loader_of(2, 2, 2), checkpoint=file)
     for other in CHECKPOINTED.keys() - {name}:
         with pytest.raises(CheckpointError, match="other settings"):
             CHECKPOINTED[other](model, baseline, batches, checkpoint=file)
@@ -459,7 +447,7 @@ def test_a_checkpoint_of_anything_else_is_refused(name, tmp_path):
 @pytest.mark.parametrize("first", ["faig", "fisher"])
 def test_checkpoints_of_faig_and_fisher_at_one_node_are_not_mixed_up(first, tmp_path):
     model = same_size().eval()
-    baseline, batches = moved(model), loader_of(model)
+    baseline, batches = moved(model), loader_of()
     options = {"reducer": "scalar", "checkpoint": tmp_path / "sums"}
 
     def faig():
@@ -476,7 +464,7 @@ def test_checkpoints_of_faig_and_fisher_at_one_node_are_not_mixed_up(first, tmp_
 
 def test_an_input_path_checkpoint_of_other_settings_is_refused(tmp_path):
     model = same_size().eval()
-    batches, file = loader_of(model), tmp_path / "sums"
+    batches, file = loader_of(), tmp_path / "sums"
 
     def energy(output, targets):
         return output.square().flatten(1).sum(1)

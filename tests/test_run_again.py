@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from paramattr import FAIG, cross_entropy
-from tests.models import other_weights
+from tests.models import pair_of
 
 
 class Checkpointed(nn.Module):
@@ -36,9 +36,7 @@ class Checkpointed(nn.Module):
 
 
 def pair(*, runs_again):
-    torch.manual_seed(0)
-    target = Checkpointed(runs_again=runs_again).double().eval()
-    return target, other_weights(target, scale=0.05)
+    return pair_of(lambda: Checkpointed(runs_again=runs_again), scale=0.05)
 
 
 def faig(*, runs_again, **options):

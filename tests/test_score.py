@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from paramattr import FAIG, Units, squared_error
 from paramattr.errors import CheckpointError
 from paramattr.quadrature import Rule, get_rule
-from tests.models import ZOO, other_weights
+from tests.kills import cut
+from tests.models import ZOO, batches, other_weights, samples_of
 from tests.reference import eq6
 from tests.tiny import REDUCER_NAMES
 
@@ -34,16 +35,8 @@ def assert_close(found, expected):
 @pytest.fixture
 def small():
     """Give a model, a baseline, five inputs and targets."""
-    model, inputs, targets = ZOO["convolution"]()
-    draw = torch.Generator().manual_seed(0)
-    inputs = torch.randn(5, *inputs.shape[1:], generator=draw, dtype=torch.float64)
-    targets = torch.randn(5, *targets.shape[1:], generator=draw, dtype=torch.float64)
+    model, inputs, targets = samples_of("convolution", 5)
     return model, other_weights(model), inputs, targets
-
-
-def batches(inputs, targets, *sizes):
-    parts = zip(inputs.split(sizes), targets.split(sizes), strict=True)
-    return [tuple(part) for part in parts]
 
 
 # Eq. 7
@@ -85,7 +78,9 @@ def test_splits_of_the_loader_do_not_matter(small):
     faig = FAIG(model, baseline)
     expected = faig.score([(inputs, targets)], reducer="scalar", n_steps=NODES).values
     for sizes in ((1, 4), (2, 2, 1), (1, 1, 1, 1, 1)):
-        found = faig.score(batches(inputs, targets, *sizes), reducer="scalar", n_steps=NODES).values
+        found = faig.score(
+            batches((inputs, targets), *sizes), reducer="scalar", n_steps=NODES
+        ).values
         assert_close(found, expected)
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=3)
     for size in (1, 2, None):
@@ -287,24 +282,12 @@ def test_tied_parameters_count_once(name):
 # Checkpoints
 
 
-class Interruption(Exception):
-    pass
-
-
-def interrupted(parts, after):
-    for number, part in enumerate(parts):
-        if number == after:
-            raise Interruption
-        yield part
-
-
 @pytest.mark.parametrize("after", [0, 1, 2])
 @pytest.mark.parametrize("reducer", ["kernel", "scalar"])
 def test_resumed_run_equals_the_unbroken_one_to_the_bit(small, tmp_path, after, reducer):
     model, baseline, inputs, targets = small
-    parts = batches(inputs, targets, 2, 2, 1)
+    parts = batches((inputs, targets), 2, 2, 1)
     options = {"reducer": reducer, "n_steps": NODES}
-    unbroken = FAIG(model, baseline).score(parts, **options)
     file = tmp_path / "sums.safetensors"
     worked = []
 
@@ -313,8 +296,9 @@ def test_resumed_run_equals_the_unbroken_one_to_the_bit(small, tmp_path, after, 
         return squared_error(output, targets)
 
     faig = FAIG(model, baseline, objective=counting)
-    with pytest.raises(Interruption):
-        faig.score(interrupted(parts, after), **options, checkpoint=file)
+    unbroken = FAIG(model, baseline).score(parts, **options)
+    with pytest.raises(KeyboardInterrupt):
+        faig.score(cut(parts, after), **options, checkpoint=file)
     worked.clear()
     resumed = faig.score(parts, **options, checkpoint=file)
     assert torch.equal(resumed.values, unbroken.values)
@@ -330,7 +314,7 @@ def test_resumed_run_equals_the_unbroken_one_to_the_bit(small, tmp_path, after, 
 
 def test_resuming_on_other_data_is_refused(small, tmp_path):
     model, baseline, inputs, targets = small
-    parts = batches(inputs, targets, 2, 2, 1)
+    parts = batches((inputs, targets), 2, 2, 1)
     file = tmp_path / "sums.safetensors"
     options = {"reducer": "kernel", "n_steps": NODES, "checkpoint": file}
     faig = FAIG(model, baseline)

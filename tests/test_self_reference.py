@@ -1,6 +1,7 @@
 """The self reference against the target's own output given as targets, method by method."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from paramattr import (
 )
 from paramattr.errors import CheckpointError, ObjectiveError
 from paramattr.objectives import SelfReference
+from tests.kills import check_resumes
 from tests.models import ZOO, other_weights
 
 NAMES = ("convolution", "linear", "embedding", "attention", "batch_norm", "tied", "with_unused")
@@ -182,14 +184,5 @@ def test_a_checkpoint_tells_it_from_other_objectives(tmp_path):
 def test_a_checkpoint_resumes_it(tmp_path):
     model, baseline, inputs, _ = case()
     faig = FAIG(model, baseline, objective=self_reference)
-    options = {"reducer": "scalar", "n_steps": 2, "checkpoint": tmp_path / "sums.safetensors"}
-
-    def dying():
-        yield inputs[:1]
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        faig.score(dying(), **options)
-    resumed = faig.score([inputs[:1], inputs[1:]], **options)
-    whole = faig.score([inputs[:1], inputs[1:]], reducer="scalar", n_steps=2)
-    assert torch.equal(resumed.values, whole.values)
+    score = partial(faig.score, reducer="scalar", n_steps=2)
+    check_resumes(score, [inputs[:1], inputs[1:]], 1, tmp_path / "sums.safetensors")

@@ -1,5 +1,6 @@
 """The estimated agreement with the population, and the samples that `until` draws."""
 
+from functools import partial
 from itertools import count
 
 import pytest
@@ -12,6 +13,8 @@ from paramattr import FAIG, Adaptive, ParamattrError, Scores, Until, contrast
 from paramattr.errors import CheckpointError, UnitError
 from paramattr.scoring.until import FEWEST, GROUPS
 from paramattr.units.agreement import overlap_of, overlap_of_halves, population_agreement
+from tests.kills import check_resumes
+from tests.models import batches
 from tests.reference import settled as reference
 from tests.tiny import seeded
 
@@ -180,25 +183,15 @@ def test_samples_that_end_too_early_are_told(faig):
 
 
 def test_a_run_that_was_cut_draws_what_a_whole_one_does(faig, tmp_path):
-    def batches(stop=None):
-        x, y = data(400)[0]
-        for number, part in enumerate(zip(x.split(4), y.split(4), strict=True)):
-            if number == stop:
-                raise KeyboardInterrupt
-            yield part
-
-    whole = faig.score(batches(), until=0.8, **OPTIONS)
-    file = tmp_path / "sums.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        faig.score(batches(5), until=0.8, checkpoint=file, **OPTIONS)
-    found = faig.score(batches(), until=0.8, checkpoint=file, **OPTIONS)
-    assert_equal(whole, found)
-    again = faig.score(batches(), until=0.8, checkpoint=file, **OPTIONS)  # nothing is left to do
-    assert_equal(whole, again)
-    assert again.agreement == found.agreement == whole.agreement
+    loader, file = batches(data(400)[0], *[4] * 100), tmp_path / "sums.safetensors"
+    score = partial(faig.score, until=0.8, **OPTIONS)
+    found = check_resumes(score, loader, 5, file)
+    again = score(loader, checkpoint=file)  # nothing is left to do
+    assert_equal(found, again)
+    assert again.agreement == found.agreement == score(loader).agreement
     assert again.spent.gradients == 0
     with pytest.raises(CheckpointError, match="groups differs"):
-        faig.score(batches(), checkpoint=file, **OPTIONS)
+        faig.score(loader, checkpoint=file, **OPTIONS)
 
 
 @pytest.mark.parametrize(

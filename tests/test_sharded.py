@@ -24,7 +24,7 @@ from paramattr import (
     substitution_effect,
     weight_magnitude,
 )
-from tests.models import other_weights
+from tests.models import pair_of
 from tests.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,9 +48,7 @@ class Tiny(nn.Module):
 
 
 def pair():
-    torch.manual_seed(0)
-    target = Tiny().double().eval()
-    return target, other_weights(target, scale=0.2)
+    return pair_of(Tiny, scale=0.2)
 
 
 def data(count=3):
@@ -321,9 +319,7 @@ class Twice(Tiny):
 
 
 def twice():
-    torch.manual_seed(0)
-    target = Twice().double().eval()
-    return target, other_weights(target, scale=0.2)
+    return pair_of(Twice, scale=0.2)
 
 
 def twice_sharded(nodes, reentrant):

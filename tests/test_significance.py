@@ -14,7 +14,7 @@ from paramattr import FAIG, Scores, Selection, contrast, fisher_times_change
 from paramattr.checkpoints import load_tensors
 from paramattr.errors import UnitError
 from paramattr.units.significance import discoveries, quantile, two_sided
-from tests.models import ZOO, other_weights
+from tests.models import batches, other_weights, samples_of
 from tests.reference.paired import paired_error
 from tests.tiny import SMALL, seeded
 
@@ -25,16 +25,9 @@ OPTIONS = {"reducer": "kernel", "n_steps": 2}
 @pytest.fixture
 def planted():
     """A pair, and three conditions of five samples whose attributions vary together."""
-    model, inputs, targets = ZOO["convolution"]()
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(5, *inputs.shape[1:], generator=draw, dtype=torch.float64)
-    y = torch.randn(5, *targets.shape[1:], generator=draw, dtype=torch.float64)
+    model, x, y = samples_of("convolution", 5)
     shifts = {"blur": 0.0, "noise": 0.3, "rain": -0.2}
     return model, other_weights(model), {name: (x + s, y) for name, s in shifts.items()}
-
-
-def batches(data, *sizes):
-    return list(zip(data[0].split(sizes), data[1].split(sizes), strict=True))
 
 
 def each_sample(faig, data):
@@ -119,10 +112,6 @@ def test_fewer_samples_wait_than_one_part_holds(planted, tmp_path):
     assert max(most, default=0) <= 1
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("after", [3, 6, 9, 13])
 @pytest.mark.parametrize("at_once", [(1, 1), (1, 2)])
 def test_a_resumed_run_keeps_the_pairs(planted, tmp_path, monkeypatch, after, at_once):
@@ -134,13 +123,13 @@ def test_a_resumed_run_keeps_the_pairs(planted, tmp_path, monkeypatch, after, at
     def stopping(attributions):
         calls.append(1)
         if len(calls) > int(os.environ["STOPS_AFTER"]):  # what a run is not known by
-            raise Stopped
+            raise KeyboardInterrupt
         return attributions
 
     options = {**OPTIONS, "checkpoint": tmp_path / "sums"}
     first, second = ({"internal_batch_size": size, **options} for size in at_once)
     monkeypatch.setenv("STOPS_AFTER", str(after))
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         FAIG(model, baseline).score(loaders, function=stopping, **first)
     calls.clear()
     monkeypatch.setenv("STOPS_AFTER", "100")

@@ -18,6 +18,7 @@ from paramattr import (
     trajectory,
 )
 from paramattr.plots import plot_trajectory
+from tests.models import mlp
 from tests.tiny import convnet, seeded
 
 BARRIERS = "Between neighbouring checkpoints the objective rises above both"
@@ -25,9 +26,7 @@ pytestmark = pytest.mark.filterwarnings(f"ignore:{BARRIERS}")
 
 
 def network() -> nn.Module:
-    return seeded(
-        lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
-    ).eval()
+    return seeded(lambda: mlp(3, 5, 2)).double().eval()
 
 
 def data(count: int = 6, seed: int = 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from paramattr import FAIG, Adaptive, ParamattrError
 from paramattr.runtime.workers import in_order
+from tests.kills import check_resumes
 
 
 def test_results_come_in_the_order_of_the_tasks_and_no_worker_is_shared():
@@ -135,20 +137,11 @@ def test_attributions_do_not_depend_on_the_workers(pair, per_sample, at_once):
 
 def test_a_run_with_workers_that_was_killed_goes_on_where_it_stopped(pair, tmp_path):
     loader = [(torch.randn(2, 4).double(), torch.randn(2, 3).double()) for _ in range(6)]
-    faig = FAIG(*pair, workers=2)
-    whole = faig.score(loader, reducer="layer", checkpoint=tmp_path / "whole.safetensors")
-
-    def dying():
-        yield from loader[:4]
-        raise RuntimeError("the disk is gone")
-
-    place = tmp_path / "part.safetensors"
-    with pytest.raises(RuntimeError, match="the disk is gone"):
-        faig.score(dying(), reducer="layer", checkpoint=place)
-    assert place.read_bytes() != (tmp_path / "whole.safetensors").read_bytes()
-    resumed = faig.score(loader, reducer="layer", checkpoint=place)
-    assert torch.equal(resumed.values, whole.values)
-    assert place.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    score = partial(FAIG(*pair, workers=2).score, reducer="layer")
+    whole, part = (tmp_path / f"{name}.safetensors" for name in ("whole", "part"))
+    score(loader, checkpoint=whole)
+    check_resumes(score, loader, 4, part)
+    assert part.read_bytes() == whole.read_bytes()
 
 
 def test_the_copies_hold_the_models_own_tensors(pair):

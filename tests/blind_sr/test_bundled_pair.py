@@ -13,11 +13,6 @@ from blind_sr.rankings.search import find_filters
 from paramattr import FAIG, agreement
 
 
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair("srresnet")
-
-
 def test_the_target_removes_what_the_baseline_does_not(pair):
     photographs = load_photographs(crop=32)
     found = {

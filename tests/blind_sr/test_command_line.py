@@ -13,16 +13,9 @@ from blind_sr.compare.report import comparison_tables
 from blind_sr.console import fitted
 from blind_sr.data.measures import PLANES
 from blind_sr.labels import LABELS, MASKS, METHODS, RULES, UNITS, marked
-from paramattr.cli import main
+from tests.command_line import refusal, study
 
 COMMANDS = typer.main.get_command(app).commands
-
-
-def run(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return stopped.value.code, *capsys.readouterr()
 
 
 def test_the_commands_load_no_torch():
@@ -67,23 +60,21 @@ def test_help_names_methods_rules_and_units():
         (("--weights", ""), "the name is empty: expected a folder"),
     ],
 )
-def test_folders_that_cannot_be_are_named(command, words, expected, tmp_path, monkeypatch, capsys):
+def test_folders_that_cannot_be_are_named(command, words, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").touch()
-    code, out, err = run(monkeypatch, capsys, command, *words)
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    err = refusal(study, command, *words)
     assert f"'{words[0]}'" in err
     assert expected in err
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
 
 
 @pytest.mark.parametrize(("command", "option"), [("mask", "--images"), ("predict", "--fit")])
-def test_a_file_is_no_folder_of_photographs(command, option, tmp_path, monkeypatch, capsys):
+def test_a_file_is_no_folder_of_photographs(command, option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").touch()
-    code, out, err = run(monkeypatch, capsys, command, option, "photo.png", "--crop", 8)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "photo.png is a file: expected a folder of photographs" in err
+    said = "photo.png is a file: expected a folder of photographs"
+    assert said in refusal(study, command, option, "photo.png", "--crop", 8)
 
 
 def printed(table, width):
@@ -109,7 +100,7 @@ def test_tables_fold_and_cut_no_number():
         "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
         "damage": [{**name, "damage": True, "selective": False} for name in names],
     }
-    for width in (30, 40):
+    for width in (30, 40, 80):
         for table in comparison_tables(result):
             text = printed(table, width)
             assert "…" not in text

@@ -2,45 +2,27 @@
 
 import csv
 import json
-import sys
-from functools import partial
 
 import pytest
 import torch
-from rich.console import Console
 
 from blind_sr.compare import experiment
-from blind_sr.compare.report import comparison_tables
 from blind_sr.compare.rows import TABLE, result_rows
 from blind_sr.data.measures import PLANES, output_difference
 from blind_sr.data.photographs import load_photographs
 from blind_sr.labels import LABELS, MASKS
-from blind_sr.models import networks
-from blind_sr.models.networks import SRResNet
 from blind_sr.models.outputs import restore
 from blind_sr.models.pairs import load_pair
 from blind_sr.rankings.search import find_filters
 from paramattr import compare, squared_error
-from paramattr.cli import main
+from tests.command_line import study
 
-from .made_up import write_pair, write_photographs
-
-SMALL = partial(SRResNet, features=4, blocks=1)
 METHODS = ("taylor-middle", "taylor-middle-no-contrast", "faig", "random")
 FRACTIONS = (0, 0.25, 0.5, 1)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Weights of a small pair, and photographs."""
-    folder = tmp_path_factory.mktemp("pair")
-    write_pair(folder, "srresnet", SMALL)
-    return write_photographs(folder, 3, (40, 44))
-
-
 @pytest.fixture
-def data(folder, monkeypatch):
-    monkeypatch.setitem(networks.NETWORKS, "srresnet", SMALL)
+def data(folder, small):
     pair, photographs = load_pair("srresnet", folder), load_photographs(folder, crop=8)
     rankings = find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=1)
     return pair, photographs, rankings, restore(pair.target, photographs)
@@ -137,42 +119,10 @@ def test_the_rows_hold_both_planes_and_every_lead(data):
     assert all("mask" in row and "function" not in row for row in result["agreement"])
 
 
-def test_any_number_of_methods_fits_a_narrow_terminal():
-    numbers = {key: 88.88 for plane in PLANES for key in (f"low{plane}", f"high{plane}")}
-    numbers |= {f"difference{plane}_x1000": 77.77 for plane in PLANES}
-    names = [{"method": method, "mask": mask} for method in LABELS for mask in MASKS]
-    console = Console(width=80)
-    with console.capture() as captured:
-        for table in comparison_tables(
-            {
-                "units": "output_channel",
-                "edit": "insertion",
-                "rows": [
-                    {**name, "input": name["mask"], "pct": pct, **numbers}
-                    for name in names
-                    for pct in (1, 5)
-                ],
-                "areas": [{**name, "value": -0.55} for name in names],
-                "selectivity": [{**name, "fraction": 0.01, "value": 333.3} for name in names],
-                "damage": [{**name, "damage": True, "selective": False} for name in names],
-            }
-        ):
-            console.print(table)
-    text = captured.get()
-    assert "…" not in text
-    for cell, count in (("77.77", 4), ("(88.88-88.88)", 2), ("-0.55", 1), ("333.3", 1)):
-        assert text.count(cell) == count * len(names)
-
-
-def test_the_tables_and_the_files(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(networks.NETWORKS, "srresnet", SMALL)
+def test_the_tables_and_the_files(folder, small, tmp_path):
     words = ("--images", folder, "--weights", folder, "--crop", 8, "--steps", 1, "--points", 3)
-    command = ["paramattr", "blindsr", "compare", *words, "--out", tmp_path]
-    monkeypatch.setattr(sys, "argv", [*map(str, command)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    out, err = capsys.readouterr()
-    assert (stopped.value.code, err) == (0, "")
+    code, out, err = study("compare", *words, "--out", tmp_path)
+    assert (code, err) == (0, "")
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 80
     assert out.count("paper's)") == len(MASKS)

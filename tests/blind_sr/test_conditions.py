@@ -1,7 +1,6 @@
 """The command `paramattr blindsr conditions`, with three degradations, on tiny crops."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -14,20 +13,12 @@ from blind_sr.models.networks import build
 from blind_sr.models.outputs import squared_errors
 from blind_sr.models.pairs import load_pair
 from paramattr import FAIG, Scores, contrast, substitute
-from paramattr.cli import main
+from tests.command_line import refusal, study
 
 from .made_up import write_pair, write_photographs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 THREE = ("blur", "noise", "jpeg")
-
-
-def conditions(*words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["paramattr", "blindsr", "conditions", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-    return stopped.value.code
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +39,7 @@ def ran(folder, weights, tmp_path_factory):
     words = ["--images", folder, "--fit", folder, "--test", folder, "--weights", weights]
     words += ["--network", "swin", "--units", "attention_head,kernel", "--pct", 25, "--pct", 10]
     words += ["--conditions", "blur,noise,jpeg", "--crop", 8, "--steps", 1, "--json"]
-    assert conditions(*words, "--out", out) == 0
+    assert study("conditions", *words, "--out", out)[0] == 0
     return out
 
 
@@ -59,49 +50,58 @@ def measured(folder, weights):
     return pair, photographs
 
 
-def test_each_is_contrasted_with_the_mean_of_the_others_and_masked(ran, measured):
-    result = json.loads((ran / "conditions.json").read_text())
-    pair, photographs = measured
+@pytest.fixture(scope="module")
+def result(ran):
+    return json.loads((ran / "conditions.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("unit", "fraction", "place", "count"),
+    [("attention_head", 0.25, 0, 8), ("kernel", 0.1, 1, 941)],
+    ids=["head", "kernel"],
+)
+def test_each_is_contrasted_with_the_mean_of_the_others_and_masked(
+    ran, result, measured, unit, fraction, place, count
+):
+    (pair, photographs), own = measured, result["units"][unit]
+    assert own["masked"][place]["units"] == count
     faig = FAIG(pair.target, pair.baseline)
-    for unit, count in (("attention_head", 8), ("kernel", 941)):
-        own = result["units"][unit]
-        assert [row["units"] for row in own["masked"]][
-            0 if unit == "attention_head" else 1
-        ] == count
-        scores = {c: faig.score(photographs.pairs(c), reducer=unit, n_steps=1) for c in THREE}
-        kept = Scores.load(ran / f"scores_{unit}_jpeg.safetensors")
-        torch.testing.assert_close(kept.values, scores["jpeg"].values)
-        fraction = 0.25 if unit == "attention_head" else 0.1
-        top = contrast(scores["jpeg"], scores["blur"], scores["noise"]).top(fraction=fraction)
-        edited = substitute(pair.target, pair.baseline, top)
-        rows = {
-            (r["method"], r["function"], r["measured"]): r
-            for r in own["rows"]
-            if r["fraction"] == fraction
-        }
-        assert len(rows) == 2 * 3 * 3
-        for condition in THREE:
-            row = rows["faig", "jpeg", condition]
-            with torch.inference_mode():
-                after, target, baseline = (
-                    [model(low) for low in photographs.low[condition]]
-                    for model in (edited, pair.target, pair.baseline)
-                )
-            moved = torch.cat([output_difference(a, b) for a, b in zip(after, target, strict=True)])
-            assert row["value"] == pytest.approx(1000 * float(moved.mean()), rel=1e-4)
-            errors = [
-                float(squared_errors(images, photographs).mean())
-                for images in (target, after, baseline)
-            ]
-            if row["lost_share"] is not None:
-                lost = (errors[1] - errors[0]) / (errors[2] - errors[0])
-                assert row["lost_share"] == pytest.approx(lost, rel=1e-3)
+    scores = {c: faig.score(photographs.pairs(c), reducer=unit, n_steps=1) for c in THREE}
+    kept = Scores.load(ran / f"scores_{unit}_jpeg.safetensors")
+    torch.testing.assert_close(kept.values, scores["jpeg"].values)
+    top = contrast(scores["jpeg"], scores["blur"], scores["noise"]).top(fraction=fraction)
+    edited = substitute(pair.target, pair.baseline, top)
+    rows = {
+        (r["method"], r["function"], r["measured"]): r
+        for r in own["rows"]
+        if r["fraction"] == fraction
+    }
+    assert len(rows) == 2 * 3 * 3
+    for condition in THREE:
+        row = rows["faig", "jpeg", condition]
+        with torch.inference_mode():
+            after, target, baseline = (
+                [model(low) for low in photographs.low[condition]]
+                for model in (edited, pair.target, pair.baseline)
+            )
+        moved = torch.cat([output_difference(a, b) for a, b in zip(after, target, strict=True)])
+        assert row["value"] == pytest.approx(1000 * float(moved.mean()), rel=1e-4)
+        before, left, most = (
+            float(squared_errors(images, photographs).mean())
+            for images in (target, after, baseline)
+        )
+        if row["lost_share"] is not None:
+            lost = (left - before) / (most - before)
+            assert row["lost_share"] == pytest.approx(lost, rel=1e-3)
+
+
+def test_pairs_of_conditions_and_a_figure_are_written(ran, result):
     assert len(result["units"]["kernel"]["pairs"]) == 6
     assert read_image(ran / "conditions.png").shape[0] == 3
 
 
-def test_the_confusion_counts_every_input_once(ran):
-    own = json.loads((ran / "conditions.json").read_text())["recognised"]
+def test_the_confusion_counts_every_input_once(result):
+    own = result["recognised"]
     assert list(own["confusion"]) == ["clean", *THREE]
     taken = ["blur", "noise", "jpeg", "none", "several"]
     assert all(list(row) == taken and sum(row.values()) == 3 for row in own["confusion"].values())
@@ -121,9 +121,9 @@ def test_the_confusion_counts_every_input_once(ran):
         (("--target", "no-such-file"), "no-such-file"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path, capsys):
-    assert conditions(*words, "--crop", 8, "--out", tmp_path / "out") == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path):
+    words = (*words, "--crop", 8, "--out", tmp_path / "out")
+    assert said in refusal(study, "conditions", *words)
     assert not (tmp_path / "out").exists()
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,73 +16,65 @@ from blind_sr.data.photographs import load_photographs
 from blind_sr.mask import experiment
 from blind_sr.mask.experiment import mask_filters, ratios
 from blind_sr.models.outputs import restore, squared_errors, truth_of
-from blind_sr.models.pairs import load_pair
 from blind_sr.rankings.search import find_filters
 from paramattr import Scores, Selection, contrast, substitute
-from paramattr.cli import main
-from paramattr.integration.integrand import Integrand
-
-from .made_up import write_photographs
+from tests.command_line import answer, refusal, study
+from tests.kills import writes
 
 METHODS = ("faig", "faig-no-contrast", "absolute-change", "random")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_photographs(tmp_path_factory.mktemp("photographs"), 2, (44, 40))
+def masked(folder, tmp_path_factory):
+    """Mask two shares of the filters: the folder of it, and what it printed."""
+    out = tmp_path_factory.mktemp("masked")
+    words = ("--images", folder, "--crop", 12, "--steps", 2, "--pct", 1, "--pct", 5, "--out", out)
+    return out, answer(study, "mask", *words)
 
 
-def run(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    captured = capsys.readouterr()
-    return stopped.value.code, captured.out, captured.err
-
-
-def test_json_rows_files_and_figure(folder, tmp_path, monkeypatch, capsys):
-    words = ("--images", folder, "--crop", 12, "--steps", 2, "--pct", 1, "--pct", 5)
-    code, out, err = run(monkeypatch, capsys, "mask", *words, "--json", "--out", tmp_path)
-    assert (code, err) == (0, "")
-    result = json.loads(out)
-    keys = [(r["method"], r["pct"], r["mask"], r["input"]) for r in result["rows"]]
+def test_there_is_a_finite_row_for_each_method_share_function_and_input(masked):
+    rows = masked[1]["rows"]
+    keys = [(row["method"], row["pct"], row["mask"], row["input"]) for row in rows]
     assert sorted(keys) == sorted(
-        (method, pct, function, condition)
-        for method in METHODS
-        for pct in (1.0, 5.0)
-        for function in ("blur", "noise")
-        for condition in ("blur", "noise", "clean")
+        product(METHODS, (1.0, 5.0), ("blur", "noise"), ("blur", "noise", "clean"))
     )
-    assert all(math.isfinite(r["difference_x1000"]) for r in result["rows"])
-    assert all(r["difference_x1000"] >= 0 for r in result["rows"])
-    assert all(r["difference_blue_x1000"] >= 0 for r in result["rows"])
+    for row in rows:
+        assert 0 <= row["difference_x1000"] < math.inf
+        assert 0 <= row["difference_blue_x1000"] < math.inf
+
+
+def test_what_is_printed_is_written_and_judges_the_masks_and_the_path(masked):
+    out, result = masked
+    text = (out / "result.json").read_text()
+    assert json.loads(text) == result
+    assert "NaN" not in text
     for model in ("baseline", "target"):
         assert set(result["psnr"][model]) == {"blur", "noise", "clean"}
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert "NaN" not in out
     assert {"lost_share", "damage", "selective", "reason"} <= result["ratios"][0].keys()
     assert set(result["barriers"]) == {"blur", "noise"}
     assert max(result["barriers"].values()) < 1  # of the bundled pair
 
-    scores = Scores.load(tmp_path / "scores" / "faig_blur.safetensors")
-    selection = Selection.load(tmp_path / "selections" / "faig_blur_5pct.safetensors")
+
+def test_scores_selections_and_pictures_are_written(masked):
+    out = masked[0]
+    scores = Scores.load(out / "scores" / "faig_blur.safetensors")
+    selection = Selection.load(out / "selections" / "faig_blur_5pct.safetensors")
     assert len(scores) == 151_936
     assert len(selection) == 7_597
     assert selection == scores.top(fraction=0.05)
-    assert not (tmp_path / "running").exists()
-    images = {path.stem for path in (tmp_path / "images").iterdir()}
-    assert images == {
+    assert not (out / "running").exists()
+    assert {path.stem for path in (out / "images").iterdir()} == {
         f"photograph{n}_{condition}_{model}"
         for n in range(2)
         for condition in ("blur", "noise")
         for model in ("input", "target", "blur_masked", "noise_masked")
     }
-    assert read_image(tmp_path / "figure.png").shape[0] == 3
+    assert read_image(out / "figure.png").shape[0] == 3
 
 
-def test_the_table_a_person_sees(folder, monkeypatch, capsys):
+def test_the_table_a_person_sees(folder):
     words = ("--images", folder, "--crop", 12, "--steps", 2, "--methods", "absolute-change,random")
-    code, out, _ = run(monkeypatch, capsys, "mask", *words)
+    code, out, _ = study("mask", *words)
     assert code == 0
     for expected in ("PSNR in dB", "Deblurring filters masked", "Denoising filters masked", "1%"):
         assert expected in out
@@ -89,8 +82,7 @@ def test_the_table_a_person_sees(folder, monkeypatch, capsys):
     assert "…" not in out
 
 
-def test_rows_come_from_substituting_and_measuring(folder):
-    pair = load_pair("srresnet")
+def test_rows_come_from_substituting_and_measuring(pair, folder):
     photographs = load_photographs(folder, crop=12)
     rankings = find_filters(pair, photographs, METHODS, n_steps=2, random_seeds=2)
     target = restore(pair.target, photographs)
@@ -119,36 +111,22 @@ def test_rows_come_from_substituting_and_measuring(folder):
     assert table["faig", "blur", "blur"] != table["faig-no-contrast", "blur", "blur"]
 
 
-def test_an_interrupted_search_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
-    pair = load_pair("srresnet")
+def test_an_interrupted_search_goes_on_where_it_stopped(pair, folder, tmp_path):
     photographs = load_photographs(folder, crop=8)
     whole = find_filters(pair, photographs, ["faig"], n_steps=1)
 
-    class Killed(Exception):
-        pass
-
-    def dying(amount):
-        raise Killed
-
     options = {"n_steps": 1, "checkpoints": tmp_path}
-    with pytest.raises(Killed):
-        find_filters(pair, photographs, ["faig"], **options, advance=dying)
-    worked = []
-    real = Integrand.gradients
-
-    def counting(self, alpha, batch, names, **more):
-        worked.append(len(batch))
-        return real(self, alpha, batch, names, **more)
-
-    monkeypatch.setattr(Integrand, "gradients", counting)
-    resumed = find_filters(pair, photographs, ["faig"], **options)
-    assert len(worked) == 3  # two photographs, two conditions, one of them done
+    with writes("*/faig_*", killed_at=3), pytest.raises(KeyboardInterrupt):
+        find_filters(pair, photographs, ["faig"], **options)
+    with writes("*/faig_*") as kept:
+        resumed = find_filters(pair, photographs, ["faig"], **options)
+    assert len(kept) == 1 + 3  # a photograph; two more, and before them an empty file
     for function in ("blur", "noise"):
         assert torch.equal(resumed["faig"][function][0].values, whole["faig"][function][0].values)
 
 
-def test_the_lost_share_is_that_of_the_squared_errors():
-    pair, photographs = load_pair("srresnet"), load_photographs(crop=10)
+def test_the_lost_share_is_that_of_the_squared_errors(pair):
+    photographs = load_photographs(crop=10)
     rankings = find_filters(pair, photographs, ("absolute-change",))
     target, baseline = (restore(m, photographs) for m in (pair.target, pair.baseline))
     drawn = experiment.mask_curves(pair, photographs, rankings, (100.0,), target)
@@ -215,42 +193,28 @@ def test_whole_photographs_are_taken_with_a_crop_of_0(folder):
         (["--unknown"], "--unknown"),
     ],
 )
-def test_bad_options_end_in_one_line_and_code_2(words, expected, folder, monkeypatch, capsys):
-    def no_work(*arguments, **options):
-        raise AssertionError("the work began")
-
-    monkeypatch.setattr("blind_sr.rankings.search.find_filters", no_work)
-    monkeypatch.setattr(experiment, "restore", no_work)
+def test_bad_options_end_in_one_line_and_code_2(words, expected, folder, no_work):
     given = [] if "--images" in words else ["--images", folder]
-    code, out, err = run(monkeypatch, capsys, "mask", *given, *words)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert err.startswith("paramattr: ")
-    assert expected in err
+    assert expected in refusal(study, "mask", *given, *words)
 
 
-def test_a_broken_image_ends_in_one_line_and_code_2(tmp_path, monkeypatch, capsys):
+def test_a_broken_image_ends_in_one_line_and_code_2(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    code, out, err = run(monkeypatch, capsys, "mask", "--images", tmp_path)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "broken.png cannot be read" in err
+    assert "broken.png cannot be read" in refusal(study, "mask", "--images", tmp_path)
 
 
-def test_weights_of_another_network_are_refused(folder, tmp_path, monkeypatch, capsys):
+def test_weights_of_another_network_are_refused(folder, tmp_path):
     for stage in ("baseline", "target"):
         state = {"conv.weight": torch.zeros(1)}
         torch.save({"params_ema": state}, tmp_path / f"srresnet_{stage}.pth")
     words = ("mask", "--images", folder, "--weights", tmp_path)
-    code, _, err = run(monkeypatch, capsys, *words)
-    assert code == 2
-    assert "srresnet_baseline.pth do not fit the network srresnet" in err
+    said = "srresnet_baseline.pth do not fit the network srresnet"
+    assert said in refusal(study, *words)
 
 
-def test_train_refuses_a_target_without_a_baseline(folder, tmp_path, monkeypatch, capsys):
+def test_train_refuses_a_target_without_a_baseline(folder, tmp_path):
     words = ("train", "--images", folder, "--out", tmp_path, "--stage", "target")
-    code, _, err = run(monkeypatch, capsys, *words)
-    assert code == 2
-    assert "srresnet_baseline.safetensors is not there" in err
+    assert "srresnet_baseline.safetensors is not there" in refusal(study, *words)
 
 
 def test_the_installed_command_joins_the_study():

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +12,13 @@ from blind_sr.data.images import read_image, write_image
 from blind_sr.data.measures import psnr
 from blind_sr.data.photographs import load_photographs
 from blind_sr.models.networks import build
-from blind_sr.models.pairs import load_pair
-from blind_sr.modulate import experiment
 from blind_sr.modulate.experiment import STRENGTHS
 from blind_sr.modulate.report import _most_changed
 from blind_sr.restore import experiment as restoring
 from blind_sr.restore.tiles import restore_whole
 from paramattr import FAIG, Scores, Selection, UnitIndex, contrast, modulate, substitute
-from paramattr.cli import main
-from paramattr.integration.integrand import Integrand
+from tests.command_line import answer, refusal, study
+from tests.kills import writes
 
 from .made_up import write_photographs
 
@@ -31,11 +28,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_photographs(tmp_path_factory.mktemp("photographs"), 2, (20, 30), coarse=10)
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair("srresnet")
 
 
 @pytest.fixture(scope="module")
@@ -52,41 +44,35 @@ def selection(some, tmp_path_factory):
     return file
 
 
-def run(monkeypatch, capsys, *words, command="modulate"):
-    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", command, *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    captured = capsys.readouterr()
-    return stopped.value.code, captured.out, captured.err
-
-
-def test_json_csv_filters_and_figure(folder, selection, some, pair, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def modulated(folder, selection, tmp_path_factory):
+    """Modulate the selection: the folder of it, and what it printed."""
+    out = tmp_path_factory.mktemp("modulated")
     words = ("--images", folder, "--crop", 8, "--selection", selection, "--filters", "noise")
-    code, out, err = run(monkeypatch, capsys, *words, "--json", "--out", tmp_path)
-    assert (code, err) == (0, "")
-    result = json.loads(out)
-    assert json.loads((tmp_path / "modulate.json").read_text()) == result
-    rows = result["rows"]
+    return out, answer(study, "modulate", *words, "--out", out)
+
+
+def test_what_is_printed_is_written_as_json_csv_filters_and_figure(modulated, some):
+    out, result = modulated
+    assert json.loads((out / "modulate.json").read_text()) == result
+    assert result["selected"] == len(some)
+    assert result["pct"] == pytest.approx(5, abs=1e-3)
+    with (out / "psnr.csv").open() as file:
+        read = [float(row["psnr"]) for row in csv.DictReader(file)]
+    assert read == [row["psnr"] for row in result["rows"]]
+    assert Selection.load(out / "noise_filters.safetensors") == some
+    assert read_image(out / "modulate.png").shape[0] == 3
+    assert not (out / "running").exists()
+
+
+def test_psnr_is_that_of_the_modulated_models(modulated, folder, some, pair):
+    rows, photographs = modulated[1]["rows"], load_photographs(folder, crop=8)
     assert [row["strength"] for row in rows] == [*STRENGTHS, *STRENGTHS]
     assert list(STRENGTHS) == pytest.approx([k * 1.5 / 15 for k in range(16)])
     assert {row["filters"] for row in rows} == {"noise"}
-    assert result["selected"] == len(some)
-    assert result["pct"] == pytest.approx(5, abs=1e-3)
-    with (tmp_path / "psnr.csv").open() as file:
-        read = list(csv.DictReader(file))
-    assert [float(row["psnr"]) for row in read] == [row["psnr"] for row in rows]
-    assert Selection.load(tmp_path / "noise_filters.safetensors") == some
-    assert read_image(tmp_path / "modulate.png").shape[0] == 3
-    assert not (tmp_path / "running").exists()
-
-    photographs = load_photographs(folder, crop=8)
     found = {(row["strength"], row["input"]): row["psnr"] for row in rows}
-    for strength, model in (
-        (0.0, substitute(pair.target, pair.baseline, some)),
-        (0.4, modulate(pair.target, pair.baseline, some, 0.4)),
-        (1.0, pair.target),
-        (1.5, modulate(pair.target, pair.baseline, some, 1.5)),
-    ):
+    for strength in (0.0, 0.4, 1.0, 1.5):
+        model = modulate(pair.target, pair.baseline, some, strength)
         for condition in ("blur", "noise"):
             with torch.no_grad():
                 values = [
@@ -96,22 +82,13 @@ def test_json_csv_filters_and_figure(folder, selection, some, pair, tmp_path, mo
     assert len({round(value, 3) for value in found.values()}) > 16
 
 
-def test_filters_are_found_on_the_photographs(folder, pair, tmp_path, monkeypatch, capsys):
+def test_filters_are_found_on_the_photographs(folder, pair, tmp_path):
     words = ("--images", folder, "--crop", 8, "--steps", 1, "--pct", 3, "--out", tmp_path)
-    with monkeypatch.context() as patch:
-        real, worked = Integrand.gradients, []
-
-        def dying(self, alpha, batch, names, **more):
-            if len(worked) == 3:
-                raise KeyboardInterrupt
-            worked.append(len(batch))
-            return real(self, alpha, batch, names, **more)
-
-        patch.setattr(Integrand, "gradients", dying)
-        assert run(monkeypatch, capsys, *words)[0] == 130
-        worked[:] = [0, 0]  # goes on with the fourth, its last
-        code, out, err = run(monkeypatch, capsys, *words)
-    assert (code, err) == (0, "")
+    with writes("*/running/*", killed_at=6):
+        assert study("modulate", *words)[0] == 130
+    with writes("*/running/*") as kept:
+        code, out, err = study("modulate", *words)
+    assert (code, err, len(kept)) == (0, "", 1)  # it goes on with the fourth, its last
     assert "Strength of the deblurring filters" in out
     assert "PSNR" in out
     assert max(map(len, out.splitlines())) <= 80
@@ -126,14 +103,17 @@ def test_filters_are_found_on_the_photographs(folder, pair, tmp_path, monkeypatc
     assert found == contrast(blur, noise).top(fraction=0.03)
 
 
-def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch, capsys):
-    image, file = tmp_path / "low.png", tmp_path / "made" / "restored.png"
-    write_image(torch.rand(3, 13, 7, generator=torch.Generator().manual_seed(0)), image)
-    words = (image, "--selection", selection, "--strength", 1.2)
-    one = partial(run, monkeypatch, capsys, *words, command="restore")
-    code, out, err = one("--out", file, "--json")
-    assert (code, err) == (0, "")
-    assert json.loads(out) == {
+@pytest.fixture
+def image(tmp_path):
+    file = tmp_path / "low.png"
+    write_image(torch.rand(3, 13, 7, generator=torch.Generator().manual_seed(0)), file)
+    return file
+
+
+def test_an_image_is_restored_whole(image, selection, some, pair, tmp_path):
+    file = tmp_path / "made" / "restored.png"
+    words = (image, "--selection", selection, "--strength", 1.2, "--out", file)
+    assert answer(study, "restore", *words) == {
         "output": str(file),
         "width": 14,
         "height": 26,
@@ -146,22 +126,27 @@ def test_an_image_is_restored_whole(selection, some, pair, tmp_path, monkeypatch
     difference = read_image(file).float() - expected[0].mul(255).clamp(0, 255)
     assert difference.abs().max() < 0.51
 
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = one("--filters", "noise")
+
+def test_without_a_name_the_image_is_called_after_filters_and_strength(image, selection, tmp_path):
+    words = ("restore", image, "--selection", selection, "--strength", 1.2, "--filters", "noise")
+    code, out, _ = study(*words, folder=tmp_path)
     assert code == 0
     assert "low_noise_1.2.png: 14x26 pixels" in out
-    assert Path("low_noise_1.2.png").read_bytes() == file.read_bytes()
-    assert not Path("modulate-output").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"low.png", "low_noise_1.2.png"}
 
-    old_name = Path("old_name.png")  # --output, as the option was called
-    assert one("--output", old_name)[0] == 0
-    assert old_name.read_bytes() == file.read_bytes()
 
-    # The old option is the same, and says what it has become.
-    code, out, err = run(monkeypatch, capsys, "--image", *words, "--output", "old.png")
+def test_the_old_options_for_an_image_still_work_and_one_says_what_it_became(
+    image, selection, tmp_path
+):
+    words = (image, "--selection", selection, "--strength", 1.2)
+    ran = partial(study, folder=tmp_path)
+    assert ran("restore", *words, "--out", "new.png")[0] == 0
+    assert ran("restore", *words, "--output", "old_name.png")[0] == 0
+    code, out, err = ran("modulate", "--image", *words, "--output", "old.png")
     assert (code, out, err.count("\n")) == (0, "old.png: 14x26 pixels\n", 1)
     assert "'paramattr blindsr restore FILE'" in err
-    assert Path("old.png").read_bytes() == file.read_bytes()
+    new, *old = ((tmp_path / f"{name}.png").read_bytes() for name in ("new", "old_name", "old"))
+    assert old == [new, new]
 
 
 def test_strengths_0_and_1_are_the_masked_and_the_plain_target(some, pair, tmp_path):
@@ -253,14 +238,8 @@ def test_the_photograph_that_changes_most_is_shown():
     ],
 )
 def test_bad_options_end_in_one_line_and_code_2(
-    words, expected, folder, pair, tmp_path, monkeypatch, capsys
+    words, expected, folder, pair, tmp_path, no_work, monkeypatch
 ):
-    def no_work(*arguments, **options):
-        raise AssertionError("the work began")
-
-    monkeypatch.setattr("blind_sr.rankings.search.find_filters", no_work)
-    monkeypatch.setattr(experiment, "restore", no_work)
-    monkeypatch.setattr(restoring, "restore_whole", no_work)
     monkeypatch.chdir(tmp_path)
     Path("FOLDER.png").mkdir()
     index = UnitIndex.of(pair.target, "kernel")
@@ -272,8 +251,4 @@ def test_bad_options_end_in_one_line_and_code_2(
     words = [image if word == "IMAGE" else word for word in words]
     own = [] if "--images" in words else ["--images", folder]
     own += [] if "--crop" in words else ["--crop", 8]
-    code, out, err = run(monkeypatch, capsys, *own, *words)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert err.startswith("paramattr: ")
-    assert expected in err
+    assert expected in refusal(study, "modulate", *own, *words)

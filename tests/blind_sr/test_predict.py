@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-import sys
+from functools import partial
 
 import pytest
 import torch
@@ -14,19 +14,18 @@ from blind_sr.data.images import read_image, write_image
 from blind_sr.data.photographs import load_photographs, with_both
 from blind_sr.labels import INPUTS, KINDS
 from blind_sr.models.networks import load
-from blind_sr.models.pairs import BUNDLED_WEIGHTS, load_pair
+from blind_sr.models.pairs import BUNDLED_WEIGHTS
 from blind_sr.predict import experiment
 from blind_sr.predict.overlaps import Measured, measure, repeated
 from paramattr import FAIG, Scores, contrast, self_reference
-from paramattr.checkpoints import load_tensors
-from paramattr.cli import main
 from paramattr.errors import CheckpointError
-from paramattr.integration.integrand import Integrand
 from paramattr.prediction import OverlapClassifier
 from paramattr.resume import Unfinished
+from tests.command_line import answer, refusal, study
+from tests.kills import writes
 from tests.tiny import SMALL
 
-from .made_up import write_photographs
+from .made_up import write_uses
 
 TINY = ("--crop", 8, "--steps", 1)
 
@@ -35,10 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {
-        use: write_photographs(tmp_path_factory.mktemp(use), count, (20, 30), coarse=10, seed=seed)
-        for use, count, seed in (("find", 1, 0), ("fit", 2, 1), ("test", 3, 2))
-    }
+    return write_uses(tmp_path_factory, find=1, fit=2, test=3)
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +46,7 @@ def weights(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def pair():
-    return load_pair("srresnet")
-
-
-def run(monkeypatch, capsys, *words, command="predict"):
-    monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", command, *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    captured = capsys.readouterr()
-    return stopped.value.code, captured.out, captured.err
-
-
-def classify(monkeypatch, capsys, *words):
-    return run(monkeypatch, capsys, *words, command="classify")
+classify = partial(study, "classify")
 
 
 def given(folders):
@@ -75,29 +57,30 @@ def given(folders):
 def ran(folders, tmp_path_factory):
     """Run once over three folders."""
     out = tmp_path_factory.mktemp("out")
-    words = ["paramattr", "blindsr", "predict", *given(folders), *TINY, "--json", "--out", out]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", list(map(str, words)))
-        with pytest.raises(SystemExit) as stopped:
-            main()
-    assert stopped.value.code == 0
+    answer(study, "predict", *given(folders), *TINY, "--out", out)
     return out
 
 
-def test_json_csv_classifier_and_figure(ran, folders):
-    result = json.loads((ran / "predict.json").read_text())
-    assert result["mode"] == "self"
-    assert result["counts"] == {"find": 1, "fit": 2, "test": 3, "repeated": 0}
-    assert {kind: sum(row.values()) for kind, row in result["confusion"].items()} == dict.fromkeys(
-        KINDS, 3
-    )
-    assert all(
-        set(row) == {"blur", "noise", "both", "none"} for row in result["confusion"].values()
-    )
-    assert (result["crop"], result["steps"], result["pct"]) == (8, 1, 1.0)
+@pytest.fixture(scope="module")
+def result(ran):
+    return json.loads((ran / "predict.json").read_text())
 
+
+@pytest.fixture(scope="module")
+def rows(ran):
     with (ran / "overlaps.csv").open() as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def test_the_result_says_what_it_was_measured_on(result):
+    assert (result["mode"], result["crop"], result["steps"], result["pct"]) == ("self", 8, 1, 1.0)
+    assert result["counts"] == {"find": 1, "fit": 2, "test": 3, "repeated": 0}
+    for row in result["confusion"].values():
+        assert set(row) == {"blur", "noise", "both", "none"}
+        assert sum(row.values()) == 3
+
+
+def test_accuracy_overlaps_and_confusion_follow_from_the_rows(result, rows):
     assert len(rows) == 2 * 3 + 3 * 4
     assert {row["input"] for row in rows if row["set"] == "fit"} == {"blur", "noise", "clean"}
     own = [row for row in rows if row["set"] == "test"]
@@ -116,6 +99,8 @@ def test_json_csv_classifier_and_figure(ran, folders):
         counts = result["confusion"][kind]
         assert counts == {name: taken.count(name) for name in counts}
 
+
+def test_the_classifier_and_the_figure_are_written(ran, result):
     classifier = OverlapClassifier.load(ran / "srresnet_classifier.safetensors")
     assert classifier.thresholds == result["thresholds"]
     assert [len(units) for units in classifier.found.values()] == [1519, 1519]
@@ -150,10 +135,10 @@ def test_it_is_found_fitted_and_tested_by_the_papers_equations(ran, folders, pai
             assert float(rows[key][f"overlap_{condition}"]) == own.overlap(found[condition])
 
 
-def test_the_tables_a_person_sees(folders, tmp_path, monkeypatch, capsys):
+def test_the_tables_a_person_sees(folders, tmp_path):
     words = ("--find", folders["find"], "--fit", folders["fit"], "--test", folders["fit"])
     words += ("--limit", 1, "--reference", "truth", "--out", tmp_path)
-    code, out, err = run(monkeypatch, capsys, *words, *TINY)
+    code, out, err = study("predict", *words, *TINY)
     assert (code, err) == (0, "")
     for expected in ("Accuracy", "threshold", "neither", "blurry and noisy"):
         assert expected in out
@@ -163,34 +148,17 @@ def test_the_tables_a_person_sees(folders, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "predict.json").read_text())["mode"] == "truth"
 
 
-def test_a_run_goes_on_where_it_stopped(folders, ran, tmp_path, monkeypatch, capsys):
-    words = (*given(folders), *TINY, "--out", tmp_path, "--json")
-    real, worked = Integrand.gradients, []
-
-    def dying(self, alpha, batch, names, **more):
-        if len(worked) == 7:
-            raise KeyboardInterrupt
-        worked.append(len(batch))
-        return real(self, alpha, batch, names, **more)
-
-    monkeypatch.setattr(Integrand, "gradients", dying)
-    assert run(monkeypatch, capsys, *words)[0] == 130
-    kept = tmp_path / "running" / "overlaps.safetensors"
-    assert len(load_tensors(kept)[1]["notes"]) == 5  # two of the seven found the filters
-    code, _, err = run(monkeypatch, capsys, *words, "--pct", 2)
-    assert code == 2
-    assert "other settings (pct differs: 1.0 there, 2.0 here; filters differs: " in err
-
-    def counting(self, alpha, batch, names, **more):
-        worked.append(len(batch))
-        return real(self, alpha, batch, names, **more)
-
-    worked.clear()
-    monkeypatch.setattr(Integrand, "gradients", counting)
-    code, out, _ = run(monkeypatch, capsys, *words)
-    assert code == 0
-    assert len(worked) == 2 * 3 + 3 * 4 - 5
-    assert json.loads(out) == json.loads((ran / "predict.json").read_text())
+def test_a_run_goes_on_where_it_stopped(folders, ran, tmp_path):
+    words = (*given(folders), *TINY, "--out", tmp_path)
+    overlaps = "*/running/overlaps.safetensors"
+    with writes(overlaps, killed_at=7):
+        assert study("predict", *words)[0] == 130
+    said = "other settings (pct differs: 1.0 there, 2.0 here; filters differs: "
+    assert said in refusal(study, "predict", *words, "--pct", 2)
+    with writes(overlaps) as kept:
+        result = answer(study, "predict", *words)
+    assert len(kept) == 2 * 3 + 3 * 4 - 5
+    assert result == json.loads((ran / "predict.json").read_text())
     assert (tmp_path / "overlaps.csv").read_text() == (ran / "overlaps.csv").read_text()
 
 
@@ -267,15 +235,13 @@ def test_noise_is_that_of_the_study(folders):
     assert repeated(limited, with_both(load_photographs(folders["fit"], crop=8))) == 0
 
 
-def test_one_image(ran, folders, tmp_path, monkeypatch, capsys):
+def test_one_image(ran, folders, tmp_path):
     file, image = ran / "srresnet_classifier.safetensors", tmp_path / "image.png"
     low = load_photographs(folders["test"], crop=8).low["noise"][0]
     framed = torch.zeros(3, 12, 18)
     framed[:, 2:10, 5:13] = low[0]  # its middle is an input of the test
     write_image(framed, image)
-    code, out, err = classify(monkeypatch, capsys, image, "--classifier", file, "--json")
-    assert (code, err) == (0, "")
-    result = json.loads(out)
+    result = answer(classify, image, "--classifier", file)
     with (ran / "overlaps.csv").open() as csv_file:
         [row] = [
             r
@@ -286,61 +252,53 @@ def test_one_image(ran, folders, tmp_path, monkeypatch, capsys):
         assert result["overlaps"][condition] == float(row[f"overlap_{condition}"])
     taken = {"both": ["blur", "noise"], "none": []}
     assert result["predicted"] == taken.get(row["taken"], [row["taken"]])
-    code, out, _ = classify(monkeypatch, capsys, image, "--classifier", file)
+    code, out, _ = classify(image, "--classifier", file)
     assert code == 0
     assert "blurry: overlap" in out
     assert "image.png is" in out
 
 
-def test_the_classifier_beside_the_weights_is_used(
-    ran, weights, folders, tmp_path, monkeypatch, capsys
-):
+def test_the_classifier_beside_the_weights_is_used(ran, weights, folders, tmp_path):
     for name in weights.iterdir():
         shutil.copy(name, tmp_path)
     words = (folders["test"] / "photograph0.png", "--weights", tmp_path)
-    code, out, err = classify(monkeypatch, capsys, *words)
-    assert (code, out) == (2, "")
-    assert "srresnet_classifier.safetensors is not there: make one with" in err
+    assert "srresnet_classifier.safetensors is not there: make one with" in refusal(
+        classify, *words
+    )
     shutil.copy(ran / "srresnet_classifier.safetensors", tmp_path)
-    assert classify(monkeypatch, capsys, *words)[0] == 0
+    assert classify(*words)[0] == 0
 
     other = load(network="srresnet", path=tmp_path / "srresnet_target.safetensors")
     with torch.no_grad():
         other.conv_last.bias.add_(0.1)
     torch.save(other.state_dict(), tmp_path / "srresnet_baseline.pth")
     (tmp_path / "srresnet_baseline.safetensors").unlink()
-    code, out, err = classify(monkeypatch, capsys, *words)
-    assert (code, out) == (2, "")
-    assert "was made for other weights" in err
+    assert "was made for other weights" in refusal(classify, *words)
 
 
-def test_a_classifier_of_the_ground_truth_is_refused(ran, folders, tmp_path, monkeypatch, capsys):
+def test_a_classifier_of_the_ground_truth_is_refused(ran, folders, tmp_path):
     classifier = OverlapClassifier.load(ran / "srresnet_classifier.safetensors")
     classifier.notes["mode"] = "truth"
     classifier.save(tmp_path / "truth.safetensors")
     words = (folders["fit"] / "photograph0.png",)
     words += ("--classifier", tmp_path / "truth.safetensors")
-    code, _, err = classify(monkeypatch, capsys, *words)
-    assert code == 2
-    assert "fitted with the ground truth" in err
+    assert "fitted with the ground truth" in refusal(classify, *words)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_a_flat_image_is_an_image(level, ran, tmp_path, monkeypatch, capsys):
+def test_a_flat_image_is_an_image(level, ran, tmp_path):
     write_image(torch.full((3, 9, 8), level), tmp_path / "flat.png")
     words = ("--classifier", ran / "srresnet_classifier.safetensors")
-    code, out, err = classify(monkeypatch, capsys, *words, tmp_path / "flat.png", "--json")
-    assert (code, err) == (0, "")
-    assert set(json.loads(out)["overlaps"]) == {"blur", "noise"}
+    result = answer(classify, *words, tmp_path / "flat.png")
+    assert set(result["overlaps"]) == {"blur", "noise"}
 
 
-def test_a_single_pixel_is_an_image(ran, tmp_path, monkeypatch, capsys):
+def test_a_single_pixel_is_an_image(ran, tmp_path):
     write_image(torch.rand(3, 1, 1), tmp_path / "pixel.png")
     words = ("--classifier", ran / "srresnet_classifier.safetensors")
-    code, _, err = classify(monkeypatch, capsys, *words, tmp_path / "pixel.png")
-    assert code == 2
-    assert "too small: 1x1 pixels, and 8x8 are needed" in err
-    assert classify(monkeypatch, capsys, *words, tmp_path / "pixel.png", "--crop", 0)[0] == 0
+    said = "too small: 1x1 pixels, and 8x8 are needed"
+    assert said in refusal(classify, *words, tmp_path / "pixel.png")
+    assert classify(*words, tmp_path / "pixel.png", "--crop", 0)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -365,32 +323,21 @@ def test_a_single_pixel_is_an_image(ran, tmp_path, monkeypatch, capsys):
         (["--image", "none.png", "--classifier", "none.safetensors"], "none.safetensors is not"),
     ],
 )
-def test_bad_options_end_in_one_line_and_code_2(words, expected, folders, monkeypatch, capsys):
-    def no_work(*arguments, **options):
-        raise AssertionError("the work began")
-
-    monkeypatch.setattr("blind_sr.rankings.search.find_filters", no_work)
-    monkeypatch.setattr(FAIG, "score", no_work)
+def test_bad_options_end_in_one_line_and_code_2(words, expected, folders, no_work):
     own = {use: folder for use, folder in folders.items() if f"--{use}" not in words}
     crop = [] if "--crop" in words else ["--crop", 8]
-    code, out, err = run(monkeypatch, capsys, *given(own), *crop, *words)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert err.startswith("paramattr: ")
-    assert expected in err
+    assert expected in refusal(study, "predict", *given(own), *crop, *words)
 
 
-def test_an_image_that_is_not_there(ran, monkeypatch, capsys):
+def test_an_image_that_is_not_there(ran):
     words = ("--classifier", ran / "srresnet_classifier.safetensors", "none.png")
-    code, _, err = classify(monkeypatch, capsys, *words)
-    assert code == 2
-    assert "image none.png is not there" in err
+    assert "image none.png is not there" in refusal(classify, *words)
 
 
-def test_the_old_option_for_one_image_still_works_and_says_so(ran, folders, monkeypatch, capsys):
+def test_the_old_option_for_one_image_still_works_and_says_so(ran, folders):
     words = ("--classifier", ran / "srresnet_classifier.safetensors", "--json")
     image = folders["test"] / "photograph0.png"
-    code, out, err = run(monkeypatch, capsys, "--image", image, *words)
+    code, out, err = study("predict", "--image", image, *words)
     assert (code, err.count("\n")) == (0, 1)
     assert "'paramattr blindsr classify FILE'" in err
-    assert classify(monkeypatch, capsys, image, *words) == (0, out, "")
+    assert classify(image, *words) == (0, out, "")

@@ -1,36 +1,24 @@
 """The study's methods: each contrasted, each with a twin that is not, on small networks."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from blind_sr.data.photographs import load_photographs
 from blind_sr.labels import LABELS, MASKS, METHODS, RULES
-from blind_sr.models import networks
-from blind_sr.models.networks import SRResNet
 from blind_sr.models.pairs import load_pair
 from blind_sr.rankings.methods import RANKED_BY, named
 from blind_sr.rankings.search import attributed, find_filters
 from paramattr import FAIG, contrast, gradient_times_change, quadrature, random_within_layers
 from paramattr.methods.captum import CAPTUM_METHODS
 
-from .made_up import write_pair, write_photographs
-
-SMALL = partial(SRResNet, features=4, blocks=1)
 TWINS = [name for name in LABELS if name.endswith("-no-contrast")]
 NAMES = [name.removesuffix("-no-contrast") for name in TWINS]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(folder, small):
     """A small pair and two photographs."""
-    folder = tmp_path_factory.mktemp("pair")
-    write_pair(folder, "srresnet", SMALL)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.NETWORKS, "srresnet", SMALL)
-        pair = load_pair("srresnet", folder)
-    return pair, load_photographs(write_photographs(folder, 2, (40, 44)), crop=8)
+    return load_pair("srresnet", folder), load_photographs(folder, crop=8)
 
 
 def search(data, methods, **options):

@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import signal
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,6 @@ import torch
 from blind_sr.data.images import read_image
 from blind_sr.data.measures import PLANES
 from blind_sr.labels import FUNCTIONS, MASKS
-from blind_sr.models import networks
-from blind_sr.models.networks import SRResNet, TwoBranch
 from blind_sr.options import Dtype
 from blind_sr.reproduce import paper
 from blind_sr.reproduce.page import BY_HAND, PICTURES, page, write
@@ -25,20 +22,16 @@ from blind_sr.reproduce.steps import EXPERIMENTS, steps
 from blind_sr.reproduce.steps import QUICK as SIZE
 from blind_sr.reproduce.summary import BEGINS
 from blind_sr.reproduce.tables import METHODS
-from blind_sr.training import trainer as training
-from paramattr.cli import main
 from paramattr.errors import CheckpointError, DataError
+from tests.command_line import refusal
+from tests.command_line import study as run
+from tests.kills import writes
 
-from .made_up import write_pair, write_photographs
+from .made_up import SMALL, write_pair, write_photographs
 from .test_killed import COMMAND, finish, kill_when, start
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small")
 
-SMALL = {
-    "srresnet": partial(SRResNet, features=4, blocks=1),
-    "srcnn": partial(SRResNet, features=4, blocks=2),
-    "two-branch": partial(TwoBranch, features=4, blocks=1),
-}
 NONE = dict.fromkeys(("images", "train", "fit", "test"))
 QUICK = ("reproduce", "--quick", "--crop", 8, "--predict-crop", 8, "--points", 3)
 QUICK += ("--retrain-iterations", 2, "--train-iterations", 2, "--batch-size", 2)
@@ -62,22 +55,7 @@ def folders_of(folder):
     return [word for name in names for word in (f"--{name}", folder)]
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    for name, network in SMALL.items():
-        monkeypatch.setitem(networks.NETWORKS, name, network)
-    monkeypatch.setattr(training, "draw_curves", lambda *arguments: None)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["paramattr", "blindsr", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
-def test_the_whole_study_in_small(folder, run, tmp_path):
+def test_the_whole_study_in_small(folder, tmp_path):
     words = (*QUICK, *folders_of(folder), "--out", tmp_path / "out")
     code, _, err = run(*words, "--page", tmp_path / "docs" / "page.md")
     assert code == 0, err
@@ -163,17 +141,11 @@ def test_a_step_is_run_once_and_goes_on_in_its_folder(tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(
-    words, expected, run, folder, tmp_path, monkeypatch
+    words, expected, folder, tmp_path, no_work, monkeypatch
 ):
-    def no_work(self, out):
-        raise AssertionError("the work began")
-
-    monkeypatch.setattr(Step, "run", no_work)
     monkeypatch.chdir(tmp_path)
     weights = () if "--weights" in words else ("--weights", folder)
-    code, _, err = run("reproduce", *words, *weights)
-    assert code == 2
-    assert expected in err
+    assert expected in refusal(run, "reproduce", *words, *weights)
     assert not list(tmp_path.iterdir())
 
 
@@ -338,7 +310,7 @@ def test_only_what_is_there_is_laid_out():
 
 
 @pytest.fixture
-def study(run, folder, tmp_path, monkeypatch):
+def study(folder, tmp_path, monkeypatch):
     """Run the command with steps that are done at once, up to one that fails.
 
     Gives the names of the steps that began, the page, and what went to stderr.
@@ -502,31 +474,22 @@ def test_tables_say_what_they_were_measured_on():
     assert all(line.endswith(f" {where} gausslegendre nodes.") for line in modulated)
 
 
-def test_a_step_that_is_killed_at_its_stamp_begins_anew(tmp_path, monkeypatch):
+def test_a_step_that_is_killed_at_its_stamp_begins_anew(tmp_path):
     def command(config):
         (config.out / "result.json").write_text("{}")
         return {}
 
-    def killed(self, target):
-        raise KeyboardInterrupt
-
     step = Step("step", command, Config(3), "result.json")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            step.run(tmp_path)
+    with writes("*", killed_at=1), pytest.raises(KeyboardInterrupt):
+        step.run(tmp_path)
     assert step.run(tmp_path) == {}
 
 
-def test_a_page_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_page_is_replaced_whole_or_not_at_all(tmp_path):
     file = tmp_path / "page.md"
     write(file, "old\n")
 
-    def killed(self, target):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with writes("*", killed_at=1), pytest.raises(KeyboardInterrupt):
         write(file, "new\n")
     assert file.read_text() == "old\n"
 

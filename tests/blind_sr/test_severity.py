@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import pytest
 import torch
@@ -17,9 +16,9 @@ from blind_sr.severity.inputs import RANGES, Drawn
 from blind_sr.severity.measuring import Measured
 from blind_sr.severity.rival import predicted_by, train_on_labels
 from paramattr import FAIG, OverlapRegressor, Scores, self_reference
-from paramattr.cli import main
+from tests.command_line import refusal, study
 
-from .made_up import write_photographs
+from .made_up import write_uses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ("--network", "srcnn", "--crop", 8, "--steps", 1, "--levels", 2, "--label-steps", 3)
@@ -27,70 +26,75 @@ TINY = ("--network", "srcnn", "--crop", 8, "--steps", 1, "--levels", 2, "--label
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {
-        use: write_photographs(tmp_path_factory.mktemp(use), count, (20, 30), coarse=10, seed=seed)
-        for use, count, seed in (("find", 2, 0), ("fit", 3, 1), ("test", 2, 2))
-    }
-
-
-def severity(*words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["paramattr", "blindsr", "severity", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-    return stopped.value.code
+    return write_uses(tmp_path_factory, find=2, fit=3, test=2)
 
 
 @pytest.fixture(scope="module")
 def ran(folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     given = [word for use, folder in folders.items() for word in (f"--{use}", folder)]
-    assert severity(*given, *TINY, "--draws", 3, "--json", "--out", out) == 0
+    assert study("severity", *given, *TINY, "--draws", 3, "--json", "--out", out)[0] == 0
     return out
 
 
-def test_what_is_written_is_what_the_networks_and_the_equations_give(ran, folders):
-    result = json.loads((ran / "severity.json").read_text())
+@pytest.fixture(scope="module")
+def result(ran):
+    return json.loads((ran / "severity.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def regressor(ran):
+    return OverlapRegressor.load(ran / "srcnn_regressor.safetensors")
+
+
+def test_the_files_are_written(ran, result, regressor):
     assert result["counts"] == {"find": 2, "fit": 3, "test": 2}
-    pair, tested = load_pair("srcnn"), load_photographs(folders["test"], crop=8)
-    regressor = OverlapRegressor.load(ran / "srcnn_regressor.safetensors")
     assert list(regressor.found) == ["blur", "noise", "blur rising", "noise rising"]
     rising = Scores.load(ran / "slope_noise.safetensors")
     assert regressor.found["noise rising"] == rising.top(fraction=0.01)
-    for kind in ("blur", "noise"):
-        own, errors = result["inputs"][kind], result["errors"][kind]
-        assert len(own["severity"]) == 2 * 3
-        low, high = RANGES[kind].low, RANGES[kind].high
-        assert (errors["from"], errors["to"]) == (low, high)
-        assert all(low <= s <= high for s in own["severity"])
-        assert len(set(own["severity"])) == 6
-        for name in ("overlap", "trained", "mean", "labels"):
-            off = [
-                abs(p - s) for p, s in zip(own[f"predicted_{name}"], own["severity"], strict=True)
-            ]
-            assert errors[name]["value"] == pytest.approx(sum(off) / 6, abs=1e-4)
-        drawn = Drawn.of(tested, kind, 1, draws=3)
-        number = 4  # photographs are drawn in turn: the first one's third input
-        assert drawn.photographs.names[number] == tested.names[0]
-        assert float(drawn.severities[number]) == pytest.approx(own["severity"][number], abs=1e-5)
-        image, truth = drawn.photographs.low[kind][number], tested.high[0]
-        noise = torch.Generator().manual_seed(1_000_003 + number)
-        degradation = RANGES[kind].degradation(float(drawn.severities[number]))
-        assert torch.equal(image, degrade(truth, degradation, noise))
-        with torch.inference_mode():
-            assert own["psnr_target"][number] == pytest.approx(
-                float(psnr(pair.target(image), truth)), abs=1e-3
-            )
-        faig = FAIG(pair.target, pair.baseline, objective=self_reference)
-        top = faig.score([image], reducer="kernel", n_steps=1).top(fraction=0.01)
-        for name, units in regressor.found.items():
-            assert own[f"overlap_{name}"][number] == pytest.approx(top.overlap(units), abs=1e-5)
-        with (ran / f"filters_{kind}.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        assert len(rows) == len(regressor.found[kind])
-        assert all(float(row["low"]) <= float(row["slope"]) <= float(row["high"]) for row in rows)
     for name in ("predicted", "boundary", "responses"):
         assert read_image(ran / f"{name}.png").shape[0] == 3
+
+
+@pytest.mark.parametrize("kind", ["blur", "noise"])
+def test_errors_are_means_over_severities_of_the_whole_range(result, kind):
+    own, errors = result["inputs"][kind], result["errors"][kind]
+    low, high = RANGES[kind].low, RANGES[kind].high
+    assert (errors["from"], errors["to"]) == (low, high)
+    assert len(own["severity"]) == len(set(own["severity"])) == 2 * 3
+    assert all(low <= severity <= high for severity in own["severity"])
+    for name in ("overlap", "trained", "mean", "labels"):
+        predicted = zip(own[f"predicted_{name}"], own["severity"], strict=True)
+        off = [abs(guess - severity) for guess, severity in predicted]
+        assert errors[name]["value"] == pytest.approx(sum(off) / 6, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["blur", "noise"])
+def test_inputs_and_overlaps_are_those_of_the_equations(folders, result, regressor, kind):
+    pair, tested = load_pair("srcnn"), load_photographs(folders["test"], crop=8)
+    own, drawn = result["inputs"][kind], Drawn.of(tested, kind, 1, draws=3)
+    number = 4  # photographs are drawn in turn: the first one's third input
+    assert drawn.photographs.names[number] == tested.names[0]
+    severity = float(drawn.severities[number])
+    assert severity == pytest.approx(own["severity"][number], abs=1e-5)
+    image, truth = drawn.photographs.low[kind][number], tested.high[0]
+    noise = torch.Generator().manual_seed(1_000_003 + number)
+    assert torch.equal(image, degrade(truth, RANGES[kind].degradation(severity), noise))
+    with torch.inference_mode():
+        quality = float(psnr(pair.target(image), truth))
+    assert own["psnr_target"][number] == pytest.approx(quality, abs=1e-3)
+    faig = FAIG(pair.target, pair.baseline, objective=self_reference)
+    top = faig.score([image], reducer="kernel", n_steps=1).top(fraction=0.01)
+    for name, units in regressor.found.items():
+        assert own[f"overlap_{name}"][number] == pytest.approx(top.overlap(units), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["blur", "noise"])
+def test_each_filters_slope_lies_in_its_interval(ran, regressor, kind):
+    with (ran / f"filters_{kind}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(regressor.found[kind])
+    assert all(float(row["low"]) <= float(row["slope"]) <= float(row["high"]) for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +106,8 @@ def test_what_is_written_is_what_the_networks_and_the_equations_give(ran, folder
         (("--pct", 0), "pct is 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path, capsys):
-    assert severity(*words, "--out", tmp_path / "out") == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+def test_settings_that_cannot_be_are_refused_before_any_work(words, said, tmp_path):
+    assert said in refusal(study, "severity", *words, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-import csv
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ from torch import nn
 from blind_sr.data.degradations import degrade, jpeg
 from blind_sr.data.images import read_image, write_image
 from blind_sr.data.patches import Patches, hold_out, load_photographs
-from blind_sr.models.networks import SRResNet
+from blind_sr.models import networks
 from blind_sr.training import trainer as training
 from blind_sr.training.curves import draw_curves
 from blind_sr.training.experiment import TrainConfig
@@ -17,13 +17,16 @@ from blind_sr.training.recipe import Recipe
 from blind_sr.training.trainer import train_stage
 from paramattr import load_state_dict, random_scores
 from paramattr.errors import CheckpointError, DataError, ParamattrError
+from tests.kills import calls, writes
+
+from .made_up import SMALL, check_same_training, rows_of
 
 RECIPE = Recipe("srresnet", "target", iterations=7, learning_rate=1e-3, batch_size=2, patch=16)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(training, "build", lambda network: SRResNet(features=4, blocks=1))
+    monkeypatch.setitem(networks.NETWORKS, "srresnet", SMALL["srresnet"])
     monkeypatch.setattr(training, "VALIDATE_EVERY", 3)
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
 
@@ -48,10 +51,6 @@ def photographs():
 @pytest.fixture
 def held_out(photographs):
     return torch.stack(photographs[:2])[..., :32, :32] / 255
-
-
-def rows_of(weights):
-    return list(csv.DictReader(weights.with_suffix(".csv").read_text().splitlines()))
 
 
 def test_patches_are_pieces_of_the_degraded_photograph(photographs):
@@ -140,39 +139,21 @@ def test_a_batch_depends_on_seed_and_iteration_alone(photographs):
     assert not torch.equal(patches.batch(5)[0], patches.batch(6)[0])
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 4, 6])
-def test_a_killed_run_resumes_to_the_same_bits(
-    killed_at, photographs, held_out, tmp_path, monkeypatch
-):
-    whole = train_stage(RECIPE, photographs, held_out, tmp_path / "whole")
+def check_resumes(train, folder, killed):
+    """Run whole; end another run and start it again: the weights and rows of both are the same."""
+    whole = train(folder / "whole")
+    with killed, pytest.raises(KeyboardInterrupt):
+        train(folder / "broken")
+    broken = train(folder / "broken", resume=True, force=True)
+    check_same_training(whole, broken)
+    assert [row["iteration"] for row in rows_of(whole)] == ["0", "3", "6", "7"]
+    return whole
 
-    class Killed(Exception):
-        pass
 
-    real = Patches.batch
-
-    def dying(self, iteration):
-        if iteration == killed_at:
-            raise Killed
-        return real(self, iteration)
-
-    monkeypatch.setattr(Patches, "batch", dying)
-    with pytest.raises(Killed):
-        train_stage(RECIPE, photographs, held_out, tmp_path / "broken")
-    monkeypatch.setattr(Patches, "batch", real)
-    broken = train_stage(
-        RECIPE, photographs, held_out, tmp_path / "broken", resume=True, force=True
-    )
-    for name, value in load_state_dict(whole).items():
-        assert torch.equal(value, load_state_dict(broken)[name])
-    logs = [
-        list(csv.DictReader(path.with_suffix(".csv").read_text().splitlines()))
-        for path in (whole, broken)
-    ]
-    for row in (*logs[0], *logs[1]):
-        row.pop("seconds")
-    assert logs[0] == logs[1]
-    assert [row["iteration"] for row in logs[0]] == ["0", "3", "6", "7"]
+@pytest.mark.parametrize("iteration", [1, 3, 4, 6])
+def test_a_killed_run_resumes_to_the_same_bits(iteration, photographs, held_out, tmp_path):
+    killed = calls(Patches, "batch", killed_at=iteration + 1)
+    check_resumes(partial(train_stage, RECIPE, photographs, held_out), tmp_path, killed)
 
 
 def test_a_state_from_before_a_field_was_there_goes_on(photographs, held_out, tmp_path):
@@ -188,59 +169,42 @@ def test_a_state_from_before_a_field_was_there_goes_on(photographs, held_out, tm
         train_stage(other, photographs, held_out, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("stage", ["blur", "noise"])
-@pytest.mark.parametrize("killed_at", [1, 4, 6, "end"])
-def test_retraining_resumes_to_the_same_bits_and_touches_nothing_else(
-    stage, killed_at, photographs, tmp_path, monkeypatch
-):
+@pytest.fixture
+def selection():
     torch.manual_seed(0)
-    model = SRResNet(features=4, blocks=1)
-    start = model.state_dict()
-    selection = random_scores(model).top(fraction=0.1)
-    recipe = Recipe("srresnet", stage, 7, 1e-2, batch_size=2, patch=16, name="own")
-    options = {"initial": start, "selection": selection}
-    whole = train_stage(recipe, photographs, None, tmp_path / "whole", **options)
+    return random_scores(SMALL["srresnet"]()).top(fraction=0.1)
 
-    class Killed(Exception):
-        pass
 
-    real, keep = Patches.batch, training._Run.keep
+@pytest.fixture(params=["blur", "noise"])
+def retrain(request, photographs, selection):
+    """Train a selection for a degradation, from weights of its own."""
+    torch.manual_seed(0)
+    start = SMALL["srresnet"]().state_dict()
+    recipe = Recipe("srresnet", request.param, 7, 1e-2, batch_size=2, patch=16, name="own")
+    return partial(train_stage, recipe, photographs, None, initial=start, selection=selection)
 
-    def dying(self, iteration):
-        if iteration == killed_at:
-            raise Killed
-        return real(self, iteration)
 
-    def dying_at_the_end(self, weights, **metadata):
-        if killed_at == "end":
-            raise Killed
-        keep(self, weights, **metadata)
+@pytest.mark.parametrize("iteration", [1, 4, 6, "end"])
+def test_retraining_resumes_to_the_same_bits(iteration, retrain, tmp_path):
+    killed = (
+        writes("*/own.safetensors", killed_at=1)
+        if iteration == "end"
+        else calls(Patches, "batch", killed_at=iteration + 1)
+    )
+    whole = check_resumes(retrain, tmp_path, killed)
+    assert "psnr_blur" not in rows_of(whole)[0]
 
-    monkeypatch.setattr(Patches, "batch", dying)
-    monkeypatch.setattr(training._Run, "keep", dying_at_the_end)
-    with pytest.raises(Killed):
-        train_stage(recipe, photographs, None, tmp_path / "broken", **options)
-    assert not (tmp_path / "broken" / "own.safetensors").exists()
-    monkeypatch.setattr(Patches, "batch", real)
-    monkeypatch.setattr(training._Run, "keep", keep)
-    broken = train_stage(recipe, photographs, None, tmp_path / "broken", **options, resume=True)
 
-    first, second = load_state_dict(whole), load_state_dict(broken)
-    assert set(first) == set(start)
+def test_retraining_touches_nothing_else(retrain, selection, tmp_path):
+    start, found = retrain.keywords["initial"], load_state_dict(retrain(tmp_path))
+    assert set(found) == set(start)
     moved = 0
-    for name, value in first.items():
-        assert torch.equal(value, second[name])
+    for name, value in found.items():
         changed = value != start[name]
-        inside = torch.zeros_like(changed)
-        if name in selection.index.labels:
-            inside = selection.mask(name)
-        assert not changed[~inside].any()
+        known = name in selection.index.labels
+        assert not changed[~(selection.mask(name) if known else torch.zeros_like(changed))].any()
         moved += int(changed.sum())
     assert moved > 0.9 * 9 * len(selection)
-    logs = [[{**row, "seconds": ""} for row in rows_of(path)] for path in (whole, broken)]
-    assert logs[0] == logs[1]
-    assert [row["iteration"] for row in logs[0]] == ["0", "3", "6", "7"]
-    assert "psnr_blur" not in logs[0][0]
 
 
 def test_without_held_out_photographs_the_last_average_is_kept(photographs, tmp_path):
