@@ -17,7 +17,7 @@ from blind_sr.data.measures import output_difference
 from blind_sr.labels import MASKS
 from blind_sr.setting import Setting
 from paramattr import FAIG, cross_entropy
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.files.reading import load_tensors, save_state_dict
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "text_encoder.py"
 MEASURED = 6

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from paramattr.whole_files import write_whole
+from paramattr.files.writing import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -16,9 +16,9 @@ from blind_sr.data.photographs import Photographs, with_both
 from blind_sr.models.pairs import Pair
 from blind_sr.setting import Setting
 from paramattr import FAIG, self_reference, squared_error
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.files.reading import load_tensors, save_state_dict
+from paramattr.files.resume import check_stamp
 from paramattr.objectives import Objective, absolute_error
-from paramattr.resume import check_stamp
 
 Images = Float[Tensor, "1 3 h w"]
 Table = Float[Tensor, "inputs filters"]

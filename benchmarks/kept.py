@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.benchmark import Row
-from paramattr.resume import check_stamp
-from paramattr.whole_files import write_whole
+from paramattr.files.resume import check_stamp
+from paramattr.files.writing import write_whole
 
 
 class Kept:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from paramattr import FAIG, Scores, Selection, compare
-from paramattr.checkpoints import load_tensors
-from paramattr.whole_files import write_whole
+from paramattr.files.reading import load_tensors
+from paramattr.files.writing import write_whole
 
 PATIENCE = 300
 """Seconds after which a run counts as hung."""

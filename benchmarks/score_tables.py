@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paramattr import FAIG, UnitIndex
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.files.reading import load_tensors, save_state_dict
 from paramattr.quadrature import Rule, drawn, gauss_legendre
 
 RICHARDSON = Rule("richardson", (0.25, 0.5, 0.75), (2 / 3, -1 / 3, 2 / 3), 3)

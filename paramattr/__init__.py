@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paramattr.bezier import BezierPath as BezierPath
-    from paramattr.checkpoints import load_state_dict as load_state_dict
-    from paramattr.checkpoints import save_state_dict as save_state_dict
     from paramattr.curves import connect as connect
     from paramattr.errors import ParamattrError as ParamattrError
     from paramattr.faig import FAIG as FAIG
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from paramattr.faithfulness.curves import Curve as Curve
     from paramattr.faithfulness.masking import insertion_curve as insertion_curve
     from paramattr.faithfulness.masking import masking_curve as masking_curve
+    from paramattr.files.reading import load_state_dict as load_state_dict
+    from paramattr.files.reading import save_state_dict as save_state_dict
     from paramattr.integration.integrals.adaptive import Adaptive as Adaptive
     from paramattr.methods.absolute_change import absolute_change as absolute_change
     from paramattr.methods.fisher_times_change import fisher_times_change as fisher_times_change
@@ -94,7 +94,7 @@ _ROOMS = {
     "methods.substitution": ("substitution_effect",),
     "methods.weight_magnitude": ("weight_magnitude",),
     "bezier": ("BezierPath",),
-    "checkpoints": ("load_state_dict", "save_state_dict"),
+    "files.reading": ("load_state_dict", "save_state_dict"),
     "errors": ("ParamattrError",),
     "faithfulness.comparison": ("Comparison", "compare"),
     "faithfulness.curves": ("Bootstrap", "Curve"),

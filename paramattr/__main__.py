@@ -1,6 +1,6 @@
 """`python -m paramattr`: the command line."""
 
-from paramattr.stopping import signals
+from paramattr.files.writing import signals
 
 
 def main() -> None:

@@ -17,12 +17,18 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from paramattr.errors import CheckpointError, ModelError, ParamattrError, UnitError
-from paramattr.folders import check_folder, config
-from paramattr.json_text import parsed_file
-from paramattr.listing import Listing, listing
+from paramattr.files.folders import (
+    Listing,
+    Stored,
+    check_folder,
+    config,
+    listing,
+    rewrite,
+    weights_of,
+)
+from paramattr.files.reading import parsed_file
+from paramattr.files.writing import whole_folder
 from paramattr.units.selection import Selection
-from paramattr.weights import Stored, rewrite, weights_of
-from paramattr.whole_files import whole_folder
 
 ADAPTER = "adapter_config.json"
 _PART = 2**20

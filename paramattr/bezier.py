@@ -7,8 +7,8 @@ from pathlib import Path as FilePath
 
 from torch import Tensor, nn
 
-from paramattr.checkpoints import load_kind, save_state_dict
 from paramattr.errors import CheckpointError, ModelError
+from paramattr.files.reading import load_kind, save_state_dict
 from paramattr.paths import Parameters, PiecewiseLinear
 
 

@@ -8,8 +8,8 @@ from importlib.metadata import entry_points, version
 from typing import Annotated, NoReturn
 
 from paramattr.errors import ParamattrError, printable
+from paramattr.files.writing import signals
 from paramattr.runtime.launch import alone, shared
-from paramattr.stopping import signals
 
 try:
     import typer

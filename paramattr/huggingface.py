@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.errors import CheckpointError, ModelError, ParamattrError, an, warn
-from paramattr.folder_sizes import check_built, check_index, check_sizes
-from paramattr.folders import (
+from paramattr.files.folders import (
+    check_built,
     check_folder,
+    check_index,
+    check_sizes,
     class_of,
     config,
     first_line,

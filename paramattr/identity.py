@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paramattr.checkpoints import content
 from paramattr.errors import CheckpointError, an
+from paramattr.files.reading import content
 
 
 class Unseen(Exception):

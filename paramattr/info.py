@@ -6,12 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from paramattr.checkpoints import load_state_dict, load_tensors
 from paramattr.errors import CheckpointError
-from paramattr.folders import config as config_of
-from paramattr.folders import is_folder_of_model
-from paramattr.json_text import parsed_file
-from paramattr.listing import weight_files
+from paramattr.files.folders import config as config_of
+from paramattr.files.folders import is_folder_of_model, weight_files
+from paramattr.files.reading import load_state_dict, load_tensors, parsed_file
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 from paramattr.units.showing import name_of

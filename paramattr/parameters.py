@@ -311,14 +311,14 @@ def state_of(baseline: Baseline, model: nn.Module | None = None) -> dict[str, Te
     if not isinstance(baseline, Mapping):
         raise ModelError(
             f"the baseline is {an(type(baseline))}: expected a torch.nn.Module or a mapping "
-            "of parameter names to tensors; read a file with paramattr.checkpoints.load_state_dict"
+            "of parameter names to tensors; read a file with paramattr.load_state_dict"
         )
     for name, value in baseline.items():
         if not isinstance(value, Tensor):
             raise ModelError(
                 f"entry {name!r} of the baseline is {an(type(value))}: expected a tensor; "
                 "if the checkpoint wraps its state dict, read it with "
-                "paramattr.checkpoints.load_state_dict"
+                "paramattr.load_state_dict"
             )
     known = [] if model is None else [name for name, _ in model.named_parameters()]
     return without_prefixes(baseline, known)

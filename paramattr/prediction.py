@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
 from paramattr.errors import DataError, ParamattrError, UnitError, an
+from paramattr.files.reading import load_kind, save_state_dict, taken_apart
 from paramattr.units.index import UnitIndex, check_same_units
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection

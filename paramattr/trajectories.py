@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.checkpoints import load_state_dict
 from paramattr.errors import ModelError, ParamattrError, warn
 from paramattr.faig import FAIG
+from paramattr.files.reading import load_state_dict
 from paramattr.hooked import copied
 from paramattr.integration.integrals.adaptive import Adaptive
 from paramattr.objectives import Objective, squared_error

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paramattr import FAIG, Scores, UnitIndex, absolute_change, contrast
-from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import UnitError
+from paramattr.files.reading import load_tensors, save_state_dict
 from paramattr.objectives import squared_error
 from paramattr.quadrature import get_rule
 from tests.kills import cut

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramattr import load_state_dict, save_state_dict
-from paramattr.checkpoints import WRAPPINGS, load_tensors
 from paramattr.errors import CheckpointError
+from paramattr.files.reading import WRAPPINGS, load_tensors
 from tests.tiny import convnet, moved, tied
 
 STATE = convnet().state_dict()

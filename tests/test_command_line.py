@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from paramattr import Scores, UnitIndex, save_state_dict
-from paramattr.checkpoints import load_tensors
+from paramattr.files.reading import load_tensors
 from tests.command_line import answer, refusal
 from tests.tiny import ConvNet, seeded
 

@@ -18,10 +18,10 @@ from paramattr import (
     squared_error,
     weight_magnitude,
 )
-from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, ModelError, UnitError
 from paramattr.faithfulness.comparison import CONTROL, distinct_scores
 from paramattr.faithfulness.curves import Bootstrap
+from paramattr.files.reading import load_tensors, save_state_dict
 from tests.tiny import convnet, inputs_for, moved, seeded, tied
 
 pytestmark = pytest.mark.usefixtures("one_thread")

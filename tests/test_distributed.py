@@ -23,7 +23,7 @@ from paramattr import (
     self_reference,
     substitution_effect,
 )
-from paramattr.checkpoints import load_tensors
+from paramattr.files.reading import load_tensors
 from paramattr.methods.captum import captum_scores
 from paramattr.runtime import ranks
 from paramattr.runtime.ranks import Ranks as Group

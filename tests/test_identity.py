@@ -33,8 +33,8 @@ from paramattr import (
     squared_error,
     substitution_effect,
 )
-from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError
+from paramattr.files.reading import load_tensors, save_state_dict
 from paramattr.identity import identity
 from paramattr.objectives import SelfReference
 from tests.models import mlp, other_weights, pair_of, random_batches

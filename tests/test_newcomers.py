@@ -20,7 +20,7 @@ from paramattr import (
     token_cross_entropy,
 )
 from paramattr.errors import CheckpointError, ObjectiveError, ParamattrError, UnitError, an
-from paramattr.resume import check_stamp
+from paramattr.files.resume import check_stamp
 from paramattr.units.reducers import get_reducer
 from tests.tiny import moved, seeded
 

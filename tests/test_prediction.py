@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paramattr import FAIG, Scores, Selection, UnitIndex, contrast, self_reference
-from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, DataError, ParamattrError, UnitError
+from paramattr.files.reading import load_tensors, save_state_dict
 from paramattr.prediction import OverlapClassifier
 from tests.tiny import SMALL, scores_of, selections_of
 

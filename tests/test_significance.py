@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paramattr import FAIG, Scores, Selection, contrast, fisher_times_change
-from paramattr.checkpoints import load_tensors
 from paramattr.errors import UnitError
+from paramattr.files.reading import load_tensors
 from paramattr.units.significance import discoveries, quantile, two_sided
 from tests.models import batches, other_weights, samples_of
 from tests.reference.paired import paired_error

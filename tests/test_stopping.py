@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from paramattr import stopping
-from paramattr.resume import Unfinished
-from paramattr.whole_files import write_whole
+from paramattr.files.resume import Unfinished
+from paramattr.files.writing import write_whole
 
 PATIENCE = 300
 """Seconds that a busy machine may take."""
@@ -45,7 +45,7 @@ def stopped(code: str, folder: Path, number: int) -> tuple[int, str, str]:
 WAITING = """
     import sys, time
     from pathlib import Path
-    from paramattr.stopping import signals, progress_is_in, is_written
+    from paramattr.files.writing import signals, progress_is_in, is_written
     with signals():
         {before}
         try:
@@ -95,7 +95,7 @@ except BaseException:
 IMPORTING = """
     import sys
     sys.path.insert(0, "")
-    from paramattr.stopping import signals
+    from paramattr.files.writing import signals
     with signals():
         import slow
         print("went on")
@@ -103,7 +103,7 @@ IMPORTING = """
 SWALLOWED = """
     import time
     from pathlib import Path
-    from paramattr.stopping import signals
+    from paramattr.files.writing import signals
     class Held:
         def __del__(self):
             Path("ready").touch()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paramattr.whole_files import whole_folder, write_whole
+from paramattr.files.writing import whole_folder, write_whole
 
 FORK = multiprocessing.get_context("fork")
 

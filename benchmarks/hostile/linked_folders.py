@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.hostile.attack import Attack, Change, cut
 from benchmarks.hostile.tensor_files import code, stretched, zip_bomb
-from paramattr.checkpoints import load_state_dict, save_state_dict
+from paramattr.files.reading import load_state_dict, save_state_dict
 
 STEERS = "\x1b]0;title\x07\x1b[2J\x1b[31m\nparamattr: all is well\x9b31m"
 """A name that sets a terminal's title, clears it, turns red and forges a line."""

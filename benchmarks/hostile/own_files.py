@@ -12,7 +12,7 @@ from safetensors.torch import save as save_bytes
 
 from benchmarks.hostile.attack import Attack, Change, cut, empty, flipped
 from benchmarks.hostile.tensor_files import every
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.files.reading import load_tensors, save_state_dict
 
 
 def metadata(change: Callable[[dict[str, Any]], Any]) -> Change:

@@ -27,7 +27,7 @@ from benchmarks.hostile.attack import (
     other_magic,
     removed,
 )
-from paramattr.checkpoints import load_tensors, save_state_dict
+from paramattr.files.reading import load_tensors, save_state_dict
 
 KEYS = 100_000
 STATE, TORCH, OLD = (

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paramattr.json_text import parsed
+from paramattr.files.reading import parsed
 from paramattr.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         CheckpointError: if it cannot be written.
     """
-    from paramattr.whole_files import write_whole
+    from paramattr.files.writing import write_whole
 
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
@@ -48,7 +48,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         CheckpointError: if it cannot be written.
     """
-    from paramattr.whole_files import write_whole
+    from paramattr.files.writing import write_whole
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
@@ -63,7 +63,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         CheckpointError: if it cannot be written.
     """
-    from paramattr.whole_files import write_whole
+    from paramattr.files.writing import write_whole
 
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=150)

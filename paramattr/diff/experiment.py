@@ -11,7 +11,6 @@ from operator import add
 from typing import TYPE_CHECKING, Any
 
 from paramattr.bezier import BezierPath
-from paramattr.checkpoints import load_tensors
 from paramattr.diff.config import Config
 from paramattr.diff.distance import Distance as Distance
 from paramattr.diff.distance import distance_of
@@ -22,6 +21,7 @@ from paramattr.diff.nodes import LADDER, Look, Nodes, Residuals, settled, warnin
 from paramattr.diff.wording import spoken
 from paramattr.errors import UnitError, warn
 from paramattr.faig import FAIG
+from paramattr.files.reading import load_tensors
 from paramattr.integration.batches import Batch
 from paramattr.integration.integrand import path_between
 from paramattr.methods.absolute_change import absolute_change

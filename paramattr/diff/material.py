@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from paramattr.checkpoints import load_state_dict
 from paramattr.diff.config import Config
 from paramattr.diff.names import ALL, check_conditions
 from paramattr.diff.texts import Text, Tokens, read_texts, shortest_first
 from paramattr.errors import CheckpointError, DataError, ModelError, ParamattrError, an
-from paramattr.folders import is_folder_of_model
+from paramattr.files.folders import is_folder_of_model
+from paramattr.files.reading import load_state_dict
 from paramattr.huggingface import is_causal, read_pair
 from paramattr.integration.batches import Batch, drawn, mapped
 from paramattr.objectives import (

@@ -16,7 +16,7 @@ from paramattr.diff.measuring import LEAST_GAIN, Loss, is_small
 from paramattr.diff.names import ALL, file_names
 from paramattr.diff.nodes import percent, told
 from paramattr.errors import ParamattrError, printable
-from paramattr.whole_files import write_whole
+from paramattr.files.writing import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

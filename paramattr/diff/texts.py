@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from paramattr.diff.names import ALL, check_conditions
 from paramattr.errors import DataError, one_line
-from paramattr.json_text import parsed
+from paramattr.files.reading import parsed
 from paramattr.objectives import IGNORED
 
 LONGEST = 2**22

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
 from paramattr.errors import UnitError
 from paramattr.faithfulness.curves import Bootstrap, Curve
 from paramattr.faithfulness.damage import Ends, Truth
+from paramattr.files.reading import load_kind, save_state_dict, taken_apart
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 

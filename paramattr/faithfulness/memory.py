@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from paramattr.buffers import moving_buffers
-from paramattr.checkpoints import fingerprint
 from paramattr.errors import CheckpointError, ObjectiveError, RankError
+from paramattr.files.reading import fingerprint
+from paramattr.files.resume import Unfinished
 from paramattr.identity import likeness
 from paramattr.parameters import Baseline, align, named_parameters
-from paramattr.resume import Unfinished
 from paramattr.runtime.isolation import undisturbed
 from paramattr.runtime.ranks import Ranks
 from paramattr.surgery.edits import holding, inserted, substituted

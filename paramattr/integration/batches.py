@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
-from paramattr.checkpoints import content
 from paramattr.errors import DataError, ParamattrError, an, one_line
+from paramattr.files.reading import content
 from paramattr.identity import identity, likeness
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Any]

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paramattr.buffers import moving_buffers
-from paramattr.checkpoints import fingerprint
 from paramattr.errors import ModelError
+from paramattr.files.reading import fingerprint
 from paramattr.identity import likeness, stamped
 from paramattr.integration.accumulation import Attributions, chunks
 from paramattr.integration.batches import Batch

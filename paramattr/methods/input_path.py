@@ -11,8 +11,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, ObjectiveError
+from paramattr.files.reading import fingerprint
 from paramattr.identity import likeness, stamped
 from paramattr.integration.accumulation import Reduction, Sums
 from paramattr.integration.batches import Batch

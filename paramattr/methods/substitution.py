@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.checkpoints import fingerprint
 from paramattr.errors import DataError, UnitError, an, warn
+from paramattr.files.reading import fingerprint
 from paramattr.identity import identity
 from paramattr.integration.accumulation import Reduced
 from paramattr.integration.batches import Batch

@@ -16,6 +16,7 @@ from typing import Any
 
 from paramattr.errors import DataError, ParamattrError
 from paramattr.figures import COLOURS
+from paramattr.files.writing import write_whole
 from paramattr.report.blocks import (
     Block,
     Cell,
@@ -28,7 +29,6 @@ from paramattr.report.blocks import (
     Table,
 )
 from paramattr.report.panels import known, modulation_panel
-from paramattr.whole_files import write_whole
 
 IMAGES = {
     b"\x89PNG": "image/png",

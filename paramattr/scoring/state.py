@@ -16,10 +16,10 @@ from torch import Tensor
 
 from paramattr.cost import Spent
 from paramattr.errors import CheckpointError
+from paramattr.files.resume import Unfinished
 from paramattr.integration.accumulation import Reduced
 from paramattr.integration.batches import Batch
 from paramattr.integration.integral import Integral, Values
-from paramattr.resume import Unfinished
 from paramattr.runtime.ranks import Ranks
 from paramattr.scoring.until import Settling, Until
 from paramattr.units.covariances import Covariances, Paired

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
 from paramattr.cost import Cost as Cost
 from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
 from paramattr.figures import COLOURS, empty_figure
+from paramattr.files.reading import load_kind, save_state_dict, taken_apart
 from paramattr.units.covariances import Paired
 from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.selection import Selection, how_many

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from paramattr.checkpoints import load_kind, save_state_dict, taken_apart
 from paramattr.errors import UnitError, an
 from paramattr.figures import empty_figure
+from paramattr.files.reading import load_kind, save_state_dict, taken_apart
 from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.showing import bars, frame, table
 

@@ -19,8 +19,8 @@ from blind_sr.predict import experiment
 from blind_sr.predict.overlaps import Measured, measure, repeated
 from paramattr import FAIG, Scores, contrast, self_reference
 from paramattr.errors import CheckpointError
+from paramattr.files.resume import Unfinished
 from paramattr.prediction import OverlapClassifier
-from paramattr.resume import Unfinished
 from tests.command_line import answer, refusal, study
 from tests.kills import writes
 from tests.tiny import SMALL

@@ -17,8 +17,8 @@ from blind_sr.retrain import trainings
 from blind_sr.retrain.report import summary, tables
 from blind_sr.training import trainer as training
 from paramattr import Selection, load_state_dict, random_scores, save_state_dict
-from paramattr.checkpoints import load_tensors
 from paramattr.errors import ParamattrError
+from paramattr.files.reading import load_tensors
 from tests.command_line import answer, refusal, study
 from tests.kills import calls, writes
 

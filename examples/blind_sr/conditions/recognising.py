@@ -15,8 +15,8 @@ from blind_sr.models.pairs import Pair
 from blind_sr.run import progress
 from blind_sr.setting import Setting
 from paramattr import OverlapClassifier, Selection
-from paramattr.checkpoints import fingerprint
-from paramattr.resume import Unfinished
+from paramattr.files.reading import fingerprint
+from paramattr.files.resume import Unfinished
 
 NONE, SEVERAL = "none", "several"
 

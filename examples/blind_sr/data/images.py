@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from paramattr.errors import DataError, one_line
-from paramattr.whole_files import write_whole
+from paramattr.files.writing import write_whole
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")

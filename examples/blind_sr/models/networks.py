@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from blind_sr.data.degradations import SCALE
 from blind_sr.models.swin import SwinStyle
 from blind_sr.models.unrounded import unrounded
-from paramattr.checkpoints import load_state_dict
 from paramattr.errors import CheckpointError, ParamattrError
+from paramattr.files.reading import load_state_dict
 
 
 class ResidualBlock(nn.Module):

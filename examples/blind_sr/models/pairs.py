@@ -10,8 +10,8 @@ from torch import nn
 
 from blind_sr.labels import PAIR_LABELS
 from blind_sr.models.networks import load
-from paramattr.checkpoints import fingerprint
 from paramattr.errors import CheckpointError, ParamattrError
+from paramattr.files.reading import fingerprint
 
 BUNDLED_WEIGHTS = Path(__file__).parent.parent / "weights"
 CHANNELS_LAST_BELOW = 56

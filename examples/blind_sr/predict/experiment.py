@@ -15,9 +15,9 @@ from blind_sr.predict.overlaps import PREDICTED, Measured, measure, repeated
 from blind_sr.rankings.search import find_units
 from blind_sr.run import progress
 from blind_sr.setting import Setting, check_percents
-from paramattr.checkpoints import fingerprint
+from paramattr.files.reading import fingerprint
+from paramattr.files.resume import Unfinished
 from paramattr.prediction import OverlapClassifier
-from paramattr.resume import Unfinished
 
 USES = {"fit": INPUTS, "test": KINDS}
 """Folder to the conditions of its photographs that are ranked."""

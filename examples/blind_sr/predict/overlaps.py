@@ -13,9 +13,9 @@ from blind_sr.data.degradations import CONDITIONS
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import MASKS
 from blind_sr.run import Advance, unseen
-from paramattr.checkpoints import fingerprint
+from paramattr.files.reading import fingerprint
+from paramattr.files.resume import Unfinished
 from paramattr.prediction import OverlapClassifier
-from paramattr.resume import Unfinished
 
 PREDICTED = ("blur", "noise", "both", "none")
 

@@ -15,8 +15,8 @@ from blind_sr.reproduce.step import Step
 from blind_sr.reproduce.steps import FULL, QUICK, Folders, Size, steps, without
 from blind_sr.run import write_json
 from paramattr.errors import ParamattrError
+from paramattr.files.writing import write_whole
 from paramattr.runtime.compute import check_device
-from paramattr.whole_files import write_whole
 
 SIZES = {"quick": QUICK, "full": FULL}
 

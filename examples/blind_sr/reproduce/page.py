@@ -19,7 +19,7 @@ from blind_sr.reproduce.tables import (
     table_2,
     table_3,
 )
-from paramattr.whole_files import write_whole
+from paramattr.files.writing import write_whole
 
 PICTURES = {
     "mask": "Figure 2: the 1% of each function masked",

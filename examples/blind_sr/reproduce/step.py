@@ -12,7 +12,7 @@ from typing import Any
 
 from blind_sr.run import read_stamp, write_json
 from paramattr.errors import CheckpointError, DataError
-from paramattr.resume import check_stamp
+from paramattr.files.resume import check_stamp
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from blind_sr.retrain.folder import Folder, select
 from blind_sr.retrain.trainings import Row, measured_rows, plan
 from blind_sr.setting import Setting, check_percents
 from blind_sr.training.recipe import Recipe, fast_precision
-from paramattr.checkpoints import fingerprint
+from paramattr.files.reading import fingerprint
 
 
 @dataclass(frozen=True)

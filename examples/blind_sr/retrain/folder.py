@@ -15,7 +15,7 @@ from blind_sr.run import read_stamp, write_json
 from blind_sr.setting import Setting
 from paramattr import Selection
 from paramattr.errors import CheckpointError
-from paramattr.resume import check_stamp
+from paramattr.files.resume import check_stamp
 
 Selections = dict[str, dict[str, list[Selection]]]
 """Method, then function, to one selection or, for random, one per seed."""

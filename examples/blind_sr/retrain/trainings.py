@@ -21,9 +21,9 @@ from blind_sr.retrain.folder import Folder, Selections
 from blind_sr.training.recipe import Recipe
 from blind_sr.training.trainer import train_stage
 from paramattr import Selection
-from paramattr.checkpoints import content, fingerprint, load_state_dict, load_tensors
 from paramattr.errors import ParamattrError
-from paramattr.resume import check_stamp
+from paramattr.files.reading import content, fingerprint, load_state_dict, load_tensors
+from paramattr.files.resume import check_stamp
 
 
 class Row(TypedDict):

@@ -23,10 +23,10 @@ from blind_sr.severity.measuring import Measured, measure
 from blind_sr.severity.responses import respond, summary
 from blind_sr.severity.rival import predicted_by, train_on_labels
 from paramattr import Bootstrap, Curve, OverlapRegressor, Response, Selection, against_rest
-from paramattr.checkpoints import fingerprint
 from paramattr.errors import ParamattrError
+from paramattr.files.reading import fingerprint
+from paramattr.files.resume import Unfinished
 from paramattr.prediction import Line
-from paramattr.resume import Unfinished
 
 BINS = 5
 PREDICTORS = ("overlap", "trained", "mean", "labels")

@@ -12,9 +12,9 @@ from blind_sr.data.measures import psnr
 from blind_sr.models.pairs import Pair
 from blind_sr.run import Advance, unseen
 from blind_sr.severity.inputs import Drawn
-from paramattr.checkpoints import fingerprint
+from paramattr.files.reading import fingerprint
+from paramattr.files.resume import Unfinished
 from paramattr.prediction import OverlapRegressor
-from paramattr.resume import Unfinished
 
 
 @dataclass(frozen=True)

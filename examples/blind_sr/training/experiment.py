@@ -14,8 +14,8 @@ from blind_sr.models.networks import load
 from blind_sr.training.branches import Branches, train_both
 from blind_sr.training.recipe import Recipe, fast_precision
 from blind_sr.training.trainer import check_free, train_stage
-from paramattr.checkpoints import load_state_dict
 from paramattr.errors import ParamattrError
+from paramattr.files.reading import load_state_dict
 
 TWO_BRANCH = "two-branch"
 

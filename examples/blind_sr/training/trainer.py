@@ -28,12 +28,10 @@ from blind_sr.run import write_rows
 from blind_sr.training.curves import draw_curves
 from blind_sr.training.recipe import STAGES, Recipe
 from paramattr import Selection, retrain_only
-from paramattr.checkpoints import save_state_dict, taken_apart
 from paramattr.errors import CheckpointError
-from paramattr.resume import check_stamp
-from paramattr.stopping import AGAIN, progress_is_in
-from paramattr.torch_files import load_torch_file
-from paramattr.whole_files import write_whole
+from paramattr.files.reading import load_torch_file, save_state_dict, taken_apart
+from paramattr.files.resume import check_stamp
+from paramattr.files.writing import AGAIN, progress_is_in, write_whole
 
 VALIDATE_EVERY = 200
 SAVE_EVERY = 50

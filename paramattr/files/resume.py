@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paramattr.checkpoints import load_tensors, save_state_dict
 from paramattr.errors import CheckpointError, an
-from paramattr.stopping import progress_is_in
+from paramattr.files.reading import load_tensors, save_state_dict
+from paramattr.files.writing import progress_is_in
 
 ABSENT = object()
 """The value of a setting that a run does not have."""

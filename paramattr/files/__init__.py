@@ -1,0 +1,1 @@
+"""What is read from a disk or written to it."""
