@@ -23,8 +23,7 @@ from blind_sr.labels import MASKS
 from blind_sr.models.pairs import Pair
 from blind_sr.setting import Setting
 from paramattr import FAIG, Scores, align, contrast
-from paramattr.surgery.alignment import multiply, reorder
-from paramattr.surgery.channel_spaces import channel_spaces
+from paramattr.surgery.alignment import channel_spaces, multiply, reorder
 
 NETWORKS = ("srresnet", "srcnn")
 SHARES = (0.01, 0.05)

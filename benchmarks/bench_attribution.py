@@ -30,7 +30,7 @@ from blind_sr.setting import Setting
 from blind_sr.training.recipe import fast_precision
 from paramattr import FAIG, Adaptive, Scores, UnitIndex, agreement, contrast, squared_error
 from paramattr.integration.integrals.adaptive import Spent
-from paramattr.methods.captum_weights import captum_over_weights
+from paramattr.methods.captum import captum_over_weights
 from paramattr.quadrature import Rule, gauss_legendre
 
 CONVERGED, SAME, CAPTUM = 48, 8, 8

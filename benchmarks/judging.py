@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.benchmark import Row
 from paramattr import Bootstrap, Curve, PathProfile
-from paramattr.faithfulness.damage import Ends, Truth
+from paramattr.faithfulness.masking import Ends, Truth
 
 Batch = tuple[Tensor, Tensor]
 OWN, OTHER = "jpeg", "clean"

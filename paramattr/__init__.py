@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paramattr.bezier import BezierPath as BezierPath
+    from paramattr.curves import BezierPath as BezierPath
     from paramattr.curves import connect as connect
     from paramattr.errors import ParamattrError as ParamattrError
     from paramattr.faig import FAIG as FAIG
@@ -93,14 +93,13 @@ _ROOMS = {
     "methods.random": ("random_scores", "random_within_layers"),
     "methods.substitution": ("substitution_effect",),
     "methods.weight_magnitude": ("weight_magnitude",),
-    "bezier": ("BezierPath",),
+    "curves": ("BezierPath", "connect"),
     "files.reading": ("load_state_dict", "save_state_dict"),
     "errors": ("ParamattrError",),
     "faithfulness.comparison": ("Comparison", "compare"),
     "faithfulness.curves": ("Bootstrap", "Curve"),
     "faithfulness.masking": ("insertion_curve", "masking_curve"),
     "integration.integrals.adaptive": ("Adaptive",),
-    "curves": ("connect",),
     "scoring.profile": ("PathProfile",),
     "scoring.until": ("Until",),
     "objectives": (

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from paramattr.errors import ModelError, ParamattrError, warn
 from paramattr.faig import FAIG
 from paramattr.files.reading import load_state_dict
-from paramattr.hooked import copied
 from paramattr.integration.integrals.adaptive import Adaptive
 from paramattr.objectives import Objective, squared_error
 from paramattr.quadrature import Rule
-from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.workers import progress_bar
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores
-from paramattr.wrappers import unwrapped
+from paramattr.wrappers import copied, unwrapped
 
 Checkpoint = nn.Module | Mapping[str, Tensor] | str | Path
 """A model, its state dict, or a file that `load_state_dict` reads."""

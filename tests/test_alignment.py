@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from benchmarks.model_pairs import tuned
 from paramattr import align
 from paramattr.errors import ModelError
-from paramattr.surgery.alignment import multiply, reorder
-from paramattr.surgery.channel_spaces import channel_spaces
+from paramattr.surgery.alignment import channel_spaces, multiply, reorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

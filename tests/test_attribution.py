@@ -12,7 +12,7 @@ from torch import nn
 
 from paramattr import FAIG, PiecewiseLinear, absolute_error, cross_entropy, squared_error
 from paramattr.errors import ModelError, ObjectiveError
-from paramattr.methods.captum_weights import captum_over_weights
+from paramattr.methods.captum import captum_over_weights
 from paramattr.quadrature import Rule, get_rule
 from tests.models import ZOO, other_weights
 from tests.reference import eq6

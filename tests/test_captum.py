@@ -11,8 +11,7 @@ from torch import nn
 from paramattr import FAIG, UnitIndex, squared_error
 from paramattr.errors import DataError, ModelError, ObjectiveError, ParamattrError, UnitError
 from paramattr.methods import captum
-from paramattr.methods.captum import CAPTUM_METHODS
-from paramattr.methods.captum_weights import captum_over_weights
+from paramattr.methods.captum import CAPTUM_METHODS, captum_over_weights
 from paramattr.quadrature import get_rule
 from paramattr.units.reducers import only
 from tests.tiny import moved, seeded

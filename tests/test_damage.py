@@ -10,7 +10,7 @@ from torch import nn
 from paramattr import Bootstrap, Scores, UnitIndex, compare, squared_error
 from paramattr.errors import UnitError
 from paramattr.faithfulness.curves import Curve
-from paramattr.faithfulness.damage import Ends, Truth
+from paramattr.faithfulness.masking import Ends, Truth
 from tests.tiny import seeded
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from paramattr import FAIG, Scores, random_scores
 from paramattr.errors import CheckpointError, DataError, ParamattrError
-from paramattr.runtime.halving import in_parts, is_out_of_memory
+from paramattr.runtime.compute import in_parts, is_out_of_memory
 from tests.tiny import convnet, inputs_for, moved, seeded
 
 X = torch.cat([inputs_for(convnet), inputs_for(convnet) * 0.5])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paramattr import FAIG, Scores, Selection, load_state_dict, random_scores, save_state_dict
-from paramattr.diff.texts import LONGEST, MOST_CONDITIONS, read_texts
+from paramattr.diff.material import LONGEST, MOST_CONDITIONS, read_texts
 from paramattr.errors import CheckpointError, DataError, ParamattrError
 from paramattr.files.reading import content, load_tensors
 from paramattr.info import describe

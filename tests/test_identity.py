@@ -600,7 +600,7 @@ def profiled(objective, batch):
 
 
 def captum_attributed(objective, batch):
-    from paramattr.methods.captum_weights import captum_over_weights
+    from paramattr.methods.captum import captum_over_weights
 
     pytest.importorskip("captum")
     return captum_over_weights(*pair(), *batch, objective=objective, n_steps=3)["0.weight"]

@@ -27,8 +27,8 @@ from paramattr.plots import (
 from paramattr.report import Change, Modulation, State, Wording, check_file, write_report
 from paramattr.report import page as page_module
 from paramattr.report.blocks import Spread, Table
-from paramattr.report.network import network_of
 from paramattr.report.page import bars_of, data_uri, marked
+from paramattr.report.panels import network_of
 from tests.tiny import seeded
 
 TOOL = Path(__file__).parent.parent / "tools" / "check_report.py"

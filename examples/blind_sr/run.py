@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paramattr.files.reading import parsed
-from paramattr.runtime.progress import progress_bar
+from paramattr.runtime.workers import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

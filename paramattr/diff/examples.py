@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from paramattr.diff.columns import counted
-from paramattr.diff.experiment import Result
 from paramattr.diff.material import Material
-from paramattr.diff.wording import ENDS
+from paramattr.diff.names import ENDS, counted
+from paramattr.diff.result import Examples, Result
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.objectives import next_token_cross_entropy, prediction
@@ -32,21 +30,6 @@ CONDITIONS = 4
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 CLASSES = 3
 """Classes that are named of each text, the likeliest ones."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a report shows of single texts and of strengths.
-
-    Attributes:
-        changes: texts before and after.
-        modulations: of the units of each condition.
-        notes: what they are of, and what is not shown.
-    """
-
-    changes: tuple[Change, ...] = ()
-    modulations: tuple[Modulation, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 class Answer(NamedTuple):

@@ -5,20 +5,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from paramattr.bezier import BezierPath
+from paramattr.curves import BezierPath
 from paramattr.diff.config import Config
-from paramattr.diff.distance import Distance as Distance
-from paramattr.diff.distance import distance_of
 from paramattr.diff.material import Material, dtype_of
-from paramattr.diff.measuring import Loss, Worth, is_small, losses, worths
-from paramattr.diff.names import ALL
-from paramattr.diff.nodes import LADDER, Look, Nodes, Residuals, settled, warning
-from paramattr.diff.wording import spoken
+from paramattr.diff.measuring import (
+    LADDER,
+    Look,
+    Loss,
+    Nodes,
+    Residuals,
+    Worth,
+    distance_of,
+    is_small,
+    losses,
+    settled,
+    warning,
+    worths,
+)
+from paramattr.diff.measuring import Distance as Distance
+from paramattr.diff.names import ALL, spoken
+from paramattr.diff.result import LAYER, Plan, Result
 from paramattr.errors import UnitError, warn
 from paramattr.faig import FAIG
 from paramattr.files.reading import load_tensors
@@ -28,100 +39,20 @@ from paramattr.methods.absolute_change import absolute_change
 from paramattr.objectives import is_loss
 from paramattr.parameters import Baseline
 from paramattr.runtime.compute import Compute
-from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import Distributed, Ranks
-from paramattr.scoring.estimate import Estimate
-from paramattr.scoring.profile import PathProfile
+from paramattr.runtime.workers import progress_bar
 from paramattr.scoring.state import LOOKED_AT
 from paramattr.units.contrast import against_rest
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
 
-if TYPE_CHECKING:
-    from paramattr.report.page import Page
-
-LAYER = "layer"
 KINDS = (LAYER, "attention_head", "neuron")
 """The kinds of unit where none is asked for."""
 POINTS = 5
 """Places on the path where the objective is evaluated."""
 PROGRESS_FILE = "progress.safetensors"
 """Keeps the sums in the folder of results, so that a run that was killed resumes."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do.
-
-    Attributes:
-        distance: between the models.
-        counts: samples by condition.
-        units: how many of each kind.
-        masked: how many are masked, of each kind but layers where there is another.
-        objective: its name on the command line.
-        gradients: how many gradients are taken; the fewest, where the nodes are yet to be found.
-        most_gradients: the most.
-        passes: over all samples, forward alone.
-        notes: what is not attributed.
-        memory: what the gradients take, where it was asked for.
-    """
-
-    distance: Distance
-    counts: dict[str, int]
-    units: dict[str, int]
-    masked: dict[str, int]
-    objective: str
-    gradients: int
-    most_gradients: int
-    passes: int
-    notes: tuple[str, ...]
-    memory: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was found.
-
-    Attributes:
-        plan: what was done.
-        nodes: how many were taken on the path, and why.
-        target: what the tuned model is worth on each condition.
-        baseline: what the base is worth.
-        gains: by how much the fine-tuning made each condition's objective better.
-        profile: the objective along the path, over all samples.
-        scores: kind of unit, then condition, to scores; the layers' are always there.
-        rankings: likewise. Where there are several conditions, each is contrasted with the others,
-            and `"all"` is the mean over all samples.
-        selections: likewise: the top share, of scores above zero alone.
-        change: each layer's share of the summed magnitude of the change.
-        losses: of each kind, condition sought and condition measured.
-        notes: what is not attributed, and what was warned of.
-    """
-
-    plan: Plan
-    nodes: Nodes
-    target: dict[str, Worth]
-    baseline: dict[str, Worth]
-    gains: dict[str, float]
-    profile: PathProfile
-    scores: dict[str, dict[str, Scores]]
-    rankings: dict[str, dict[str, Scores]]
-    selections: dict[str, dict[str, Selection]]
-    change: dict[str, float]
-    losses: tuple[Loss, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def residual(self) -> Residuals:
-        """What the attributions of each condition miss of the objective's change."""
-        return {name: scores.residual for name, scores in self.scores[LAYER].items()}
-
-    def page(self) -> Page:
-        """Give the report, which `paramattr.report.write_report` writes."""
-        from paramattr.diff.page import page_of
-
-        return page_of(self)
 
 
 def plan(config: Config, material: Material, *, memory: bool = False) -> Plan:

@@ -1,11 +1,64 @@
-"""Names of conditions, and of the files that are made from them."""
+"""Names, columns and words of a diff."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
 
-from paramattr.errors import DataError
+from paramattr.errors import DataError, ParamattrError, printable
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Lay out rows whose first cell is a name and whose others are numbers.
+
+    Where the whole does not fit, each name stands above its numbers.
+
+    Args:
+        head: a title per column.
+        rows: cells.
+        width: of the terminal.
+
+    >>> print(columns(["layer", "share"], [["encoder.0", "53.6%"]], 20))
+    layer      share
+    encoder.0  53.6%
+    >>> print(columns(["layer", "share"], [["encoder.0", "53.6%"]], 12))
+    layer
+        share
+    encoder.0
+        53.6%
+    """
+    table = [[printable(cell) for cell in cells] for cells in (head, *rows)]
+    widths = [max(map(len, own)) for own in zip_longest(*table, fillvalue="")]
+    name, numbers = widths[0], widths[1:]
+    fits = name + sum(numbers) + 2 * len(numbers) <= width
+    lines = []
+    for cells in table:
+        right = [cell.rjust(size) for cell, size in zip(cells[1:], numbers, strict=False)]
+        if fits:
+            lines.append("  ".join([cells[0].ljust(name), *right]).rstrip())
+            continue
+        lines += [cells[0][start : start + width] for start in range(0, len(cells[0]), width)]
+        line = ""
+        for cell in right:
+            if line and len(line) + 2 + len(cell) > width:
+                lines.append(line.rstrip())
+                line = ""
+            line += "  " + cell if line else "    " + cell
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def counted(count: int, kind: str) -> str:
+    """Count units of a kind.
+
+    >>> counted(1, "attention_head"), counted(1200, "neuron")
+    ('1 attention head', '1,200 neurons')
+    """
+    return f"{count:,} {kind.replace('_', ' ')}{'s' * (count != 1)}"
+
 
 ALL = "all"
 """The condition of samples that name none, and what stands for all conditions together."""
@@ -69,3 +122,47 @@ def _safe(condition: str) -> str:
 def _folded(name: str) -> str:
     """Give what a file system sees that tells no capitals and no ways to write an accent apart."""
     return unicodedata.normalize("NFKD", name).casefold()
+
+
+ENDS = ("tuned", "base")
+"""What the two models are called, as ends of the path."""
+_PHRASES = {
+    "FAIG(target, baseline) takes the fine-tuned model first": (
+        "paramattr diff BASE TUNED takes the base first"
+    ),
+    "path=...": "--curve FILE",
+    "the target model": "the tuned model",
+}
+_WORDS = {"target": "tuned model", "baseline": "base"}
+# What stands in quotes, and what is part of a longer name or of a place, is the user's own word.
+_FOUND = re.compile(
+    r"(?<!\w)'[^']*'(?!\w)|" + "|".join(map(re.escape, _PHRASES)) + r"|"
+    r"(?<![\w/\\.-])(?:" + "|".join(_WORDS) + r")(?![\w/\\-]|\.\w)"
+)
+
+
+def spoken(message: str) -> str:
+    """Say something of the engine's in the words of `paramattr diff`.
+
+    >>> spoken("the target is worse than its baseline on 'target'")
+    "the tuned model is worse than its base on 'target'"
+    """
+
+    def said(found: re.Match[str]) -> str:
+        own = found.group()
+        return _PHRASES.get(own) or _WORDS.get(own) or own
+
+    return _FOUND.sub(said, message)
+
+
+@contextmanager
+def in_words_of_diff() -> Iterator[None]:
+    """Raise the engine's errors in the words of `paramattr diff`.
+
+    Raises:
+        ParamattrError: of the same kind.
+    """
+    try:
+        yield
+    except ParamattrError as error:
+        raise type(error)(spoken(str(error))) from error

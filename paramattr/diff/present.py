@@ -10,12 +10,12 @@ from rich.console import Console
 from paramattr.diff.config import Config
 from paramattr.diff.experiment import plan, run
 from paramattr.diff.material import gather
+from paramattr.diff.names import in_words_of_diff
 from paramattr.diff.page import save_page
 from paramattr.diff.report import as_json as rows_of
 from paramattr.diff.report import plan_rows, print_plan, print_result, save
-from paramattr.diff.wording import in_words_of_diff
 from paramattr.errors import printable
-from paramattr.runtime.launch import is_first, is_joined
+from paramattr.runtime.ranks import is_first, is_joined
 
 
 def present(config: Config, *, as_json: bool, dry_run: bool) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from paramattr.diff.columns import columns, counted
 from paramattr.diff.config import Config
-from paramattr.diff.experiment import LAYER, Plan, Result
-from paramattr.diff.figure import draw
-from paramattr.diff.measuring import LEAST_GAIN, Loss, is_small
-from paramattr.diff.names import ALL, file_names
-from paramattr.diff.nodes import percent, told
+from paramattr.diff.measuring import told
+from paramattr.diff.names import ALL, columns, counted, file_names
+from paramattr.diff.page import draw
+from paramattr.diff.result import (
+    LAYER,
+    Plan,
+    Result,
+    layer_rows,
+    lost_share,
+    masked_rows,
+    nothing_found,
+    unassigned,
+)
 from paramattr.errors import ParamattrError, printable
 from paramattr.files.writing import write_whole
 
@@ -24,9 +31,6 @@ if TYPE_CHECKING:
 TOP = 5
 """Units that are listed of each kind and condition; JSON lists more."""
 LISTED = 100
-FOUND = 0.1
-"""Share of the gain that a list of units must hold to count as found, and twice what random units
-do."""
 LAYERS = 12
 CONDITIONS = 3
 """More than these get no columns of their own."""
@@ -92,24 +96,6 @@ def plan_rows(config: Config, planned: Plan) -> dict[str, Any]:
     } | ({} if planned.memory is None else {"memory": planned.memory.content})
 
 
-def layer_rows(result: Result) -> list[dict[str, Any]]:
-    """Give each layer's share of the change and of each condition's attributions, largest first."""
-    shares: dict[str, dict[str, float]] = {}
-    for name, scores in result.scores[LAYER].items():
-        own = scores.by_layer()
-        total = sum(own.values())
-        shares[name] = {layer: value / total if total else 0.0 for layer, value in own.items()}
-    rows = [
-        {
-            "layer": layer,
-            "change": result.change.get(layer, 0.0),
-            "attributed": {name: own[layer] for name, own in shares.items()},
-        }
-        for layer in next(iter(shares.values()))
-    ]
-    return sorted(rows, key=lambda row: -fmean(row["attributed"].values()))
-
-
 def top_rows(result: Result, count: int) -> list[dict[str, Any]]:
     """Give the first units of each kind and condition."""
     rows = []
@@ -132,99 +118,6 @@ def top_rows(result: Result, count: int) -> list[dict[str, Any]]:
                     }
                 )
     return rows
-
-
-def masked_rows(result: Result) -> list[dict[str, Any]]:
-    """Give what is lost: a row per kind of unit and condition sought, beside random units."""
-    rows = []
-    for units, own in result.selections.items():
-        for sought in own:
-            found = [x for x in result.losses if (x.units, x.sought) == (units, sought)]
-            if not found:
-                continue
-            at_home = [x for x in found if x.measured == sought] or found
-            away = [x for x in found if x not in at_home]
-            change, chance = _over(at_home, result, "change"), _over(at_home, result, "random")
-            home = [x.measured for x in at_home]
-            rows.append(
-                {
-                    "units": units,
-                    "sought": sought,
-                    "masked": found[0].masked,
-                    "lost": change,
-                    "lost_share": lost_share(change, home, result),
-                    "others_lost": _mean(x.change for x in away),
-                    "selectivity": _ratio(change, [x.change for x in away]),
-                    "random_lost": chance,
-                    "random_lost_share": lost_share(chance, home, result),
-                    "random_others_lost": _mean(x.random for x in away),
-                    "random_selectivity": _ratio(chance, [x.random for x in away]),
-                    "accuracy": _over(at_home, result, "accuracy"),
-                    "random_accuracy": _over(at_home, result, "random_accuracy"),
-                    "by_condition": {x.measured: dict(vars(x)) for x in found},
-                }
-            )
-    return rows
-
-
-def lost_share(change: float | None, conditions: Sequence[str], result: Result) -> float | None:
-    """Say what share of what the fine-tuning gained is lost, over all samples of some conditions.
-
-    None where it gained nothing to speak of.
-    """
-    counts = {name: result.plan.counts[name] for name in conditions}
-    gained = sum(n * result.gains[name] for name, n in counts.items())
-    tuned, base = (
-        sum(n * worth[name].objective for name, n in counts.items())
-        for worth in (result.target, result.baseline)
-    )
-    if change is None or gained <= 0 or is_small(tuned, base):
-        return None
-    return change * sum(counts.values()) / (base - tuned)
-
-
-def nothing_found(result: Result) -> list[str]:
-    """Say of which conditions no list of units carries what was gained, and where nothing was."""
-    rows = masked_rows(result)
-    said: list[str] = []
-    without: list[str] = []
-    for name in result.plan.counts:
-        if lost_share(0.0, [name], result) is None:
-            tuned, base = (worth[name].objective for worth in (result.target, result.baseline))
-            without += [name] if is_small(tuned, base) else []
-            continue
-        own = [row for row in rows if row["sought"] == name]
-        if not own or any(map(_is_found, own)):
-            continue
-        best = max(own, key=lambda row: row["lost_share"])
-        lost = percent(max(0.0, best["lost_share"]))
-        lost += " of what the fine-tuning gained is lost" if not said else ""
-        chance = percent(max(0.0, best["random_lost_share"] or 0.0))
-        said.append(f"{lost}{_on(name, result)} (random ones: {chance})")
-    found = []
-    if said:
-        found = [f"No short list was found: with the top units masked, {', '.join(said)}."]
-    if without:
-        names = ", ".join(without) if len(result.plan.counts) > 1 else "these samples"
-        found.append(
-            f"On {names} the fine-tuning gained less than {percent(LEAST_GAIN)} of the objective: "
-            "there is next to nothing to find."
-        )
-    return found
-
-
-def _is_found(row: dict[str, Any]) -> bool:
-    share, chance = row["lost_share"], row["random_lost_share"]
-    return bool(share >= FOUND and share >= 2 * (chance or 0.0))
-
-
-def _over(rows: list[Loss], result: Result, key: str) -> float | None:
-    """Take the mean over all samples of some conditions."""
-    counts = result.plan.counts
-    found = [(counts[row.measured], getattr(row, key)) for row in rows]
-    if any(value is None for _, value in found):
-        return None
-    return float(sum(n * value for n, value in found) / sum(n for n, _ in found))
 
 
 def save(config: Config, result: Result) -> list[str]:
@@ -408,10 +301,6 @@ def _coarse(config: Config, result: Result) -> list[str]:
     ]
 
 
-def _on(condition: str, result: Result) -> str:
-    return f" on {condition}" if len(result.plan.counts) > 1 else ""
-
-
 def _of(condition: str, result: Result) -> str:
     return f", {printable(condition)}" if len(result.plan.counts) > 1 else ""
 
@@ -427,20 +316,6 @@ def _print_columns(console: Console, head: list[str], rows: list[list[str]]) -> 
 def _print_notes(console: Console, notes: Sequence[str]) -> None:
     for note in notes:
         console.print(f"Note: {printable(note)}")
-
-
-def unassigned(result: Result) -> list[str]:
-    """Say of each condition what share of the attributed magnitude lies in no unit."""
-    said = []
-    for units, own in result.scores.items():
-        shares = {name: scores.unassigned for name, scores in own.items()}
-        if units in result.selections and max(shares.values()) > 0.0005:
-            each = ", ".join(
-                f"{100 * share:.1f}%" + (f" on {name}" if len(own) > 1 else "")
-                for name, share in shares.items()
-            )
-            said.append(f"Of the attributed magnitude, {each} lies in no {units}.")
-    return said
 
 
 def _number(value: float | None) -> str:
@@ -459,13 +334,3 @@ def _finite(value: float) -> float | None:
 
 def _finite_each(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in values.items()}
-
-
-def _ratio(own: float | None, others: Sequence[float | None]) -> float | None:
-    mean = _mean(others)
-    return None if own is None or mean is None or mean <= 0 or own <= 0 else own / mean
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

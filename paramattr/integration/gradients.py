@@ -21,8 +21,7 @@ from paramattr.integration.batches import Batch, joined, mapped, tensors_in
 from paramattr.integration.model import FunctionalModel, no_reentrant
 from paramattr.integration.operations import Rows
 from paramattr.objectives import Objective, SelfReference, prediction
-from paramattr.runtime.compute import wide
-from paramattr.runtime.halving import is_out_of_memory
+from paramattr.runtime.compute import is_out_of_memory, wide
 from paramattr.units.index import UnitIndex
 
 Take = Callable[[str, Tensor], None]

@@ -25,8 +25,7 @@ from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import check_finite_values
 from paramattr.integration.integrand import Integrand
 from paramattr.runtime.compute import wide
-from paramattr.runtime.progress import progress_bar
-from paramattr.runtime.workers import in_order
+from paramattr.runtime.workers import in_order, progress_bar
 
 
 class Node(NamedTuple):

@@ -12,17 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.buffers import moving_buffers
 from paramattr.errors import ModelError
 from paramattr.files.reading import fingerprint
 from paramattr.identity import likeness, stamped
 from paramattr.integration.accumulation import Attributions, chunks
 from paramattr.integration.batches import Batch
 from paramattr.integration.gradients import Gradients, ObjectiveOfParameters, Take
-from paramattr.parameters import Baseline, align, named_parameters
+from paramattr.parameters import Baseline, align, moving_buffers, named_parameters
 from paramattr.paths import FittedPath, Parameters, Path, StraightLine, check_ends
-from paramattr.runtime.compute import Compute, wide
-from paramattr.runtime.halving import in_parts
+from paramattr.runtime.compute import Compute, in_parts, wide
 from paramattr.runtime.ranks import Ranks, sketch
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from paramattr.errors import ModelError
-from paramattr.hooked import all_hooked, as_assembled, copied
 from paramattr.integration.batches import Batch, mapped
 from paramattr.integration.operations import Reaching, Rows, reaching
 from paramattr.parameters import owners
 from paramattr.runtime.compute import Compute, wide
 from paramattr.runtime.isolation import check_evaluating
+from paramattr.wrappers import all_hooked, as_assembled, copied
 
 Call = Callable[[dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
 """Parameters and buffers, positional arguments and keyword arguments to the model's output."""

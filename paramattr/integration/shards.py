@@ -20,7 +20,6 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.buffers import moving_buffers
 from paramattr.errors import ModelError, ObjectiveError, ParamattrError, one_line
 from paramattr.integration.accumulation import Reduced, Reduction
 from paramattr.integration.batches import Batch, joined, mapped
@@ -34,10 +33,9 @@ from paramattr.integration.gradients import (
 from paramattr.integration.integrand import Integrand, PointsInPlace
 from paramattr.integration.operations import reaching
 from paramattr.objectives import Objective, SelfReference, prediction
-from paramattr.parameters import Baseline, is_shard, named_parameters, state_of
+from paramattr.parameters import Baseline, is_shard, moving_buffers, named_parameters, state_of
 from paramattr.paths import FittedPath, StraightLine
-from paramattr.runtime.compute import Compute
-from paramattr.runtime.halving import is_out_of_memory
+from paramattr.runtime.compute import Compute, is_out_of_memory
 from paramattr.runtime.isolation import check_evaluating
 from paramattr.runtime.memory import give_back_free, giving_back_after
 from paramattr.runtime.ranks import ALONE, Ranks

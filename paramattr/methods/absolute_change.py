@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from paramattr.buffers import float_buffers, moving_buffers
-from paramattr.parameters import Baseline, align, named_parameters
+from paramattr.parameters import Baseline, align, float_buffers, moving_buffers, named_parameters
 from paramattr.units.index import UnitIndex
 from paramattr.units.reducers import Reducer
 from paramattr.units.scores import Scores

@@ -5,6 +5,6 @@ from paramattr.report.blocks import Modulation as Modulation
 from paramattr.report.blocks import State as State
 from paramattr.report.page import Page as Page
 from paramattr.report.page import Section as Section
-from paramattr.report.wording import Wording as Wording
+from paramattr.report.sections import Wording as Wording
 from paramattr.report.writing import check_file as check_file
 from paramattr.report.writing import write_report as write_report

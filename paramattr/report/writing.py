@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from paramattr.errors import ParamattrError, an
 from paramattr.faithfulness.comparison import CONTROL, Comparison
-from paramattr.report import sections, summary
+from paramattr.report import sections
 from paramattr.report.blocks import Change, Modulation
 from paramattr.report.page import Page, Section, check_installed
-from paramattr.report.wording import Wording
+from paramattr.report.sections import Wording
 from paramattr.scoring.profile import PathProfile
 from paramattr.units.scores import Scores
 from paramattr.units.selection import Selection
@@ -73,7 +73,9 @@ def write_report(
     page = Page(
         title or heading,
         [
-            sections.summary_section([*said, *(summary.of_profiles(profiles) if profiles else [])]),
+            sections.summary_section(
+                [*said, *(sections.of_profiles(profiles) if profiles else [])]
+            ),
             *([sections.profile_section(profiles, words)] if profiles else []),
             *own,
             *sections.change_sections(changes, modulations, words),
@@ -108,7 +110,7 @@ def _of_scores(
         _with_table(_network(own, words), layers if number == 0 else None)
         for number, own in enumerate(_of_one_index(selections))
     ]
-    return summary.of_scores(shown, fraction, words), [
+    return sections.of_scores(shown, fraction, words), [
         *where,
         sections.units_section(shown, words),
     ]
@@ -122,12 +124,12 @@ def _of_comparison(
         words.label(function): several[0]
         for function, several in comparison.rankings[method].items()
     }
-    taken = summary.nearest(comparison.fractions, fraction)
+    taken = sections.nearest(comparison.fractions, fraction)
     selections = {name: scores.top(fraction=taken, warn=False) for name, scores in first.items()}
     own = [sections.curve_section(comparison, words)]
     if method != CONTROL:
         own += [_network(selections, words), sections.units_section(first, words)]
-    return summary.of_comparison(comparison, fraction, words), own
+    return sections.of_comparison(comparison, fraction, words), own
 
 
 def _network(selections: Mapping[str, Selection], words: Wording) -> Section:

@@ -14,8 +14,8 @@ from torch import Tensor
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch, drawn, no_batch
 from paramattr.integration.integrand import Integrand
-from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import ALONE, Ranks
+from paramattr.runtime.workers import progress_bar
 from paramattr.scoring.readings import check_readings
 from paramattr.scoring.state import own_share
 

@@ -19,9 +19,8 @@ from paramattr.integration.batches import Batch, drawn, no_batch
 from paramattr.integration.integral import Integral, Method, Values, replicas
 from paramattr.integration.integrals import method_of
 from paramattr.runtime.compute import Compute, check_count
-from paramattr.runtime.progress import progress_bar
 from paramattr.runtime.ranks import ALONE, Ranks
-from paramattr.runtime.workers import in_order
+from paramattr.runtime.workers import in_order, progress_bar
 from paramattr.scoring.checks import Preflight
 from paramattr.scoring.request import Request
 from paramattr.scoring.state import Condition, Missed, Sample, State, is_looked_at, totalled

@@ -22,9 +22,9 @@ from paramattr.integration.batches import Batch
 from paramattr.integration.integral import Integral, Values
 from paramattr.runtime.ranks import Ranks
 from paramattr.scoring.until import Settling, Until
-from paramattr.units.covariances import Covariances, Paired
 from paramattr.units.index import UnitIndex
 from paramattr.units.scores import Scores
+from paramattr.units.significance import Covariances, Paired
 
 VERSION = 2
 """Version of progress files. Earlier ones knew objectives and batches by a part of their state."""

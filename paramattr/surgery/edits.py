@@ -11,13 +11,20 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from paramattr.buffers import Statistics, float_buffers, moving_buffers
 from paramattr.errors import ModelError, UnitError, an
-from paramattr.hooked import all_hooked, as_assembled, copied
-from paramattr.parameters import Baseline, align, named_parameters, owners, state_of
+from paramattr.parameters import (
+    Baseline,
+    Statistics,
+    align,
+    float_buffers,
+    moving_buffers,
+    named_parameters,
+    owners,
+    state_of,
+)
 from paramattr.units.index import UnitIndex
 from paramattr.units.selection import Selection
-from paramattr.wrappers import unwrapped, unwrapped_pair
+from paramattr.wrappers import all_hooked, as_assembled, copied, unwrapped, unwrapped_pair
 
 
 def substitute(

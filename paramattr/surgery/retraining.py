@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from paramattr.buffers import Statistics
 from paramattr.errors import UnitError
-from paramattr.hooked import copied
-from paramattr.parameters import owners
+from paramattr.parameters import Statistics, owners
 from paramattr.surgery.edits import check_selection
 from paramattr.units.selection import Selection
+from paramattr.wrappers import copied
 
 
 def retrain_only(model: nn.Module, selection: Selection) -> nn.Module:

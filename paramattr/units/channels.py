@@ -21,8 +21,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, fx, nn
 
-from paramattr.buffers import STATISTICS, Statistics
-from paramattr.parameters import owners
+from paramattr.parameters import STATISTICS, Statistics, owners
 from paramattr.units.grid import UNKNOWN, Answer, OfModel, Reducer, Units, along, counted, looked_up
 from paramattr.units.layouts import CONVOLUTIONS, by_parameter, group_of, is_dense, joined
 from paramattr.units.sandbox import aside, copied, ends_and_middle

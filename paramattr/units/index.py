@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from paramattr.buffers import STATISTICS, Statistics, float_buffers
 from paramattr.errors import UnitError, warn
 from paramattr.files.reading import fingerprint
-from paramattr.parameters import named_parameters, owners
+from paramattr.parameters import STATISTICS, Statistics, float_buffers, named_parameters, owners
 from paramattr.units.grid import UNKNOWN, Grids, Reducer, asked_of, layer_of
 from paramattr.units.reducers import get_reducer
 from paramattr.wrappers import unwrapped

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
-from paramattr.hooked import hooked
 from paramattr.parameters import Owner, owners
 from paramattr.units.grid import UNKNOWN, Answer, Reducer, Units, along, counted, looked_up
+from paramattr.wrappers import hooked
 
 CONVOLUTIONS = nn.modules.conv._ConvNd
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd

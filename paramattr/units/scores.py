@@ -18,11 +18,10 @@ from paramattr.errors import UnitError
 from paramattr.errors import warn as warn_user
 from paramattr.figures import COLOURS, empty_figure
 from paramattr.files.reading import load_kind, save_state_dict, taken_apart
-from paramattr.units.covariances import Paired
 from paramattr.units.index import Unit, UnitIndex, check_same_units
 from paramattr.units.selection import Selection, how_many
 from paramattr.units.showing import bars, frame, name_of, table
-from paramattr.units.significance import check_level, discoveries, quantile, two_sided
+from paramattr.units.significance import Paired, check_level, discoveries, quantile, two_sided
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,7 @@ from blind_sr.data.measures import PLANES, output_difference, psnr
 from blind_sr.data.photographs import Photographs
 from blind_sr.labels import INPUTS, MASKS
 from paramattr import Curve, squared_error
-from paramattr.faithfulness.damage import Ends, Truth
-from paramattr.faithfulness.masking import Measure
+from paramattr.faithfulness.masking import Ends, Measure, Truth
 
 Outputs = dict[str, list[Tensor]]
 """Condition to images, each `(1, 3, H, W)`."""

@@ -42,7 +42,7 @@ from paramattr.integration.integral import (
 )
 from paramattr.integration.integrand import Integrand
 from paramattr.quadrature import Rule, drawn
-from paramattr.runtime.halving import in_parts
+from paramattr.runtime.compute import in_parts
 
 LARGE = 2**18
 """Mean entries per parameter from which on an accelerator takes them one by one too."""

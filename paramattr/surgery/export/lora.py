@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from paramattr.errors import ParamattrError
-from paramattr.surgery.export.layers import layers_of, peft
+from paramattr.surgery.export.masks import layers_of, peft
 from paramattr.units.selection import Selection
 from paramattr.wrappers import unwrapped
 

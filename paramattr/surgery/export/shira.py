@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paramattr.errors import ModelError, UnitError, warn
-from paramattr.surgery.export.layers import Layer, layers_of, peft
+from paramattr.surgery.export.masks import Layer, layers_of, peft
 from paramattr.units.selection import Selection
 from paramattr.wrappers import unwrapped
 

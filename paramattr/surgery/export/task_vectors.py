@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramattr.buffers import moving_buffers
 from paramattr.errors import UnitError
-from paramattr.parameters import Baseline, align, named_parameters
+from paramattr.parameters import Baseline, align, moving_buffers, named_parameters
 from paramattr.surgery.edits import check_selection
-from paramattr.surgery.export.layers import peft
+from paramattr.surgery.export.masks import peft
 from paramattr.surgery.export.shira import shira_config, train_only_selected
 from paramattr.units.selection import Selection
 from paramattr.wrappers import unwrapped, unwrapped_pair
