@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 from paramattr.errors import ParamattrError, printable
 from paramattr.files.writing import signals
-from paramattr.runtime.ranks import alone, shared
+from paramattr.runtime.torchrun import alone, shared
 
 try:
     import typer

@@ -19,7 +19,7 @@ from blind_sr.restore.command import restore
 from blind_sr.retrain.command import retrain
 from blind_sr.severity.command import severity
 from blind_sr.training.command import train
-from paramattr.runtime.ranks import alone, shared
+from paramattr.runtime.torchrun import alone, shared
 
 
 def _unwrapped(command: Callable[..., None]) -> str:

@@ -8,14 +8,18 @@ import sys
 from rich.console import Console
 
 from paramattr.diff.config import Config
+from paramattr.diff.examples import illustrate
 from paramattr.diff.experiment import plan, run
-from paramattr.diff.material import gather
+from paramattr.diff.material import Material, gather
 from paramattr.diff.names import in_words_of_diff
-from paramattr.diff.page import save_page
 from paramattr.diff.report import as_json as rows_of
 from paramattr.diff.report import plan_rows, print_plan, print_result, save
-from paramattr.errors import printable
-from paramattr.runtime.ranks import is_first, is_joined
+from paramattr.diff.result import Result, page_of
+from paramattr.errors import ParamattrError, printable
+from paramattr.report.page import check_installed
+from paramattr.runtime.torchrun import is_first, is_joined
+
+FILE = "report.html"
 
 
 def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
@@ -52,3 +56,20 @@ def present(config: Config, *, as_json: bool, dry_run: bool) -> None:
         print_result(console, config, result)
     for line in said:
         print(f"paramattr: {printable(line)}", file=sys.stderr)
+
+
+def save_page(config: Config, material: Material, result: Result) -> list[str]:
+    """Write the report into the folder of results.
+
+    Returns:
+        What to tell the caller: how to get the report where it cannot be written.
+    """
+    if config.out is None:
+        return []
+    try:
+        check_installed()
+    except ParamattrError as error:
+        return [f"{config.out / FILE} was not written: {error}; then call the same command again"]
+    page = page_of(result, illustrate(material, result), base=config.base, tuned=config.tuned)
+    page.save(config.out / FILE)
+    return []

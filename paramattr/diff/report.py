@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from paramattr.diff.config import Config
 from paramattr.diff.measuring import told
 from paramattr.diff.names import ALL, columns, counted, file_names
-from paramattr.diff.page import draw
 from paramattr.diff.result import (
     LAYER,
     Plan,
     Result,
+    draw,
     layer_rows,
     lost_share,
     masked_rows,

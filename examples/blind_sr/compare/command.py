@@ -49,7 +49,7 @@ def compare(
     from blind_sr.compare.experiment import CompareConfig, run
     from blind_sr.compare.report import comparison_tables, save
     from blind_sr.console import note, show
-    from paramattr.runtime.ranks import is_first
+    from paramattr.runtime.torchrun import is_first
 
     result = run(CompareConfig(**options))
     show(result.content, comparison_tables(result.content), json=json)

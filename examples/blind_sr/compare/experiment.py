@@ -20,7 +20,7 @@ from paramattr import Comparison, compare
 from paramattr.errors import ParamattrError
 from paramattr.faithfulness.comparison import distinct_scores
 from paramattr.faithfulness.masking import FRACTIONS, with_fractions
-from paramattr.runtime.ranks import is_joined
+from paramattr.runtime.torchrun import is_joined
 
 
 @dataclass(frozen=True)

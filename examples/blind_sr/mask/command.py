@@ -38,7 +38,7 @@ def mask(
     from blind_sr.console import note, show
     from blind_sr.mask.experiment import MaskConfig, run
     from blind_sr.mask.report import save, tables
-    from paramattr.runtime.ranks import is_first
+    from paramattr.runtime.torchrun import is_first
 
     percents = tuple(dict.fromkeys(pct or [1.0]))
     result = run(MaskConfig(setting, methods, percents, out))

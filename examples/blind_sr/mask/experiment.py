@@ -28,7 +28,7 @@ from blind_sr.setting import Setting, check_percents
 from paramattr import FAIG, Bootstrap, Curve, PathProfile, Selection, substitute
 from paramattr.faithfulness.comparison import distinct_scores
 from paramattr.faithfulness.masking import Truth, curves
-from paramattr.runtime.ranks import is_joined
+from paramattr.runtime.torchrun import is_joined
 
 Rows = list[dict[str, Any]]
 MaskCurves = dict[tuple[str, str, str], Curve]

@@ -20,7 +20,7 @@ from paramattr import (
     gradient_times_change,
 )
 from paramattr.methods.captum import CAPTUM_METHODS, captum_scores
-from paramattr.runtime.ranks import is_joined
+from paramattr.runtime.torchrun import is_joined
 
 
 @dataclass(frozen=True)
