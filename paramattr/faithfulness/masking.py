@@ -33,7 +33,7 @@ EDITS = {"masking": substituted, "insertion": inserted}
 """Edits of a model: its top units become the baseline's, or all but its top units do."""
 
 
-class Memory:
+class Measurements:
     """The measurements of each selection's edit, kept in an optional file.
 
     Args:
@@ -175,16 +175,6 @@ def _checked(values: Any) -> Tensor:
     return values.detach().double().cpu()
 
 
-__all__ = [
-    "EDITS",
-    "FRACTIONS",
-    "Measure",
-    "curves",
-    "insertion_curve",
-    "masking_curve",
-    "with_fractions",
-]
-
 FRACTIONS = tuple(k / 20 for k in range(21))
 """From nothing to all units in steps of 5%."""
 
@@ -314,15 +304,15 @@ def curves(
             "measuring", len(rankings) * len(fractions), show=show_progress and ranks.is_first
         ) as draw,
     ):
-        memory = Memory(model, baseline, measures, edit, ranks.file(checkpoint), ranks.stamp())
+        kept = Measurements(model, baseline, measures, edit, ranks.file(checkpoint), ranks.stamp())
         edits = (
             (selection, ranking.index.fingerprint())
             for ranking in rankings
             for selection in _selections(ranking, fractions)
         )
         rows = []
-        for selection, units in memory.shared(edits, ranks):
-            rows.append(memory.of(selection, units))
+        for selection, units in kept.shared(edits, ranks):
+            rows.append(kept.of(selection, units))
             draw(1)
             advance(1)
     found = []
@@ -509,8 +499,8 @@ def measure_ends(
         ObjectiveError: if a measure does not give one finite number per sample.
     """
     model, baseline = unwrapped(model), unwrapped(baseline)
-    memory = Memory(model, baseline, list(truth.values()), "masking", None)
+    own = Measurements(model, baseline, list(truth.values()), "masking", None)
     other = align(model, baseline) | moving_buffers(model, baseline)
-    of_baseline = memory.measured(holding(model, other))
-    of_target = [memory.kept[f"unedited {number}"] for number in range(len(truth))]
+    of_baseline = own.measured(holding(model, other))
+    of_target = [own.kept[f"unedited {number}"] for number in range(len(truth))]
     return {name: Ends(*pair) for name, *pair in zip(truth, of_target, of_baseline, strict=True)}
