@@ -48,8 +48,8 @@ from paramattr import (
     task_vector,
     train_only_selected,
 )
-from paramattr.apply import Config as Edit
-from paramattr.apply import run as apply
+from paramattr.commands.apply import Config as Edit
+from paramattr.commands.apply import run as apply
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "text_encoder.py"
 

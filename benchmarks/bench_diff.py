@@ -23,7 +23,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks.environment import write_result
-from paramattr.diff.experiment import PROGRESS_FILE
+from paramattr.commands.diff.experiment import PROGRESS_FILE
 
 END = "<|end|>"
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from paramattr import ParamattrError, Selection, UnitIndex, modulate
-from paramattr.apply import Config, run
+from paramattr.commands.apply import Config, run
 from paramattr.huggingface import read_pair
 from tests.command_line import answer, call, refusal
 from tests.folders import bert, gpt2, saved, transformers

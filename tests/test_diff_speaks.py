@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 
 from paramattr import Scores, save_state_dict
-from paramattr.diff.config import Config
-from paramattr.diff.examples import illustrate
-from paramattr.diff.experiment import Result, run
-from paramattr.diff.material import gather
-from paramattr.diff.names import file_names
-from paramattr.diff.report import as_json, print_result
-from paramattr.diff.result import page_of
+from paramattr.commands.diff.config import Config
+from paramattr.commands.diff.examples import illustrate
+from paramattr.commands.diff.experiment import Result, run
+from paramattr.commands.diff.material import gather
+from paramattr.commands.diff.names import file_names
+from paramattr.commands.diff.report import as_json, print_result
+from paramattr.commands.diff.result import page_of
 from tests.command_line import answer, call, refusal
 from tests.folders import bert, saved, transformers, with_head, write_gpt_pair, write_lines
 from tests.steep_pair import STEEP
@@ -296,7 +296,7 @@ def test_base_and_tuned_are_the_only_words_for_the_two_models(ran, tmp_path):
 
 
 def test_names_in_quotes_are_left_as_they_are():
-    from paramattr.diff.names import spoken
+    from paramattr.commands.diff.names import spoken
 
     said = "the baseline model's 'target' of 'baseline x' is worse than the target's"
     assert (

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from paramattr import ParamattrError, UnitIndex, save_state_dict, substitute
-from paramattr.apply import Config, run
+from paramattr.commands.apply import Config, run
 from paramattr.surgery.export import (
     lora_config,
     masks,

@@ -83,7 +83,7 @@ def test_settings_that_are_no_object_are_refused(folder, name, text):
 
 
 def test_a_tokenizer_of_another_model_is_told_from_its_numbers(folder):
-    from paramattr.diff.material import Tokens, read_texts
+    from paramattr.commands.diff.material import Tokens, read_texts
 
     target, _, tokenizer = load_pair(folder / "base", folder / "tuned")
     texts = read_texts(write_lines(folder / "texts.jsonl"))

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paramattr import FAIG, Scores, Selection, load_state_dict, random_scores, save_state_dict
-from paramattr.diff.material import LONGEST, MOST_CONDITIONS, read_texts
+from paramattr.commands.diff.material import LONGEST, MOST_CONDITIONS, read_texts
+from paramattr.commands.info import describe
 from paramattr.errors import CheckpointError, DataError, ParamattrError
 from paramattr.files.reading import content, load_tensors
-from paramattr.info import describe
 from tests.tiny import moved, seeded
 
 FUZZ = settings(

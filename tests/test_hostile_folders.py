@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from paramattr import ParamattrError, load_state_dict, random_scores
-from paramattr.apply import Config, Result, run
+from paramattr.commands.apply import Config, Result, run
+from paramattr.commands.info import describe
 from paramattr.errors import CheckpointError, warn
 from paramattr.huggingface import read_pair
-from paramattr.info import describe
 from tests import command_line
 from tests.folders import bert, moved, saved, some, write_lines
 

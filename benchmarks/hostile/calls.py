@@ -38,7 +38,7 @@ def _pair(tuned: str, **options: Any) -> Callable[[Path], None]:
 
 
 def _texts(folder: Path) -> None:
-    from paramattr.diff.material import read_texts
+    from paramattr.commands.diff.material import read_texts
 
     read_texts(folder / "texts.jsonl")
 

@@ -1,1 +1,1 @@
-"""Commands of `paramattr` that are no study: each parses, calls and prints."""
+"""Commands of `paramattr` that are no study; `cli.py` parses for them and prints."""

@@ -42,7 +42,7 @@ def write_report(
 
     Args:
         found: scores; scores by condition; a comparison of `paramattr.compare`; or the result of
-            `paramattr.diff.experiment.run`, whose own page takes no other argument.
+            `paramattr.commands.diff.experiment.run`, whose own page takes no other argument.
         path: the file, such as `report.html`.
         title: of the page.
         profile: of `FAIG.path_profile`; or of several conditions, by their names.

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from paramattr.diff.material import Material
-from paramattr.diff.names import ENDS, counted
-from paramattr.diff.result import Examples, Result
+from paramattr.commands.diff.material import Material
+from paramattr.commands.diff.names import ENDS, counted
+from paramattr.commands.diff.result import Examples, Result
 from paramattr.errors import ParamattrError
 from paramattr.integration.batches import Batch
 from paramattr.objectives import next_token_cross_entropy, prediction

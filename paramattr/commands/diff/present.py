@@ -7,14 +7,14 @@ import sys
 
 from rich.console import Console
 
-from paramattr.diff.config import Config
-from paramattr.diff.examples import illustrate
-from paramattr.diff.experiment import plan, run
-from paramattr.diff.material import Material, gather
-from paramattr.diff.names import in_words_of_diff
-from paramattr.diff.report import as_json as rows_of
-from paramattr.diff.report import plan_rows, print_plan, print_result, save
-from paramattr.diff.result import Result, page_of
+from paramattr.commands.diff.config import Config
+from paramattr.commands.diff.examples import illustrate
+from paramattr.commands.diff.experiment import plan, run
+from paramattr.commands.diff.material import Material, gather
+from paramattr.commands.diff.names import in_words_of_diff
+from paramattr.commands.diff.report import as_json as rows_of
+from paramattr.commands.diff.report import plan_rows, print_plan, print_result, save
+from paramattr.commands.diff.result import Result, page_of
 from paramattr.errors import ParamattrError, printable
 from paramattr.report.page import check_installed
 from paramattr.runtime.torchrun import is_first, is_joined

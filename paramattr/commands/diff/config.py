@@ -21,9 +21,9 @@ class Config:
         tuned: folder (of a model or of an adapter) or state dict of what came of it.
         data: a file of JSON lines `{"text", "label"?, "condition"?}`.
         units: names of reducers; layers, heads and neurons, where the model has them, if empty.
-        objective: a name in `paramattr.diff.material.OBJECTIVES`, or `package.module:function`; by
-            default what the model is for: `"next-token"` for causal language models, else
-            `"classification"`.
+        objective: a name in `OBJECTIVES` of `paramattr.commands.diff.material`, or
+            `package.module:function`; by default what the model is for: `"next-token"` for causal
+            language models, else `"classification"`.
         out: folder of what is written; None writes nothing.
         model: `package.module:function` that builds the model of two state dicts.
         batches: `package.module:function` that gives a loader, or loaders by condition.

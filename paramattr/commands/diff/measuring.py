@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paramattr.diff.material import Material
+from paramattr.commands.diff.material import Material
 from paramattr.integration.batches import Batch
 from paramattr.methods.random import random_scores_of, random_within_layers
 from paramattr.objectives import cross_entropy, prediction

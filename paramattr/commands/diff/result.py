@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from paramattr.diff.measuring import (
+from paramattr.commands.diff.measuring import (
     LEAST_GAIN,
     Distance,
     Loss,
@@ -20,7 +20,7 @@ from paramattr.diff.measuring import (
     percent,
     told,
 )
-from paramattr.diff.names import ALL, ENDS, counted
+from paramattr.commands.diff.names import ALL, ENDS, counted
 from paramattr.errors import printable
 from paramattr.figures import COLOURS, GREY, empty_figure
 from paramattr.report import sections
@@ -420,8 +420,8 @@ def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
     """Draw each layer's share of the attributions and of the change, and the losses; as PNG.
 
     Args:
-        layers: of `paramattr.diff.report.layer_rows`.
-        masked: of `paramattr.diff.report.masked_rows`.
+        layers: of `paramattr.commands.diff.report.layer_rows`.
+        masked: of `paramattr.commands.diff.report.masked_rows`.
 
     Raises:
         ParamattrError: if matplotlib is not installed.

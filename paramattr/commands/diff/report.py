@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from paramattr.diff.config import Config
-from paramattr.diff.measuring import told
-from paramattr.diff.names import ALL, columns, counted, file_names
-from paramattr.diff.result import (
+from paramattr.commands.diff.config import Config
+from paramattr.commands.diff.measuring import told
+from paramattr.commands.diff.names import ALL, columns, counted, file_names
+from paramattr.commands.diff.result import (
     LAYER,
     Plan,
     Result,

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramattr.diff.config import Config
-from paramattr.diff.names import ALL, check_conditions
+from paramattr.commands.diff.config import Config
+from paramattr.commands.diff.names import ALL, check_conditions
 from paramattr.errors import CheckpointError, DataError, ModelError, ParamattrError, an, one_line
 from paramattr.files.folders import is_folder_of_model
 from paramattr.files.reading import load_state_dict, parsed

@@ -10,10 +10,9 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from paramattr.curves import BezierPath
-from paramattr.diff.config import Config
-from paramattr.diff.material import Material, dtype_of
-from paramattr.diff.measuring import (
+from paramattr.commands.diff.config import Config
+from paramattr.commands.diff.material import Material, dtype_of
+from paramattr.commands.diff.measuring import (
     LADDER,
     Look,
     Loss,
@@ -27,9 +26,10 @@ from paramattr.diff.measuring import (
     warning,
     worths,
 )
-from paramattr.diff.measuring import Distance as Distance
-from paramattr.diff.names import ALL, spoken
-from paramattr.diff.result import LAYER, Plan, Result
+from paramattr.commands.diff.measuring import Distance as Distance
+from paramattr.commands.diff.names import ALL, spoken
+from paramattr.commands.diff.result import LAYER, Plan, Result
+from paramattr.curves import BezierPath
 from paramattr.errors import UnitError, warn
 from paramattr.faig import FAIG
 from paramattr.files.reading import load_tensors
