@@ -37,12 +37,12 @@ _PART = 2**20
 
 @dataclass(frozen=True)
 class Config:
-    """What to edit.
+    """The settings of one edit.
 
     Attributes:
-        folder: of the tuned model, or of a LoRA adapter.
-        selection: a file that `Selection.save` wrote.
-        out: the folder that is made.
+        folder: folder of the tuned model, or of a LoRA adapter.
+        selection: file that `Selection.save` wrote.
+        out: folder that is made.
         strength: 0 gives the base's values, 1 the tuned model's.
         base: folder of the model that it was tuned from. By default it is what `paramattr diff`
             wrote beside the selection, or what the folder's `config.json` names. An adapter needs
@@ -76,16 +76,17 @@ class Config:
 
 @dataclass(frozen=True)
 class Result:
-    """What was written.
+    """The folder that was written.
 
     Attributes:
         out: the folder.
         base: the folder that the base's values are from; None for an adapter, whose are zero.
-        strength: between the two.
-        units: how many are selected, of `all_units`.
-        entries: how many lie in them, of `all_entries` in the folder.
-        tensors: how many hold such entries.
-        notes: what stayed as it was although it is selected, and what was not copied.
+        strength: place of the entries between the two: 0 the base, 1 the tuned model.
+        units: number that is selected, of `all_units`.
+        entries: number that lies in them, of `all_entries` in the folder.
+        tensors: number that holds such entries.
+        notes: sentences on what stayed as it was although it is selected, and on what was not
+            copied.
     """
 
     out: Path
@@ -116,7 +117,7 @@ def run(config: Config) -> Result:
     bit. Precisions and shards stay; a half precision is blended in float32 and rounded once.
 
     Args:
-        config: what to edit.
+        config: the settings.
 
     Raises:
         CheckpointError: if a folder or file is missing, broken, or cannot be written.

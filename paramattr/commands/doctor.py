@@ -1,4 +1,4 @@
-"""What this installation has: versions, devices, extras."""
+"""The installation: its versions, devices and extras."""
 
 from __future__ import annotations
 

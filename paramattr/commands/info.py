@@ -1,4 +1,4 @@
-"""What a file of ours, or of a trainer's, holds."""
+"""The content of a file, one of ours or a trainer's."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Space:
     """Channels that several layers share.
 
     Attributes:
-        size: how many; 0 where no layer says.
+        size: number of channels; 0 where no layer says.
         outgoing: layers that make them.
         incoming: layers that read them.
         norms: batch norms over them.
@@ -114,10 +114,10 @@ def channel_spaces(model: nn.Module, graph: fx.Graph | None = None) -> list[Spac
     """Trace a model, and give the channels that may be permuted and rescaled.
 
     Args:
-        model: of convolutions (ungrouped), linear layers, (leaky) ReLU, sums, poolings and batch
-            norms. What is none of these keeps the channels that it touches as they are, and so
-            does a parameter that is read in two places.
-        graph: what `traced` gave, if it is at hand.
+        model: network of convolutions (ungrouped), linear layers, (leaky) ReLU, sums, poolings and
+            batch norms. What is none of these keeps the channels that it touches as they are, and
+            so does a parameter that is read in two places.
+        graph: graph that `traced` gave, if it is at hand.
 
     Raises:
         ModelError: if the model cannot be traced, or has another activation or hooks.
@@ -322,11 +322,11 @@ def align(
     and their outputs are compared.
 
     Args:
-        baseline: what is brought into another form; it is left as it is.
+        baseline: model that is brought into another form; it is left as it is.
         target: the model that it is to fit, of the same architecture.
         permute: whether the order of channels may change. This needs SciPy.
         rescale: whether their size may change. Channels of a batch norm keep theirs.
-        inputs: a sample batch to compare outputs on: a tensor, a tuple of arguments or a mapping of
+        inputs: sample batch to compare outputs on: a tensor, a tuple of arguments or a mapping of
             keyword arguments. Without it, inputs are made that fit the first layers.
 
     Returns:
@@ -478,7 +478,7 @@ class _Fit:
 
 
 class _Views:
-    """What two models hold for the channels of one space, a row per channel."""
+    """The weights of two models for the channels of one space, a row per channel."""
 
     def __init__(self, fitted: nn.Module, target: nn.Module, space: Space) -> None:
         self.space = space

@@ -108,14 +108,14 @@ _Shapes = dict[str, tuple[int, ...]]
 
 
 class Behaviour:
-    """What a model gives in evaluation mode, on a sample batch or on inputs made for it.
+    """The outputs of a model in evaluation mode, on a sample batch or on inputs made for it.
 
     It runs in float64 where the model can: what differs then is another function, not rounding.
 
     Args:
-        model: whose outputs others are compared with; only copies of it run.
+        model: model whose outputs others are compared with; only copies of it run.
         graph: its trace, which says what its inputs are read by.
-        inputs: a sample batch: a tensor, a tuple of arguments or a mapping of keyword arguments.
+        inputs: sample batch: a tensor, a tuple of arguments or a mapping of keyword arguments.
             Without one, shapes are tried that fit the first layers.
 
     Attributes:
@@ -299,7 +299,7 @@ def _made_shapes(model: nn.Module, graph: fx.Graph) -> Iterator[list[_Shapes]]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What reads an input first: its features, the dimensions beside them, and its tokens."""
+    """The first reader of an input: its features, the dimensions beside them, its tokens."""
 
     features: int = 0
     dims: int = 0

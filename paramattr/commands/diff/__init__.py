@@ -1,1 +1,1 @@
-"""What fine-tuning changed: two models, data, and the units that the change lies in."""
+"""The change by fine-tuning: two models, data, and the units that the change lies in."""

@@ -1,4 +1,4 @@
-"""What a comparison is asked for."""
+"""The settings of one comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from paramattr.errors import ParamattrError
 
 RANKS = ("magnitude", "sign")
-"""What units are ranked by."""
+"""Names of what units are ranked by."""
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,28 @@ class Config:
     Attributes:
         base: folder or state dict of the model that was tuned.
         tuned: folder (of a model or of an adapter) or state dict of what came of it.
-        data: a file of JSON lines `{"text", "label"?, "condition"?}`.
+        data: file of JSON lines `{"text", "label"?, "condition"?}`.
         units: names of reducers; layers, heads and neurons, where the model has them, if empty.
-        objective: a name in `OBJECTIVES` of `paramattr.commands.diff.material`, or
+        objective: name in `OBJECTIVES` of `paramattr.commands.diff.material`, or
             `package.module:function`; by default what the model is for: `"next-token"` for causal
             language models, else `"classification"`.
         out: folder of what is written; None writes nothing.
         model: `package.module:function` that builds the model of two state dicts.
         batches: `package.module:function` that gives a loader, or loaders by condition.
-        adapter: how an adapter is attributed to, as in `paramattr.huggingface.load_pair`.
+        adapter: form in which an adapter is attributed to, `"merged"` or `"factors"`, as
+            `paramattr.huggingface.load_pair` takes it.
         steps: nodes of the rule on the path; by default as many of 2 to 32 as it takes for the
             attributions to add up.
-        share: of the units that is masked.
-        draws: of random units that the masked ones are compared with.
-        batch_size: texts that run together where no gradient is taken.
-        max_tokens: of a text; what is longer is cut.
-        device: where to compute.
+        share: share of the units that is masked.
+        draws: number of random selections that the masked units are compared with.
+        batch_size: number of texts that run together where no gradient is taken.
+        max_tokens: largest number of tokens per text; longer texts are cut.
+        device: device to compute on.
         dtype: precision of the gradients' matrix products, such as `"bfloat16"`.
-        rank: by the mean `"magnitude"` of the attributions, or by their `"sign"`, the mean itself:
-            units come first whose change lowered the objective.
-        curve: a file that `BezierPath.save` wrote: the path, in place of the straight line.
-        at: the place on the path whose values the masked units take; 1 is the base.
+        rank: order of the units: by the mean `"magnitude"` of the attributions, or by their
+            `"sign"`, the mean itself: units come first whose change lowered the objective.
+        curve: file that `BezierPath.save` wrote: the path, in place of the straight line.
+        at: place on the path whose values the masked units take; 1 is the base.
 
     Raises:
         ParamattrError: for a combination that cannot be.

@@ -33,7 +33,7 @@ CLASSES = 3
 
 
 class Answer(NamedTuple):
-    """What a model makes of one sample: its objective, and its prediction in words."""
+    """A model's answer to one sample: its objective, and its prediction in words."""
 
     value: float
     said: str
@@ -44,7 +44,7 @@ def illustrate(material: Material, result: Result) -> Examples:
 
     Args:
         material: the models and the data.
-        result: whose first kind of masked units is taken.
+        result: findings, whose first kind of masked units is taken.
     """
     kind = next(iter(result.plan.masked))
     sought = [name for name in material.conditions if len(result.selections[kind][name])]

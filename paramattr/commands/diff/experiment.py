@@ -87,16 +87,16 @@ def plan(config: Config, material: Material, *, memory: bool = False) -> Plan:
         for ladder in (LADDER[:1], LADDER)
     )
     return Plan(
-        distance,
-        dict(material.counts),
-        {name: len(index) for name, index in indexes.items()},
-        {name: _share(config, len(indexes[name])) for name in measured},
-        material.measured_by,
-        fewest,
-        most,
-        2 + POINTS + kinds * (1 + config.draws),
-        tuple(notes),
-        needed,
+        distance=distance,
+        counts=dict(material.counts),
+        units={name: len(index) for name, index in indexes.items()},
+        masked={name: _share(config, len(indexes[name])) for name in measured},
+        objective=material.measured_by,
+        gradients=fewest,
+        most_gradients=most,
+        passes=2 + POINTS + kinds * (1 + config.draws),
+        notes=tuple(notes),
+        memory=needed,
     )
 
 
@@ -113,7 +113,7 @@ def run(
         config: the settings.
         material: the models and the data.
         show_progress: draw bars on stderr.
-        distributed: as in `FAIG.score`: the ranks share the samples.
+        distributed: whether the ranks share the samples, as `FAIG.score` takes it.
 
     Raises:
         ParamattrError: what `FAIG.score` raises.
@@ -157,18 +157,18 @@ def _run(
     change = absolute_change(material.target, material.baseline, reducer=LAYER).by_layer()
     total, gradients = sum(change.values()), _gradients(material, nodes)
     return Result(
-        replace(planned, gradients=gradients, most_gradients=gradients),
-        nodes,
-        target,
-        baseline,
-        gains,
-        profile,
-        scores,
-        rankings,
-        selections,
-        {layer: value / total for layer, value in change.items()},
-        tuple(masked),
-        tuple(notes),
+        plan=replace(planned, gradients=gradients, most_gradients=gradients),
+        nodes=nodes,
+        target=target,
+        baseline=baseline,
+        gains=gains,
+        profile=profile,
+        scores=scores,
+        rankings=rankings,
+        selections=selections,
+        change={layer: value / total for layer, value in change.items()},
+        losses=tuple(masked),
+        notes=tuple(notes),
     )
 
 

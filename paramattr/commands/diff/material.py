@@ -35,7 +35,7 @@ from paramattr.objectives import (
 LONGEST = 2**22
 """Bytes of one line."""
 MOST_CONDITIONS = 64
-"""What every two of them have in common is kept for each unit."""
+"""Limit of a file's conditions: sums of every two of them are kept for each unit."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,13 @@ class Tokens:
     """Makes batches of texts for a model.
 
     Args:
-        tokenizer: of the model.
-        model: whose forward takes what the tokenizer gives.
+        tokenizer: tokenizer of the model.
+        model: model whose forward takes what the tokenizer gives.
         labelled: whether a text's label is the target; else its own tokens are.
-        max_tokens: of a text.
+        max_tokens: largest number of tokens per text.
 
     Attributes:
-        cut: how many texts were longer.
+        cut: number of texts that were longer.
     """
 
     def __init__(self, tokenizer: Any, model: nn.Module, *, labelled: bool, max_tokens: int):
@@ -256,15 +256,15 @@ class Material:
     """Two models of one architecture, and what they are compared on.
 
     Attributes:
-        target: in evaluation mode, where it is to compute.
-        baseline: likewise.
+        target: tuned model, in evaluation mode, on the device that computes.
+        baseline: base, likewise.
         conditions: name to batches, as `FAIG.score` takes them.
         objective: `(output, targets)` to one number per sample.
         measured_by: the objective's name on the command line.
         counts: name to the number of samples.
-        notes: what was cut, kept or dropped, in sentences.
+        notes: sentences on what was cut, kept or dropped.
         texts: name to the texts of the batches, in the batches' order; empty where there are none.
-        tokenizer: of the texts.
+        tokenizer: tokenizer of the texts.
     """
 
     target: nn.Module

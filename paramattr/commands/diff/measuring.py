@@ -1,4 +1,4 @@
-"""What a diff measures: distances, nodes until the sums hold, and edits."""
+"""Measurements: the distance, nodes until attributions add up, and losses by masking."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from paramattr.units.selection import Selection
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two models are apart.
+    """The distance of two models.
 
     Attributes:
-        relative: the Euclidean length of the change over that of the baseline's parameters.
-        cosine: between the two models' parameters.
-        parameters: how many there are.
-        changed: how many differ.
+        relative: Euclidean length of the change over that of the baseline's parameters.
+        cosine: cosine between the two models' parameters.
+        parameters: number of parameters.
+        changed: number that differs.
     """
 
     relative: float
@@ -72,7 +72,7 @@ Residuals = dict[str, float]
 
 @dataclass(frozen=True)
 class Look:
-    """What some nodes miss on the first samples of each condition."""
+    """A try of some nodes, and what they miss on the first samples of each condition."""
 
     nodes: int
     residual: Residuals
@@ -80,11 +80,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Nodes:
-    """How many nodes were taken, and why.
+    """The number of nodes that was taken, and why.
 
     Attributes:
-        taken: how many.
-        looks: at the numbers that were tried, in their order; none where the number was given.
+        taken: their number.
+        looks: tries with fewer and with this number, in their order; none where it was given.
     """
 
     taken: int
@@ -95,8 +95,8 @@ def settled(look: Callable[[int], Residuals], kept: int | None = None) -> Nodes:
     """Raise the nodes until the attributions of every condition add up, or there are no more.
 
     Args:
-        look: gives what so many nodes miss.
-        kept: the nodes of the run that is resumed, which stay if they are enough.
+        look: function from a number of nodes to what they miss.
+        kept: number of nodes of the run that is resumed, which stays if it is enough.
 
     >>> settled(lambda nodes: {"food": 1 / nodes**2}).taken
     8
@@ -118,8 +118,8 @@ def warning(nodes: Nodes, residual: Mapping[str, float]) -> str:
     """Say of which conditions too much is missing; nothing where it adds up.
 
     Args:
-        nodes: what was taken.
-        residual: of the scores.
+        nodes: the nodes that were taken.
+        residual: residual of the scores, by condition.
     """
     if adds_up(residual):
         return ""
@@ -176,11 +176,11 @@ LEAST_GAIN = 0.01
 
 @dataclass(frozen=True)
 class Worth:
-    """What a model is worth on the samples of one condition.
+    """The worth of a model on the samples of one condition.
 
     Attributes:
-        objective: its mean.
-        accuracy: the share of samples whose class is right; None without classes.
+        objective: mean of the objective.
+        accuracy: share of samples whose class is right; None without classes.
     """
 
     objective: float
@@ -189,17 +189,18 @@ class Worth:
 
 @dataclass(frozen=True)
 class Loss:
-    """What one condition loses with some units masked.
+    """The loss of one condition with some units masked.
 
     Attributes:
-        units: the kind of unit.
-        sought: the condition whose units they are.
-        measured: the condition that was measured.
-        masked: how many units.
-        change: of the mean objective, masked minus the tuned model.
-        random: the same for random units, the mean of the draws; None where none can be drawn.
-        accuracy: with the units masked; None without classes.
-        random_accuracy: with random units masked.
+        units: kind of unit.
+        sought: condition whose units they are.
+        measured: condition that was measured.
+        masked: number of units.
+        change: change of the mean objective, masked minus the tuned model.
+        random: change with random units masked, the mean of the draws; None where none can be
+            drawn.
+        accuracy: accuracy with the units masked; None without classes.
+        random_accuracy: accuracy with random units masked.
     """
 
     units: str
@@ -249,10 +250,10 @@ def losses(
         material: the models and the data.
         toward: the model that the values come from, or a mapping of names to tensors.
         selection: the units.
-        own: what the target is worth.
+        own: worth of the target, by condition.
         units: the kind of unit, for the result.
         sought: the condition whose units they are, for the result.
-        draws: how many random selections. They hold as many units of each layer as `selection`;
+        draws: number of random selections. They hold as many units of each layer as `selection`;
             where a layer has one unit alone, they are drawn from the whole model.
         ranks: the processes that share the batches.
 

@@ -17,9 +17,9 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> s
     Where the whole does not fit, each name stands above its numbers.
 
     Args:
-        head: a title per column.
+        head: titles, one per column.
         rows: cells.
-        width: of the terminal.
+        width: width of the terminal, in letters.
 
     >>> print(columns(["layer", "share"], [["encoder.0", "53.6%"]], 20))
     layer      share
@@ -72,7 +72,7 @@ def check_conditions(conditions: Collection[str], place: str) -> None:
 
     Args:
         conditions: their names.
-        place: what has them, for the message.
+        place: name of what has them, for the message.
 
     Raises:
         DataError: naming the condition.
@@ -125,7 +125,7 @@ def _folded(name: str) -> str:
 
 
 ENDS = ("tuned", "base")
-"""What the two models are called, as ends of the path."""
+"""Names of the two models, as ends of the path."""
 _PHRASES = {
     "FAIG(target, baseline) takes the fine-tuned model first": (
         "paramattr diff BASE TUNED takes the base first"

@@ -1,4 +1,4 @@
-"""What a diff found: its rows, what they say, its figure and its page."""
+"""The findings of a comparison: its rows, what they say, its figure and its page."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ LETTERS = 40
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do.
+    """The work that a run would do.
 
     Attributes:
-        distance: between the models.
-        counts: samples by condition.
-        units: how many of each kind.
-        masked: how many are masked, of each kind but layers where there is another.
+        distance: distance between the models.
+        counts: number of samples, by condition.
+        units: number of units of each kind.
+        masked: number that is masked, of each kind but layers where there is another.
         objective: its name on the command line.
-        gradients: how many gradients are taken; the fewest, where the nodes are yet to be found.
-        most_gradients: the most.
-        passes: over all samples, forward alone.
-        notes: what is not attributed.
-        memory: what the gradients take, where it was asked for.
+        gradients: number of gradients; the fewest, where the nodes are yet to be found.
+        most_gradients: largest number of gradients.
+        passes: number of forward passes over all samples.
+        notes: sentences on what is not attributed.
+        memory: estimate of what the gradients take, where it was asked for.
     """
 
     distance: Distance
@@ -73,22 +73,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What was found.
+    """The findings of a comparison.
 
     Attributes:
-        plan: what was done.
-        nodes: how many were taken on the path, and why.
-        target: what the tuned model is worth on each condition.
-        baseline: what the base is worth.
-        gains: by how much the fine-tuning made each condition's objective better.
-        profile: the objective along the path, over all samples.
+        plan: the work that was done.
+        nodes: nodes that were taken on the path, and why.
+        target: worth of the tuned model, by condition.
+        baseline: worth of the base, by condition.
+        gains: improvement of the objective by the fine-tuning, by condition.
+        profile: objective along the path, over all samples.
         scores: kind of unit, then condition, to scores; the layers' are always there.
-        rankings: likewise. Where there are several conditions, each is contrasted with the others,
-            and `"all"` is the mean over all samples.
-        selections: likewise: the top share, of scores above zero alone.
-        change: each layer's share of the summed magnitude of the change.
-        losses: of each kind, condition sought and condition measured.
-        notes: what is not attributed, and what was warned of.
+        rankings: scores that units are ranked by, keyed likewise. Where there are several
+            conditions, each is contrasted with the others, and `"all"` is the mean over all
+            samples.
+        selections: top share of each ranking, of scores above zero alone.
+        change: layer's share of the summed magnitude of the change.
+        losses: losses of each kind, condition sought and condition measured.
+        notes: sentences on what is not attributed, and what was warned of.
     """
 
     plan: Plan
@@ -106,7 +107,7 @@ class Result:
 
     @property
     def residual(self) -> Residuals:
-        """What the attributions of each condition miss of the objective's change."""
+        """Share of the objective's change that the attributions miss, by condition."""
         return {name: scores.residual for name, scores in self.scores[LAYER].items()}
 
     def page(self) -> Page:
@@ -116,12 +117,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a report shows of single texts and of strengths.
+    """Single texts and strengths that a report shows.
 
     Attributes:
         changes: texts before and after.
-        modulations: of the units of each condition.
-        notes: what they are of, and what is not shown.
+        modulations: strengths of the units of each condition.
+        notes: sentences on what they show, and on what is left out.
     """
 
     changes: tuple[Change, ...] = ()
@@ -278,10 +279,11 @@ def page_of(
     """Lay a comparison out.
 
     Args:
-        result: what was found.
-        examples: of `illustrate`; without them nothing is shown of single texts and strengths.
-        base: what the base is called.
-        tuned: what the tuned model is called.
+        result: the findings.
+        examples: examples that `illustrate` gave; without them nothing is shown of single texts
+            and strengths.
+        base: name of the base.
+        tuned: name of the tuned model.
     """
     shown = examples or Examples()
     title = "What did fine-tuning change?"
@@ -420,8 +422,8 @@ def draw(layers: list[dict[str, Any]], masked: list[dict[str, Any]]) -> bytes:
     """Draw each layer's share of the attributions and of the change, and the losses; as PNG.
 
     Args:
-        layers: of `paramattr.commands.diff.report.layer_rows`.
-        masked: of `paramattr.commands.diff.report.masked_rows`.
+        layers: rows of `layer_rows`.
+        masked: rows of `masked_rows`.
 
     Raises:
         ParamattrError: if matplotlib is not installed.

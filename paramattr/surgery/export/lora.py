@@ -37,7 +37,7 @@ def lora_config(
     Args:
         model: the model that will be adapted.
         selection: the units.
-        scaling: of every layer's update, `lora_alpha / r`.
+        scaling: factor of every layer's update, `lora_alpha / r`.
         options: other arguments of `LoraConfig`.
 
     Returns:

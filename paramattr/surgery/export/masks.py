@@ -24,7 +24,7 @@ class Layer:
     Attributes:
         path: the layer's name in the model.
         module: the layer.
-        mask: of its weight, True in the selected entries.
+        mask: mask of its weight, True in the selected entries.
     """
 
     path: str
@@ -33,12 +33,12 @@ class Layer:
 
     @property
     def selected(self) -> int:
-        """How many entries are selected."""
+        """Number of entries that are selected."""
         return int(self.mask.sum())
 
     @property
     def sides(self) -> tuple[int, int]:
-        """How many rows and columns the weight has, as a matrix."""
+        """Numbers of rows and columns of the weight, as a matrix."""
         rows, *rest = self.mask.shape
         return rows, math.prod(rest)
 
@@ -51,7 +51,7 @@ def layers_of(
     Args:
         model: the model.
         selection: the units.
-        fits: says whether an adapter knows a layer.
+        fits: function that says whether an adapter knows a layer.
         what: the adapter's name, for messages.
 
     Raises:

@@ -18,7 +18,7 @@ from paramattr.units.selection import Selection
 from paramattr.wrappers import unwrapped
 
 MaskFunction = Callable[..., Float[Tensor, "out in"]]
-"""What `ShiraConfig.mask_fn` is: a layer and `r` to a mask of zeros and ones."""
+"""Type of `ShiraConfig.mask_fn`: from a layer and `r` to a mask of zeros and ones."""
 
 
 def shira_config(model: nn.Module, selection: Selection, **options: Any) -> Any:
@@ -96,7 +96,7 @@ def train_only_selected(adapted: nn.Module, selection: Selection) -> int:
     Their gradients become zero, so that an optimiser leaves them where they start: at zero.
 
     Args:
-        adapted: what `peft.get_peft_model` gave for `shira_config`.
+        adapted: model that `peft.get_peft_model` gave for `shira_config`.
         selection: the units.
 
     Returns:

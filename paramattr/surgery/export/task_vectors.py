@@ -30,9 +30,9 @@ def task_vector(
 
     Args:
         model: the target.
-        baseline: what it was tuned from, or a mapping of names to tensors.
+        baseline: model that it was tuned from, or a mapping of names to tensors.
         selection: the units.
-        strict: as in `FAIG`.
+        strict: whether the two must have the same parameters, as in `FAIG`.
 
     Returns:
         The name of each parameter with a selected entry, and of each buffer that differs and has
@@ -80,7 +80,7 @@ def task_adapter(model: nn.Module, baseline: nn.Module, selection: Selection) ->
 
     Args:
         model: the target.
-        baseline: what it was tuned from; it is copied.
+        baseline: model that it was tuned from; it is copied.
         selection: the units. What lies outside linear layers is left out.
 
     Returns:
