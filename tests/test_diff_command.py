@@ -11,7 +11,7 @@ import torch
 from paramattr import (
     save_state_dict,
 )
-from paramattr.commands.diff.names import columns
+from paramattr.commands.diff.report import columns
 from tests.command_line import answer, call, refusal
 from tests.folders import bert, gpt2, saved, transformers
 from tests.kills import writes

@@ -1,64 +1,13 @@
-"""Names, columns and words of a diff."""
+"""Names of conditions, of their files and of the two models, in the words of `paramattr diff`."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 
-from paramattr.errors import DataError, ParamattrError, printable
-
-
-def columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Lay out rows whose first cell is a name and whose others are numbers.
-
-    Where the whole does not fit, each name stands above its numbers.
-
-    Args:
-        head: titles, one per column.
-        rows: cells.
-        width: width of the terminal, in letters.
-
-    >>> print(columns(["layer", "share"], [["encoder.0", "53.6%"]], 20))
-    layer      share
-    encoder.0  53.6%
-    >>> print(columns(["layer", "share"], [["encoder.0", "53.6%"]], 12))
-    layer
-        share
-    encoder.0
-        53.6%
-    """
-    table = [[printable(cell) for cell in cells] for cells in (head, *rows)]
-    widths = [max(map(len, own)) for own in zip_longest(*table, fillvalue="")]
-    name, numbers = widths[0], widths[1:]
-    fits = name + sum(numbers) + 2 * len(numbers) <= width
-    lines = []
-    for cells in table:
-        right = [cell.rjust(size) for cell, size in zip(cells[1:], numbers, strict=False)]
-        if fits:
-            lines.append("  ".join([cells[0].ljust(name), *right]).rstrip())
-            continue
-        lines += [cells[0][start : start + width] for start in range(0, len(cells[0]), width)]
-        line = ""
-        for cell in right:
-            if line and len(line) + 2 + len(cell) > width:
-                lines.append(line.rstrip())
-                line = ""
-            line += "  " + cell if line else "    " + cell
-        lines.append(line.rstrip())
-    return "\n".join(lines)
-
-
-def counted(count: int, kind: str) -> str:
-    """Count units of a kind.
-
-    >>> counted(1, "attention_head"), counted(1200, "neuron")
-    ('1 attention head', '1,200 neurons')
-    """
-    return f"{count:,} {kind.replace('_', ' ')}{'s' * (count != 1)}"
-
+from paramattr.errors import DataError, ParamattrError
 
 ALL = "all"
 """The condition of samples that name none, and what stands for all conditions together."""
@@ -122,6 +71,15 @@ def _safe(condition: str) -> str:
 def _folded(name: str) -> str:
     """Give what a file system sees that tells no capitals and no ways to write an accent apart."""
     return unicodedata.normalize("NFKD", name).casefold()
+
+
+def counted(count: int, kind: str) -> str:
+    """Count units of a kind.
+
+    >>> counted(1, "attention_head"), counted(1200, "neuron")
+    ('1 attention head', '1,200 neurons')
+    """
+    return f"{count:,} {kind.replace('_', ' ')}{'s' * (count != 1)}"
 
 
 ENDS = ("tuned", "base")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from paramattr.commands.diff.config import Config
 from paramattr.commands.diff.measuring import told
-from paramattr.commands.diff.names import ALL, columns, counted, file_names
+from paramattr.commands.diff.names import ALL, counted, file_names
 from paramattr.commands.diff.result import (
     LAYER,
     Plan,
@@ -307,6 +308,46 @@ def _of(condition: str, result: Result) -> str:
 
 def _unit(row: dict[str, Any]) -> str:
     return f"{row['name']}[{', '.join(map(str, row['position']))}]"
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Lay out rows whose first cell is a name and whose others are numbers.
+
+    Where the whole does not fit, each name stands above its numbers.
+
+    Args:
+        head: titles, one per column.
+        rows: cells.
+        width: width of the terminal, in letters.
+
+    >>> print(columns(["layer", "share"], [["encoder.0", "53.6%"]], 20))
+    layer      share
+    encoder.0  53.6%
+    >>> print(columns(["layer", "share"], [["encoder.0", "53.6%"]], 12))
+    layer
+        share
+    encoder.0
+        53.6%
+    """
+    table = [[printable(cell) for cell in cells] for cells in (head, *rows)]
+    widths = [max(map(len, own)) for own in zip_longest(*table, fillvalue="")]
+    name, numbers = widths[0], widths[1:]
+    fits = name + sum(numbers) + 2 * len(numbers) <= width
+    lines = []
+    for cells in table:
+        right = [cell.rjust(size) for cell, size in zip(cells[1:], numbers, strict=False)]
+        if fits:
+            lines.append("  ".join([cells[0].ljust(name), *right]).rstrip())
+            continue
+        lines += [cells[0][start : start + width] for start in range(0, len(cells[0]), width)]
+        line = ""
+        for cell in right:
+            if line and len(line) + 2 + len(cell) > width:
+                lines.append(line.rstrip())
+                line = ""
+            line += "  " + cell if line else "    " + cell
+        lines.append(line.rstrip())
+    return "\n".join(lines)
 
 
 def _print_columns(console: Console, head: list[str], rows: list[list[str]]) -> None:
