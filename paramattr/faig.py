@@ -96,22 +96,22 @@ class FAIG:
     gradients, buffers and mode, and the random state, are as they were after any call.
 
     Args:
-        model: the target, in evaluation mode.
-        baseline: the model it is compared with, or a mapping of names to tensors.
-        objective: `(output, targets)` to a tensor `(B,)`, one number per sample.
-        parameters: what is reported: names, or a predicate of `(name, parameter)`; all by default.
+        model: target, in evaluation mode.
+        baseline: model that it is compared with, or a mapping of names to tensors.
+        objective: function of `(output, targets)` that gives a tensor `(B,)`, one number per sample.
+        parameters: names of what is reported, or a predicate of `(name, parameter)`; all by default.
             All that differ move along the path either way. A tied one goes by its first name.
-        path: from the target to the baseline; the straight line by default.
-        device: where to compute; where the model is by default. The model itself is not moved.
+        path: path from the target to the baseline; the straight line by default.
+        device: device to compute on; the model's by default. The model itself is not moved.
         dtype: precision that the model computes in; by default the model's own, float32 at least.
             A half precision, such as `torch.bfloat16`, is mixed (`torch.autocast`): path, sums and
             results are in float32 at least. A warning says if the objective's change differs from
             the one in float32 by more than 5%.
         compile: whether `torch.compile` translates the model, for one sample at a time alone.
-        workers: threads on the CPU that take samples side by side, each with the memory of one;
+        workers: number of threads on the CPU that take samples side by side, each with the memory of one;
             model and objective must not keep anything from call to call.
         memory: bytes that `score` may take for points of the path and for sums of gradients (see
-            `plan`); by default 1.75 times the parameters, or 256 MiB if that is more.
+            `Plan`); by default 1.75 times the parameters, or 256 MiB if that is more.
         strict: whether both models must have the same parameters. If not, those of one model alone,
             or of another shape (a new head), stay the target's, and a warning lists them.
 
@@ -357,27 +357,30 @@ class FAIG:
                 computes. A mapping of conditions to such iterables scores each in one pass.
             reducer: the units: a name such as `"kernel"`, `"output_channel"`, `"attention_head"`,
                 `"neuron"` or `"layer"`, or a callable (see `paramattr.units.reducers`); or a list.
-            n_steps: as in `attribute`. By default fewer than there: a ranking settles before the
-                sum does, and further gradients do more for it on further samples.
-            method: as in `attribute`.
-            internal_batch_size: samples of a batch that are differentiated at once, as in
+            n_steps: number of nodes on each smooth piece of the path. By default fewer than in
+                `attribute`: a ranking settles before the sum does, and further gradients do more
+                for it on further samples.
+            method: rule that places them, as in `attribute`.
+            internal_batch_size: number of samples that are differentiated at once, as in
                 `attribute` with `per_sample`; one by default, since each needs its own absolute
                 value.
-            show_progress: draw a bar on stderr.
-            checkpoint: a file that keeps the sums after each batch; the same call, repeated with
+            show_progress: whether to draw a bar on stderr.
+            checkpoint: file that keeps the sums after each batch; the same call, repeated with
                 it and the same batches, resumes. Of several ranks each has its own. It is refused
                 where the state of objective or function cannot be seen (a file, a lock).
             function: function of each sample's attributions, by name; what it gives is reduced in
                 their place.
-            until: agreement, above 0 and below 1, at which to stop drawing samples: that of the top
-                units (of each condition's contrast) with those of all such samples, as estimated
-                (`Scores.agreement`). The samples must come in random order.
+            until: agreement, above 0 and below 1: stop once the estimated agreement
+                (`Scores.agreement`) of the top units with those of all such samples reaches this
+                value; of each condition's contrast where there are several. The samples must come
+                in random order. Or an `Until`, which holds the next two options too.
             fraction: share of the units that `until` is about.
-            max_samples: the most samples of each condition; all by default.
-            distributed: True, or a process group: every rank makes the same call with the same
-                loader, takes its share of the samples, and gets the scores of all.
-            partitions: passes per sample and node, each with the gradients and sums of one part of
-                the parameters, which `function` then sees.
+            max_samples: largest number of samples of each condition; all by default.
+            distributed: whether ranks share the work (True), or a process group that does: every
+                rank makes the same call with the same loader, takes its share of the samples, and
+                gets the scores of all.
+            partitions: number of passes per sample and node, each with the gradients and sums of
+                one part of the parameters, which `function` then sees.
 
         Returns:
             Scores of all units; parameters that are not reported count as zero. A dict by condition

@@ -506,3 +506,22 @@ def test_a_cut_misses_alike_at_several_steps_and_a_bend_does_not(waves, seen, wh
     said = [str(one.message) for one in caught if IS_CUT in str(one.message)]
     assert len(said) == (where is not None)
     assert all(f"incomplete: {where} the first sample" in one for one in said)
+
+
+class Bent(nn.Module):
+    """Rises faster from two places on, each a little beyond a place that is looked at."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([weight], dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bends = sum(torch.relu(self.weight - place) for place in (0.501, 0.701))
+        return x * (self.weight + 2 * bends)
+
+
+def test_bends_beside_both_places_are_no_cut():
+    batch = torch.ones(1, 1, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FAIG(Bent(0.0), Bent(1.0), objective=summed_output).attribute(batch, n_steps=4)

@@ -29,6 +29,9 @@ STEP = 0.01
 STEPS = (0.003, 0.01, 0.03)
 """Those of the second look. A cut misses the same share at each; the error of a bend of ReLU grows
 with the step, and that of rounding shrinks with it."""
+NEAR = 1e-4
+"""One more, where the look is in float64: a bend nearer than the others misses the same share at
+each of them."""
 TOLERANCE = 0.01
 """Share of the slope, or of the whole change, that may be missing without a word."""
 STEADY = 3.0
@@ -201,14 +204,16 @@ def _closer(integrand: Integrand, sample: Batch, there: Place, whole: float) -> 
     """Look again with several steps, in float64 where the model can."""
     try:
         line, here = _tangent(integrand, there)
-        return _gaps(line, sample, here, whole)
+        return _gaps(line, sample, here, whole, (*STEPS, NEAR))
     except Exception:  # operations without float64 fail in many ways, shards cannot be cast
-        return _gaps(integrand, sample, there, whole)
+        return _gaps(integrand, sample, there, whole, STEPS)
 
 
-def _gaps(integrand: Integrand, sample: Batch, there: Place, whole: float) -> list[Gap]:
+def _gaps(
+    integrand: Integrand, sample: Batch, there: Place, whole: float, steps: Sequence[float]
+) -> list[Gap]:
     slope = sum(integrand.slopes(there.alpha, sample).values())
-    return [Gap(slope, _quotient(integrand, sample, there, step), whole) for step in STEPS]
+    return [Gap(slope, _quotient(integrand, sample, there, step), whole) for step in steps]
 
 
 def _tangent(
