@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paramattr import stopping
+from paramattr.files import writing
 from paramattr.files.resume import Unfinished
 from paramattr.files.writing import write_whole
 
@@ -157,23 +157,23 @@ def test_the_command_line_is_stopped_while_its_modules_are_imported():
 
 
 def test_handlers_are_as_they_were_after_a_block():
-    before = [signal.getsignal(number) for number in stopping.SIGNALS]
-    with stopping.signals():
-        assert [signal.getsignal(number) for number in stopping.SIGNALS] != before
-        with stopping.signals():
+    before = [signal.getsignal(number) for number in writing.SIGNALS]
+    with writing.signals():
+        assert [signal.getsignal(number) for number in writing.SIGNALS] != before
+        with writing.signals():
             pass
-        assert [signal.getsignal(number) for number in stopping.SIGNALS] != before
-    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
+        assert [signal.getsignal(number) for number in writing.SIGNALS] != before
+    assert [signal.getsignal(number) for number in writing.SIGNALS] == before
 
 
 def test_a_run_and_a_result_are_what_was_kept(tmp_path):
-    with stopping.signals():
+    with writing.signals():
         write_whole(tmp_path / "rows.json", "{}")
-        assert f"results 1 are written, up to {tmp_path / 'rows.json'}" in stopping.line(2)
+        assert f"results 1 are written, up to {tmp_path / 'rows.json'}" in writing.line(2)
         Unfinished(tmp_path / "progress", {})
-        assert f"kept in {tmp_path / 'progress'}: run the same" in stopping.line(15)
+        assert f"kept in {tmp_path / 'progress'}: run the same" in writing.line(15)
         (tmp_path / "progress").unlink()
-        assert "progress is kept:" in stopping.line(2)  # what is gone is not promised
+        assert "progress is kept:" in writing.line(2)  # what is gone is not promised
 
 
 def test_five_kills_and_five_resumes_end_in_the_same_files():
