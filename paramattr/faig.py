@@ -98,9 +98,9 @@ class FAIG:
     Args:
         model: target, in evaluation mode.
         baseline: model that it is compared with, or a mapping of names to tensors.
-        objective: function of `(output, targets)` that gives a tensor `(B,)`, one number per sample.
-        parameters: names of what is reported, or a predicate of `(name, parameter)`; all by default.
-            All that differ move along the path either way. A tied one goes by its first name.
+        objective: function of `(output, targets)` that gives one number per sample, `(B,)`.
+        parameters: names of what is reported, or a predicate of `(name, parameter)`; all by
+            default. All that differ move along the path either way. A tied one goes by its first name.
         path: path from the target to the baseline; the straight line by default.
         device: device to compute on; the model's by default. The model itself is not moved.
         dtype: precision that the model computes in; by default the model's own, float32 at least.
@@ -108,8 +108,8 @@ class FAIG:
             results are in float32 at least. A warning says if the objective's change differs from
             the one in float32 by more than 5%.
         compile: whether `torch.compile` translates the model, for one sample at a time alone.
-        workers: number of threads on the CPU that take samples side by side, each with the memory of one;
-            model and objective must not keep anything from call to call.
+        workers: number of threads on the CPU that take samples side by side, each with the memory
+            of one; model and objective must not keep anything from call to call.
         memory: bytes that `score` may take for points of the path and for sums of gradients (see
             `Plan`); by default 1.75 times the parameters, or 256 MiB if that is more.
         strict: whether both models must have the same parameters. If not, those of one model alone,
