@@ -100,7 +100,8 @@ class FAIG:
         baseline: model that it is compared with, or a mapping of names to tensors.
         objective: function of `(output, targets)` that gives one number per sample, `(B,)`.
         parameters: names of what is reported, or a predicate of `(name, parameter)`; all by
-            default. All that differ move along the path either way. A tied one goes by its first name.
+            default. All that differ move along the path either way. A tied one goes by its first
+            name.
         path: path from the target to the baseline; the straight line by default.
         device: device to compute on; the model's by default. The model itself is not moved.
         dtype: precision that the model computes in; by default the model's own, float32 at least.
