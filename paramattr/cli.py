@@ -101,8 +101,8 @@ def diff(
         ),
     ] = None,
     pct: Annotated[float, typer.Option(help="Percent of the units that is masked.")] = 1.0,
-    draws: Annotated[int, typer.Option(help="Draws of random units.")] = 2,
-    batch_size: Annotated[int, typer.Option(help="Texts that run forward together.")] = 16,
+    draws: Annotated[int, typer.Option(help="Number of random control selections.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Batch size for passes without gradients.")] = 16,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 128,
     device: Annotated[
         Optional[str],  # noqa: UP045
