@@ -366,7 +366,7 @@ class Products:
     def _tally_rows(self, tally: Tally, name: str, gradient: Tensor) -> None:
         gradient = gradient.coalesce()
         [rows] = gradient.indices()
-        speed = self.speed.path.derivative_of(name, self.speed.alpha, rows)
+        speed = self.speed.of(name, rows)
         dtype = torch.promote_types(wide(speed.dtype), gradient.dtype)
         signed = gradient.values().to(dtype) * speed
         tally.add(name, [torch.stack((signed, signed.abs()))], rows)

@@ -128,9 +128,9 @@ class Integration:
         Raises:
             ObjectiveError: if the objective or a gradient is not finite somewhere.
         """
-        # A generator: nothing runs where the direct way takes its place.
-        found = self._by_parts(batch)
-        if self.direct is not None:
+        if self.direct is None:
+            found = self._by_parts(batch)
+        else:
             found = (Sample(units, values) for units, values in self.direct.samples(batch))
         if self.options.function is as_they_are:
             found = totalled(self.integral, found, batch)
