@@ -274,7 +274,7 @@ def losses(
                 worth.objective - own[measured].objective,
                 fmean(one.objective for one in others) - own[measured].objective,
                 worth.accuracy,
-                _mean(one.accuracy for one in others),
+                mean_of_known(one.accuracy for one in others),
             )
         )
     return rows
@@ -323,6 +323,7 @@ def _are_classes(output: Any, targets: Any) -> bool:
     return isinstance(targets, Tensor) and targets.ndim == 1 and logits.ndim == 2
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """Take the mean of what is known; None where nothing is."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +17,7 @@ from paramattr.commands.diff.measuring import (
     Residuals,
     Worth,
     is_small,
+    mean_of_known,
     percent,
     told,
 )
@@ -167,11 +168,11 @@ def masked_rows(result: Result) -> list[dict[str, Any]]:
                     "masked": found[0].masked,
                     "lost": change,
                     "lost_share": lost_share(change, home, result),
-                    "others_lost": _mean(x.change for x in away),
+                    "others_lost": mean_of_known(x.change for x in away),
                     "selectivity": _ratio(change, [x.change for x in away]),
                     "random_lost": chance,
                     "random_lost_share": lost_share(chance, home, result),
-                    "random_others_lost": _mean(x.random for x in away),
+                    "random_others_lost": mean_of_known(x.random for x in away),
                     "random_selectivity": _ratio(chance, [x.random for x in away]),
                     "accuracy": _over(at_home, result, "accuracy"),
                     "random_accuracy": _over(at_home, result, "random_accuracy"),
@@ -256,13 +257,8 @@ def unassigned(result: Result) -> list[str]:
 
 
 def _ratio(own: float | None, others: Sequence[float | None]) -> float | None:
-    mean = _mean(others)
+    mean = mean_of_known(others)
     return None if own is None or mean is None or mean <= 0 or own <= 0 else own / mean
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
 
 
 def _on(condition: str, result: Result) -> str:
