@@ -17,7 +17,7 @@ def cut(batches: Iterable, after: int) -> Iterator:
 
 
 def check_resumes(score, batches: list, after: int, file: Path):
-    """End a run of `score(batches, checkpoint=None)`, start it again, and compare to the bit."""
+    """End a run of `score(batches, checkpoint=None)`, start it again, and compare bit for bit."""
     whole = score(batches)
     with pytest.raises(KeyboardInterrupt):
         score(cut(batches, after), checkpoint=file)

@@ -55,7 +55,7 @@ def rows_of(weights):
 
 
 def check_same_training(one, other):
-    """Compare the weights of two trainings to the bit, and their logs but for the time."""
+    """Compare two trainings: weights bit for bit, logs apart from the time."""
     first, second = load_state_dict(one), load_state_dict(other)
     assert first.keys() == second.keys()
     for name, value in first.items():
