@@ -18,7 +18,7 @@ from paramattr.integration.integrand import Integrand, Points, path_between
 from paramattr.integration.model import FunctionalModel
 from paramattr.objectives import squared_error
 from paramattr.paths import FittedPath, StraightLine
-from paramattr.quadrature import gauss_legendre
+from paramattr.quadrature import Rule, gauss_legendre
 from paramattr.runtime.compute import Compute
 
 
@@ -194,3 +194,19 @@ def test_a_point_that_the_model_wrote_on_is_interpolated_again() -> None:
     assert points.at(0.25)["w"].tolist() == [0.25] * 3
     assert points.at(0.5, keep=True)["w"].tolist() == [0.5] * 3
     assert ends[0]["w"].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("small", [0, 2**24])
+def test_the_weight_of_a_single_node_counts(
+    pair: tuple[nn.Module, nn.Module],
+    samples: list[tuple[torch.Tensor, torch.Tensor]],
+    small: int,
+) -> None:
+    whole, half = (
+        FAIG(*pair).score(
+            samples, reducer="layer", method=Fixed(Rule("one", (0.5,), (w,), 0), Sizes(small=small))
+        )
+        for w in (1.0, 0.5)
+    )
+    assert float(whole.values.sum()) > 0
+    torch.testing.assert_close(half.values, whole.values / 2)
